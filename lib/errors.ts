@@ -1,0 +1,114 @@
+import { constants } from 'node:os'
+import { inspect } from 'node:util'
+
+const codeByErrno = new Map<number, string>(Object.entries(constants.errno).map(([code, errno]) => [errno, code]))
+codeByErrno.set(constants.errno.EAGAIN, 'EAGAIN') // the same number as EWOULDBLOCK
+
+const descriptions: Record<string, string> = {
+  EACCES: 'permission denied',
+  EAGAIN: 'resource temporarily unavailable',
+  EBADF: 'bad descriptor for this operation',
+  EBUSY: 'resource busy',
+  EEXIST: 'queue exists already',
+  EINTR: 'interrupted by a signal',
+  EINVAL: 'invalid argument',
+  EMFILE: 'too many queues or descriptors',
+  EMSGSIZE: 'message too long',
+  ENAMETOOLONG: 'name too long',
+  ENFILE: 'too many open files in the system',
+  ENODEV: 'no such device',
+  ENOENT: 'no such queue',
+  ENOMEM: 'out of memory',
+  ENOSPC: 'no space left for another queue',
+  ENOSYS: 'not supported by this kernel',
+  EPERM: 'operation not permitted',
+  ETIMEDOUT: 'timed out',
+  ERR_MQ_CLOSED: 'the queue is closed',
+  ERR_MQ_NOT_MOUNTED: 'the mqueue file system is not mounted',
+}
+
+/** What is known of a failure beyond its code. */
+export interface QueueErrorDetails {
+  syscall: string
+  /** The name of a POSIX queue, with its slash. */
+  path?: string | undefined
+  hint?: string | ((code: string) => string | undefined) | undefined
+  /** What was compared, such as `900 > 512 bytes`. */
+  detail?: string | undefined
+}
+
+/**
+ * A call on a queue failed.
+ *
+ * `code` is an errno name, such as `'EMSGSIZE'`, or one of the library's own:
+ * `'ERR_MQ_CLOSED'` (the queue was closed, before the call or under it) and
+ * `'ERR_MQ_NOT_MOUNTED'` (discovery needs the mqueue file system).
+ */
+export class QueueError extends Error {
+  override readonly name: string = 'QueueError'
+  readonly code: string
+  /** Negative, as everywhere in Node.js; absent for the library's own codes. */
+  declare readonly errno?: number
+  readonly syscall: string
+  declare readonly path?: string
+  /** What to do about it. */
+  declare readonly hint?: string
+  /** Of `sendMany` and `trySendMany`: how many messages were sent before. */
+  declare sent?: number
+
+  constructor(codeOrErrno: string | number, details: QueueErrorDetails) {
+    const code =
+      typeof codeOrErrno === 'string' ? codeOrErrno : (codeByErrno.get(-codeOrErrno) ?? `errno ${-codeOrErrno}`)
+    const what = descriptions[code] ?? 'failed'
+    const { syscall, path, hint, detail } = details
+    super(
+      `${code}: ${what}, ${syscall}${path === undefined ? '' : ` '${path}'`}${detail === undefined ? '' : ` (${detail})`}`,
+    )
+    this.code = code
+    if (typeof codeOrErrno === 'number') this.errno = codeOrErrno
+    this.syscall = syscall
+    if (path !== undefined) this.path = path
+    const mend = typeof hint === 'function' ? hint(code) : hint
+    if (mend !== undefined) this.hint = mend
+  }
+}
+
+/** A wait was given up by its `AbortSignal`; `cause` is the signal's reason. */
+export class AbortError extends Error {
+  override readonly name: string = 'AbortError'
+  readonly code = 'ABORT_ERR'
+  /** Of `sendMany`: how many messages were sent before. */
+  declare sent?: number
+
+  constructor(reason: unknown) {
+    super('The operation was aborted', { cause: reason })
+  }
+}
+
+/** True if the queue was closed, before the call or under it. */
+export function isClosed(error: unknown): boolean {
+  return error instanceof QueueError && error.code === 'ERR_MQ_CLOSED'
+}
+
+export function invalidType(name: string, expected: string, value: unknown): TypeError {
+  const error = new TypeError(`The ${name} must be ${expected}. Received ${inspect(value, { depth: 0 })}`)
+  return Object.assign(error, { code: 'ERR_INVALID_ARG_TYPE' })
+}
+
+export function invalidValue(name: string, expected: string, value: unknown): TypeError {
+  const error = new TypeError(`The ${name} must be ${expected}. Received ${inspect(value, { depth: 0 })}`)
+  return Object.assign(error, { code: 'ERR_INVALID_ARG_VALUE' })
+}
+
+export function outOfRange(name: string, expected: string, value: unknown): RangeError {
+  const error = new RangeError(`The ${name} must be ${expected}. Received ${inspect(value)}`)
+  return Object.assign(error, { code: 'ERR_OUT_OF_RANGE' })
+}
+
+/** Throws unless `value` is an integer within the bounds, both allowed. */
+export function checkInteger(name: string, value: unknown, min: number, max: number): asserts value is number {
+  if (typeof value !== 'number') throw invalidType(name, 'an integer', value)
+  if (!Number.isInteger(value) || value < min || value > max) {
+    throw outOfRange(name, `an integer from ${min} to ${max}`, value)
+  }
+}

@@ -1,0 +1,127 @@
+// Loads the addon and says what it holds. The casts of the tree are here.
+import { fileURLToPath } from 'node:url'
+import bindings from 'bindings'
+
+/** One descriptor and its registration with the loop of this thread. */
+export interface Descriptor {
+  /** Called with the ready events, or with a negative errno. */
+  onready: (events: number) => void
+  /** Wants `UV_READABLE | UV_WRITABLE`, or nothing (0); negative errno on failure. */
+  watch(events: number, keepAlive: boolean): number
+  close(): void
+}
+
+export interface MqAttributes {
+  flags: number
+  maxmsg: number
+  msgsize: number
+  curmsgs: number
+}
+
+export interface Timespec {
+  sec: number
+  nsec: number
+}
+
+/**
+ * The addon's functions; each is described where it is defined, in native/.
+ * They return a value or a negative errno.
+ */
+export interface Native {
+  readonly Descriptor: new (fd: number) => Descriptor
+  /** (length, priority) of each message that the last receive brought. */
+  readonly received: Uint32Array
+  /** Where receives put their bytes; the next call overwrites it. */
+  readonly area: Buffer
+  /** Makes the area hold at least that many bytes. */
+  reserve(bytes: number): void
+
+  send(fd: number, bytes: Uint8Array, priority: number): number
+  sendBatch(fd: number, bytes: Uint8Array, pairs: Uint32Array, from: number, to: number): number
+  receive(fd: number): number
+  receiveInto(fd: number, bytes: Uint8Array): number
+  receiveSpinning(fd: number, bytes: Uint8Array | undefined, microseconds: number): number
+  receiveBatch(fd: number, max: number, messageSize: number): number
+
+  timedSend(fd: number, bytes: Uint8Array, priority: number, deadline: Timespec | undefined): number
+  timedReceive(fd: number, bytes: Uint8Array, deadline: Timespec | undefined): number
+  open(name: string, flags: number, mode: number, maxmsg?: number, msgsize?: number): number
+  unlink(name: string): number
+  close(fd: number): number
+  getSetAttributes(fd: number, flags?: number): number | MqAttributes
+  notify(fd: number, kind?: number, signalOrSocket?: number, value?: number): number
+  notifySocket(): number
+  notifyRead(socket: number): number
+  reopen(fd: number, flags: number): number
+  duplicate(fd: number): number
+  accessMode(fd: number): number
+
+  poll(fd: number, events: number, milliseconds: number, interruptible: boolean, noop: () => void): number
+}
+
+function load(): Native {
+  if (process.platform !== 'linux') {
+    throw new Error(
+      `kernelmq needs Linux: it is made of the Linux kernel's message queues (this is ${process.platform})`,
+    )
+  }
+  const root = fileURLToPath(new URL('..', import.meta.url))
+  const candidates = [
+    ['build', 'Release', 'kernelmq.node'],
+    ['build', 'Debug', 'kernelmq.node'],
+    ['prebuilds', `${process.platform}-${process.arch}`, 'kernelmq.glibc.node'],
+  ]
+  const failures: string[] = []
+  for (const path of candidates) {
+    // One call each: given several, bindings gives up at the first that exists
+    // but cannot be loaded.
+    try {
+      return bindings({
+        bindings: 'kernelmq.node',
+        module_root: root,
+        try: [['module_root', ...path]],
+      }) as unknown as Native
+    } catch (error) {
+      const found = (error as NodeJS.ErrnoException).code === 'ERR_DLOPEN_FAILED'
+      failures.push(`  ${root}${path.join('/')}: ${found ? (error as Error).message : 'not there'}`)
+    }
+  }
+  throw new Error(
+    `kernelmq: no addon for Node.js ${process.version} on ${process.platform}-${process.arch}. Tried:\n${failures.join('\n')}\n` +
+      `To build it (needs g++, make and python3): cd ${root} && npx node-gyp@12 rebuild`,
+  )
+}
+
+export const native: Native = load()
+
+const slice = Uint8Array.prototype.slice
+
+/** A Buffer of its own, with what a receive put into the area from `start` to `end`. */
+export function copyArea(start: number, end: number): Buffer {
+  return slice.call(native.area, start, end) as Buffer
+}
+
+/** `uv_poll_event`, what `Descriptor` speaks. */
+export const UV_READABLE = 1
+export const UV_WRITABLE = 2
+
+/** The most messages of one batch call (`kMaxBatch`). */
+export const MAX_BATCH = 256
+
+const TERMINATED = -100_000
+const noop = (): void => {}
+
+/**
+ * poll(2) on this thread: the events that are there, 0 after the time, or a
+ * negative errno. `worker.terminate()` ends it.
+ */
+export function pollSync(fd: number, events: number, milliseconds: number, interruptible: boolean): number {
+  const result = native.poll(fd, events, milliseconds, interruptible, noop)
+  if (result === TERMINATED) {
+    // V8 looks for termination when a function is entered: a loop around native
+    // calls alone would spin for ever.
+    noop()
+    throw new Error('the worker was terminated')
+  }
+  return result
+}

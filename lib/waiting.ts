@@ -1,0 +1,171 @@
+// Promises that time or a signal may give up, and iterating over them.
+import { AbortError, invalidType, isClosed, outOfRange } from './errors.ts'
+
+/** How long to wait. */
+export interface WaitOptions {
+  /** Milliseconds, fractions allowed; 0 does not wait. Absent or `Infinity`: for ever. */
+  timeout?: number | undefined
+  /** Gives the wait up. What was received before is never dropped. */
+  signal?: AbortSignal | undefined
+}
+
+/** Checks the options; the point of performance.now() up to which to wait. */
+export function deadlineOf(options: WaitOptions | undefined): number {
+  const timeout = options?.timeout
+  if (timeout === undefined) return Number.POSITIVE_INFINITY
+  if (typeof timeout !== 'number') throw invalidType('"timeout" option', 'a number of milliseconds', timeout)
+  if (!(timeout >= 0)) throw outOfRange('"timeout" option', 'a number of milliseconds >= 0', timeout)
+  return performance.now() + timeout
+}
+
+export function checkSignal(signal: AbortSignal | undefined): void {
+  if (signal === undefined) return
+  if (typeof signal !== 'object' || signal === null || !('aborted' in signal)) {
+    throw invalidType('"signal" option', 'an AbortSignal', signal)
+  }
+  if (signal.aborted) throw new AbortError(signal.reason)
+}
+
+/** What can end early; see {@link Waiter}. */
+export interface Pending {
+  abort(reason: unknown): void
+  reject(error: unknown): void
+}
+
+const pendingOf = new WeakMap<AbortSignal, Set<Pending>>()
+
+function onAbort(this: AbortSignal): void {
+  for (const pending of pendingOf.get(this) ?? []) pending.abort(this.reason)
+}
+
+// setTimeout() takes longer times for 1 ms.
+const MAX_TIMER = 2 ** 31 - 1
+
+/**
+ * A promise that time or a signal may give up. Whoever made it learns of that
+ * first, and settles it.
+ */
+export class Waiter<T> implements Pending {
+  readonly promise: Promise<T>
+  readonly #giveUp: (waiter: Waiter<T>, reason: 'timeout' | AbortError) => void
+  #settle!: [resolve: (value: T) => void, reject: (error: unknown) => void]
+  #timer: NodeJS.Timeout | undefined
+  #signal: AbortSignal | undefined
+
+  constructor(
+    deadline: number,
+    signal: AbortSignal | undefined,
+    giveUp: (waiter: Waiter<T>, reason: 'timeout' | AbortError) => void,
+  ) {
+    this.promise = new Promise((resolve, reject) => {
+      this.#settle = [resolve, reject]
+    })
+    this.#giveUp = giveUp
+    if (deadline !== Number.POSITIVE_INFINITY) this.#arm(deadline)
+    if (signal !== undefined) this.#listen(signal)
+  }
+
+  resolve(value: T): void {
+    this.#rest()
+    this.#settle[0](value)
+  }
+
+  reject(error: unknown): void {
+    this.#rest()
+    this.#settle[1](error)
+  }
+
+  abort(reason: unknown): void {
+    this.#giveUp(this, new AbortError(reason))
+  }
+
+  // The timer never holds the loop: what is waited for does.
+  #arm(deadline: number): void {
+    const left = Math.ceil(deadline - performance.now())
+    this.#timer = setTimeout(
+      () => {
+        // It may fire a little early, and does so by design when it was capped.
+        if (performance.now() < deadline) this.#arm(deadline)
+        else this.#giveUp(this, 'timeout')
+      },
+      Math.min(Math.max(left, 0), MAX_TIMER),
+    ).unref()
+  }
+
+  // One listener a signal, however many wait: Node.js warns of a leak at eleven.
+  #listen(signal: AbortSignal): void {
+    this.#signal = signal
+    let pending = pendingOf.get(signal)
+    if (pending === undefined) {
+      pending = new Set()
+      pendingOf.set(signal, pending)
+    }
+    if (pending.size === 0) signal.addEventListener('abort', onAbort)
+    pending.add(this)
+  }
+
+  #rest(): void {
+    if (this.#timer !== undefined) clearTimeout(this.#timer)
+    if (this.#signal === undefined) return
+    const pending = pendingOf.get(this.#signal)
+    pending?.delete(this)
+    if (pending?.size === 0) this.#signal.removeEventListener('abort', onAbort)
+    this.#signal = undefined
+  }
+}
+
+type Step<T> = IteratorResult<T, undefined>
+
+const RETURNED = Symbol('the iterator was returned')
+
+/** An iterator that asks for one thing at a time and holds nothing. */
+export class Puller<T> implements AsyncIterableIterator<T, undefined> {
+  readonly #pull: () => T | Waiter<T>
+  readonly #finish: () => void
+  readonly #pending = new Set<Pending>()
+  #ended = false
+
+  constructor(pull: () => T | Waiter<T>, finish = (): void => {}) {
+    this.#pull = pull
+    this.#finish = finish
+  }
+
+  next(): Promise<Step<T>> {
+    if (this.#ended) return Promise.resolve({ value: undefined, done: true })
+    try {
+      const value = this.#pull()
+      return value instanceof Waiter ? this.#await(value) : Promise.resolve({ value, done: false })
+    } catch (error) {
+      return this.#end(error)
+    }
+  }
+
+  async #await(waiter: Waiter<T>): Promise<Step<T>> {
+    this.#pending.add(waiter)
+    try {
+      return { value: await waiter.promise, done: false }
+    } catch (error) {
+      return this.#end(error)
+    } finally {
+      this.#pending.delete(waiter)
+    }
+  }
+
+  #end(error: unknown): Promise<Step<T>> {
+    this.#ended = true
+    this.#finish()
+    const expected = isClosed(error) || (error instanceof AbortError && error.cause === RETURNED)
+    return expected ? Promise.resolve({ value: undefined, done: true }) : Promise.reject(error)
+  }
+
+  return(): Promise<Step<T>> {
+    this.#ended = true
+    for (const pending of this.#pending) pending.abort(RETURNED)
+    this.#finish()
+    return Promise.resolve({ value: undefined, done: true })
+  }
+
+  [Symbol.asyncIterator](): this {
+    return this
+  }
+}

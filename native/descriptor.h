@@ -1,0 +1,61 @@
+#ifndef KERNELMQ_NATIVE_DESCRIPTOR_H_
+#define KERNELMQ_NATIVE_DESCRIPTOR_H_
+
+#include <napi.h>
+#include <uv.h>
+
+namespace kernelmq {
+
+class Environment;
+
+// True if a Descriptor of any thread owns this number.
+bool IsOwned(int fd);
+
+// Owns one file descriptor and its one registration with the loop of the
+// environment that made it. JavaScript sees:
+//
+//   new Descriptor(fd)          takes the descriptor over
+//   watch(events, keepAlive)    wants readiness (uv_poll_event bits, 0: none)
+//   close()                     idempotent
+//   onready(events)             called when one of the wanted events is there;
+//                               a negative errno if polling failed
+//
+// While something is wanted, the object holds itself alive.
+class Descriptor final : public Napi::ObjectWrap<Descriptor> {
+ public:
+  static Napi::Function Define(Napi::Env env, Environment* environment);
+
+  explicit Descriptor(const Napi::CallbackInfo& info);
+  ~Descriptor() override;
+
+  Descriptor(const Descriptor&) = delete;
+  Descriptor& operator=(const Descriptor&) = delete;
+
+  // Leaves the loop first and closes the descriptor then, so that a number
+  // that is used again is never polled by mistake.
+  void Close();
+
+ private:
+  friend class Environment;
+
+  Napi::Value Watch(const Napi::CallbackInfo& info);
+  void CloseFromJs(const Napi::CallbackInfo& info);
+
+  static void OnPoll(uv_poll_t* poll, int status, int events);
+  int Arm(int events);
+  void Hold(bool hold);
+  void CallOnReady(int events);
+
+  Environment* environment_ = nullptr;  // null once closed
+  uv_poll_t* poll_ = nullptr;           // null until first watched
+  int fd_ = -1;
+  int wanted_ = 0;
+  int armed_ = 0;  // a superset of wanted_, see OnPoll()
+  bool held_ = false;
+  Descriptor* previous_ = nullptr;
+  Descriptor* next_ = nullptr;
+};
+
+}  // namespace kernelmq
+
+#endif  // KERNELMQ_NATIVE_DESCRIPTOR_H_

@@ -1,0 +1,79 @@
+// What the addon keeps for each Node.js environment: the main thread has one,
+// and every worker has one of its own.
+#ifndef KERNELMQ_NATIVE_ENVIRONMENT_H_
+#define KERNELMQ_NATIVE_ENVIRONMENT_H_
+
+#include <node_api.h>
+#include <uv.h>
+
+#include <cstddef>
+#include <cstdint>
+
+namespace kernelmq {
+
+class Descriptor;
+
+// The most messages that one batch call moves.
+constexpr uint32_t kMaxBatch = 256;
+
+class Environment {
+ public:
+  // Returns null, with a JavaScript exception pending, if Node-API refuses.
+  static Environment* Create(napi_env env);
+
+  Environment(const Environment&) = delete;
+  Environment& operator=(const Environment&) = delete;
+
+  napi_env env() const { return env_; }
+  uv_loop_t* loop() const { return loop_; }
+
+  // Where receives put their bytes. JavaScript copies them out before the next
+  // call into the addon, so that one area serves every queue of the thread.
+  uint8_t* area() const { return area_; }
+  size_t area_size() const { return area_size_; }
+  // Makes the area hold at least `size` bytes; returns it as a Buffer.
+  napi_value Reserve(size_t size);
+
+  // Pairs of (length, priority), one for each message of the last receive.
+  uint32_t* received() const { return received_; }
+  napi_value ReceivedArray() const;
+
+  // Starts uv_close() on a handle made with new; `Handle` is deleted after.
+  template <typename Handle>
+  void CloseHandle(Handle* handle) {
+    handle->data = this;
+    ++closing_;
+    uv_close(reinterpret_cast<uv_handle_t*>(handle), [](uv_handle_t* closed) {
+      auto* environment = static_cast<Environment*>(closed->data);
+      delete reinterpret_cast<Handle*>(closed);
+      --environment->closing_;
+      environment->FinishTearDown();
+    });
+  }
+
+  void Add(Descriptor* descriptor);
+  void Remove(Descriptor* descriptor);
+
+ private:
+  Environment(napi_env env, uv_loop_t* loop) : env_(env), loop_(loop) {}
+  ~Environment() = default;
+
+  static void TearDown(napi_async_cleanup_hook_handle hook, void* data);
+  void FinishTearDown();
+
+  napi_env const env_;
+  uv_loop_t* const loop_;
+  napi_async_cleanup_hook_handle hook_ = nullptr;
+  Descriptor* descriptors_ = nullptr;
+  napi_ref area_ref_ = nullptr;
+  napi_ref received_ref_ = nullptr;
+  uint8_t* area_ = nullptr;
+  size_t area_size_ = 0;
+  uint32_t* received_ = nullptr;
+  int closing_ = 0;
+  bool torn_down_ = false;
+};
+
+}  // namespace kernelmq
+
+#endif  // KERNELMQ_NATIVE_ENVIRONMENT_H_
