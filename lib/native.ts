@@ -55,6 +55,7 @@ export interface Native {
   reopen(fd: number, flags: number): number
   duplicate(fd: number): number
   accessMode(fd: number): number
+  setCloseOnExec(fd: number): number
 
   poll(fd: number, events: number, milliseconds: number, interruptible: boolean, noop: () => void): number
 }

@@ -145,15 +145,17 @@ class Outbox {
     this.#messages = messages[Symbol.iterator]()
   }
 
-  /** 0 when all is sent; EAGAIN if the queue or this turn is full; or another errno. */
-  flush(fd: number): number {
-    const turn = this.sent + MAX_BATCH
+  /** 0 when all is sent; EAGAIN if the queue is full or `most` are sent; or another errno. */
+  flush(fd: number, most: number): number {
+    const end = this.sent + most
     while (this.#next < this.#count || this.#fill()) {
-      if (this.sent >= turn) return EAGAIN
+      if (this.sent >= end) return EAGAIN
       const result = sendBatch(fd, this.#bytes, this.#pairs, this.#next, this.#count)
       if (result < 0) return result
       this.#next += result
       this.sent += result
+      // Full, as a rule; if not, the next attempt tells what it was.
+      if (this.#next < this.#count) return EAGAIN
     }
     return 0
   }
@@ -270,7 +272,7 @@ export class PosixQueue extends Queue<PosixMessage, PosixOutgoing> implements As
     if (typeof native.getSetAttributes(fd) === 'number') {
       throw new QueueError(EBADF, { syscall: 'mq_getattr', hint: `Descriptor ${fd} is not a POSIX message queue.` })
     }
-    const path = `/${basename(readlinkSync(`/proc/self/fd/${fd}`).replace(/ \(deleted\)$/, ''))}`
+    const path = nameOf(fd)
     let own = native.reopen(fd, native.accessMode(fd) | fs.O_NONBLOCK)
     if (own < 0) {
       const refused = new QueueError(own, { syscall: 'open', path: `/proc/self/fd/${fd}` })
@@ -420,7 +422,7 @@ export class PosixQueue extends Queue<PosixMessage, PosixOutgoing> implements As
     const outbox = new Outbox(messages)
     for (;;) {
       const before = outbox.sent
-      if (this.#flush(outbox) || outbox.sent === before) return outbox.sent
+      if (this.#flush(outbox, Number.POSITIVE_INFINITY) || outbox.sent === before) return outbox.sent
     }
   }
 
@@ -429,7 +431,9 @@ export class PosixQueue extends Queue<PosixMessage, PosixOutgoing> implements As
     const signal = options?.signal
     checkSignal(signal)
     const outbox = new Outbox(messages)
-    const flush = () => this.#flush(outbox) || undefined
+    // One batch a turn of the loop; but at the deadline there is no other turn.
+    const most = () => (performance.now() < deadline ? MAX_BATCH : Number.POSITIVE_INFINITY)
+    const flush = () => this.#flush(outbox, most()) || undefined
     try {
       if (this.#readiness.admit('write') && flush()) return
       await this.#readiness.wait('write', flush, deadline, signal).promise
@@ -441,9 +445,9 @@ export class PosixQueue extends Queue<PosixMessage, PosixOutgoing> implements As
   }
 
   /** True when all is sent. */
-  #flush(outbox: Outbox): boolean {
+  #flush(outbox: Outbox, most: number): boolean {
     const before = outbox.sent
-    const errno = outbox.flush(this.#fd)
+    const errno = outbox.flush(this.#fd, most)
     this.#readiness.spend(outbox.sent - before)
     if (errno === 0 || errno === EAGAIN) return errno === 0
     const error = this.#error(errno, 'mq_timedsend', outbox.nextLength)
@@ -679,6 +683,15 @@ export class PosixQueue extends Queue<PosixMessage, PosixOutgoing> implements As
       EBUSY: 'One process may be registered for notification, and one is: see notify in PosixQueue.list().',
     }
     return new QueueError(errno, { syscall, path, hint: (code) => hints[code] })
+  }
+}
+
+/** The name of a queue that came as a descriptor; the kernel shows it as a path. */
+function nameOf(fd: number): string | undefined {
+  try {
+    return `/${basename(readlinkSync(`/proc/self/fd/${fd}`).replace(/ \(deleted\)$/, ''))}`
+  } catch {
+    return undefined // no /proc
   }
 }
 

@@ -1,4 +1,5 @@
 import { QueueError } from './errors.ts'
+import { native } from './native.ts'
 import { PosixQueue } from './posix.ts'
 
 /** A queue that systemd opened for this service. */
@@ -12,8 +13,8 @@ const FIRST_DESCRIPTOR = 3
 
 /**
  * The queues that a socket unit with ListenMessageQueue= handed over, in its
- * order. Descriptors of other kinds are passed over; all stay open and the
- * environment stays as it is.
+ * order. Descriptors of other kinds are passed over. All stay open, but become
+ * close-on-exec, as sd_listen_fds(3) has it; the environment stays as it is.
  *
  * @returns an empty array if this process was handed none
  * @see sd_listen_fds(3)
@@ -24,6 +25,7 @@ export function systemdQueues(): SystemdQueue[] {
   const names = (LISTEN_FDNAMES ?? '').split(':')
   return Array.from({ length: Number(LISTEN_FDS ?? 0) }, (_, index) => {
     try {
+      native.setCloseOnExec(FIRST_DESCRIPTOR + index)
       return { name: names[index] || 'unknown', queue: PosixQueue.fromFd(FIRST_DESCRIPTOR + index) }
     } catch (error) {
       if (error instanceof QueueError && error.code === 'EBADF') return undefined

@@ -308,6 +308,13 @@ napi_value AccessMode(napi_env env, napi_callback_info info) {
   return arguments.Return(flags < 0 ? flags : flags & O_ACCMODE);
 }
 
+// setCloseOnExec(fd)
+napi_value SetCloseOnExec(napi_env env, napi_callback_info info) {
+  Arguments<1> arguments(env, info);
+  return arguments.Return(
+      OrErrno(fcntl(arguments.Int(0), F_SETFD, FD_CLOEXEC)));
+}
+
 }  // namespace
 
 bool DefinePosix(Environment* environment, napi_value object) {
@@ -331,6 +338,7 @@ bool DefinePosix(Environment* environment, napi_value object) {
                              {"reopen", Reopen},
                              {"duplicate", Duplicate},
                              {"accessMode", AccessMode},
+                             {"setCloseOnExec", SetCloseOnExec},
                          });
 }
 
