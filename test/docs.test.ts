@@ -1,0 +1,143 @@
+// The documentation is run, so that it stays true.
+//
+// A js block with an import is a program. The programs of one section run at
+// the same time, in a process each; a first line such as `// child.mjs` names
+// the file, and a program that another one of the section mentions is left to
+// that to start. Any other js block is a fragment: it runs where `queue` is open
+// and holds two messages. A comment behind console.log() is what that prints.
+import { execFile } from 'node:child_process'
+import {
+  existsSync,
+  mkdirSync,
+  mkdtempSync,
+  readdirSync,
+  readFileSync,
+  rmSync,
+  symlinkSync,
+  writeFileSync,
+} from 'node:fs'
+import { tmpdir } from 'node:os'
+import { dirname, join } from 'node:path'
+import { fileURLToPath } from 'node:url'
+import { promisify } from 'node:util'
+import { PosixQueue } from 'kernelmq'
+import { expect, onTestFinished, test } from 'vitest'
+import { isMounted } from './support.ts'
+
+const root = fileURLToPath(new URL('..', import.meta.url))
+const read = (path: string) => readFileSync(join(root, path), 'utf8')
+const pages = readdirSync(join(root, 'docs')).map((name) => `docs/${name}`)
+const documents = ['README.md', 'ARCHITECTURE.md', 'CHANGELOG.md', ...pages]
+
+/** The js blocks under one heading. */
+interface Section {
+  title: string
+  blocks: string[]
+}
+
+function sectionsOf(text: string): Section[] {
+  const sections: Section[] = [{ title: 'introduction', blocks: [] }]
+  for (const [, title, language, code] of text.matchAll(/^#+ (.*?)$|^```(\w*)\n(.*?)^```$/gms)) {
+    if (title !== undefined) sections.push({ title, blocks: [] })
+    else if (language === 'js' && code !== undefined) sections.at(-1)?.blocks.push(code)
+  }
+  return sections
+}
+
+const programOf = (fragment: string) => `import { PosixQueue, QueueError } from 'kernelmq'
+const queue = PosixQueue.open('/fragment', { create: true, maxMessages: 4, messageSize: 64 })
+queue.sendSync('{"id":1}')
+queue.sendSync('{"id":2}')
+setTimeout(() => queue.close(), 500).unref()
+try {
+${fragment}
+} finally {
+  queue.close()
+}
+`
+
+let count = 0
+
+/** Runs programs at the same time, with queues of their own; what they print. */
+async function run(programs: string[]): Promise<string> {
+  const directory = mkdtempSync(join(tmpdir(), 'kernelmq-docs-'))
+  const prefix = `/kmq-docs-${process.pid}-${count++}-`
+  const queues = new Set<string>()
+  const stop = new AbortController()
+  onTestFinished(() => {
+    stop.abort()
+    rmSync(directory, { recursive: true })
+    for (const queue of queues) {
+      try {
+        PosixQueue.unlink(queue)
+      } catch {}
+    }
+  })
+  mkdirSync(join(directory, 'node_modules'))
+  symlinkSync(root, join(directory, 'node_modules/kernelmq'))
+  const files = programs.map((program, index) => {
+    const name = /^\/\/ (\w+\.mjs)$/m.exec(program)?.[1] ?? `example-${index}.mjs`
+    const text = program.replaceAll(/'\/([\w.-]+)'/g, (_, queue) => {
+      queues.add(prefix + queue)
+      return `'${prefix}${queue}'`
+    })
+    writeFileSync(join(directory, name), text)
+    return { name, text }
+  })
+  const mains = files.filter(({ name }) => !files.some((other) => other.name !== name && other.text.includes(name)))
+  const outputs = mains.map(async ({ name }) => {
+    const options = { cwd: directory, timeout: 50_000, signal: stop.signal }
+    const { stdout, stderr } = await promisify(execFile)(process.execPath, [name], options)
+    expect(stderr).toBe('')
+    return stdout.replaceAll(prefix, '/')
+  })
+  return (await Promise.all(outputs)).join('')
+}
+
+for (const document of documents) {
+  for (const { title, blocks } of sectionsOf(read(document))) {
+    if (blocks.length === 0) continue
+    test(`${document} is right about: ${title}`, async ({ skip }) => {
+      const code = blocks.join('')
+      skip(!isMounted && /[=t] PosixQueue\.(list|watch|waitFor)\(/.test(code), 'the mqueue file system is not mounted')
+      const programs = blocks.filter((block) => /^import /m.test(block))
+      const fragments = blocks.filter((block) => !programs.includes(block))
+      let output = await run(programs)
+      for (const fragment of fragments) output += await run([programOf(fragment)])
+      for (const [, printed] of code.matchAll(/console\.log\(.*\) \/\/ (.*)$/gm)) expect(output).toContain(printed)
+    })
+  }
+}
+
+/** What a heading is called in a link. */
+const anchorOf = (title: string) =>
+  title
+    .toLowerCase()
+    .replaceAll(/[^\w\s-]/g, '')
+    .replaceAll(' ', '-')
+
+test.each(documents)('the links of %s lead somewhere', (document) => {
+  for (const [, target = '', anchor] of read(document).matchAll(/\]\((?!https:)([^)#]*)#?([^)]*)\)/g)) {
+    const path = target === '' ? document : join(dirname(document), target)
+    expect(existsSync(join(root, path)), `${path}, linked from ${document}`).toBe(true)
+    if (anchor) expect(sectionsOf(read(path)).map(({ title }) => anchorOf(title))).toContain(anchor)
+  }
+})
+
+test('the README links to every page', () => {
+  for (const page of pages) expect(read('README.md')).toContain(`](${page})`)
+})
+
+test('every code that the library has words for is explained', () => {
+  const codes = [...read('lib/errors.ts').matchAll(/^ {2}(E[A-Z_]+): '/gm)].map(([, code]) => `\`${code}\``)
+  const explained = read('docs/errors.md')
+  expect(codes.filter((code) => !explained.includes(code))).toEqual([])
+})
+
+test('the architecture names every file and every dependency', () => {
+  const { dependencies, devDependencies } = JSON.parse(read('package.json'))
+  const files = ['lib', 'native'].flatMap((folder) => readdirSync(join(root, folder)))
+  const architecture = read('ARCHITECTURE.md')
+  const names = [...files, ...Object.keys({ ...dependencies, ...devDependencies })]
+  expect(names.filter((name) => !architecture.includes(`\`${name}\``))).toEqual([])
+})
