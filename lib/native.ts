@@ -89,7 +89,8 @@ function load(): Native {
   }
   throw new Error(
     `kernelmq: no addon for Node.js ${process.version} on ${process.platform}-${process.arch}. Tried:\n${failures.join('\n')}\n` +
-      `To build it (needs g++, make and python3): cd ${root} && npx node-gyp@12 rebuild`,
+      'To build it (needs g++, make and python3): ' +
+      `cd ${root} && npm install --no-save --omit=dev node-addon-api@8 node-gyp@12 && npx node-gyp rebuild`,
   )
 }
 

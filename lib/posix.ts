@@ -2,13 +2,15 @@ import { constants as fs, readlinkSync } from 'node:fs'
 import { constants as os } from 'node:os'
 import { basename } from 'node:path'
 import { isMainThread } from 'node:worker_threads'
-import { AbortError, checkInteger, invalidType, invalidValue, outOfRange, QueueError } from './errors.ts'
+import { checkInteger, invalidType, invalidValue, outOfRange, QueueError } from './errors.ts'
 import { copyArea, MAX_BATCH, native, pollSync } from './native.ts'
 import { Registration } from './notifications.ts'
 import { type Data, Message, Queue, toBytes } from './queue.ts'
 import { type Direction, Readiness, type ReadinessErrors } from './readiness.ts'
 import {
+  DESCRIPTOR_HINT,
   listPosix,
+  nameHint,
   openHint,
   type PosixLimits,
   type PosixQueueInfo,
@@ -33,8 +35,8 @@ const MAX_PRIORITY = 32767
 /** The bytes that one batch call moves, unless messages are larger. */
 const BATCH_BYTES = 65536
 
-/** How long one call into the addon may spin, in microseconds. */
-const SPIN_SLICE = 50_000
+/** Microseconds. Nothing interrupts a spin, so that it has to be short. */
+const MAX_SPIN = 50_000
 
 export interface PosixOpenOptions {
   /** Create the queue if there is none. Default: false. */
@@ -68,8 +70,8 @@ export interface SyncOptions {
 
 export interface SyncReceiveOptions extends SyncOptions {
   /**
-   * Microseconds to try again and again before going to sleep: saves the time
-   * of a wake-up, costs a core. Default: 0.
+   * Microseconds, 0 to 50000, to try again and again before going to sleep: saves
+   * the time of a wake-up, costs a core. Default: 0.
    */
   spin?: number | undefined
 }
@@ -277,11 +279,13 @@ export class PosixQueue extends Queue<PosixMessage, PosixOutgoing> implements As
     if (own < 0) {
       const refused = new QueueError(own, { syscall: 'open', path: `/proc/self/fd/${fd}` })
       own = native.duplicate(fd)
-      if (own < 0) throw new QueueError(own, { syscall: 'fcntl', path })
-      native.getSetAttributes(own, fs.O_NONBLOCK)
-      process.emitWarning(`descriptor ${fd} is now non-blocking for all who share it (${refused.message})`, {
-        code: 'KERNELMQ_SHARED_DESCRIPTOR',
-      })
+      if (own < 0) throw new QueueError(own, { syscall: 'fcntl', path, hint: DESCRIPTOR_HINT })
+      const before = native.getSetAttributes(own, fs.O_NONBLOCK)
+      if (typeof before !== 'number' && before.flags !== fs.O_NONBLOCK) {
+        process.emitWarning(`descriptor ${fd} is now non-blocking for all who share it (${refused.message})`, {
+          code: 'KERNELMQ_SHARED_DESCRIPTOR',
+        })
+      }
     }
     return PosixQueue.#adopt(own, path)
   }
@@ -290,14 +294,14 @@ export class PosixQueue extends Queue<PosixMessage, PosixOutgoing> implements As
    * Removes the name. The queue itself, and what it costs, goes when the last
    * descriptor is closed.
    *
-   * @throws QueueError EACCES, ENAMETOOLONG, ENOENT
+   * @throws QueueError EACCES, ENAMETOOLONG, ENOENT, EPERM (another user's)
    * @see mq_unlink(3)
    */
   static unlink(name: string): void {
     checkName(name, 'mq_unlink')
     const errno = native.unlink(name.slice(1))
     if (errno < 0) {
-      throw new QueueError(errno, { syscall: 'mq_unlink', path: name, hint: (code) => openHint(code, name, true, {}) })
+      throw new QueueError(errno, { syscall: 'mq_unlink', path: name, hint: (code) => nameHint(code, name) })
     }
   }
 
@@ -312,7 +316,8 @@ export class PosixQueue extends Queue<PosixMessage, PosixOutgoing> implements As
   }
 
   /**
-   * The queues of this IPC namespace.
+   * The queues of this IPC namespace. It opens each for a moment, which takes
+   * back a registration that this process made with `mqNotify`.
    *
    * @throws QueueError ERR_MQ_NOT_MOUNTED
    */
@@ -420,9 +425,13 @@ export class PosixQueue extends Queue<PosixMessage, PosixOutgoing> implements As
     if (!Array.isArray(messages)) throw invalidType('"messages" argument', 'an array of messages', messages)
     if (!this.#readiness.idle('write')) return 0
     const outbox = new Outbox(messages)
-    for (;;) {
-      const before = outbox.sent
-      if (this.#flush(outbox, Number.POSITIVE_INFINITY) || outbox.sent === before) return outbox.sent
+    try {
+      for (;;) {
+        const before = outbox.sent
+        if (this.#flush(outbox, Number.POSITIVE_INFINITY) || outbox.sent === before) return outbox.sent
+      }
+    } catch (error) {
+      throw withSent(error, outbox.sent)
     }
   }
 
@@ -439,8 +448,7 @@ export class PosixQueue extends Queue<PosixMessage, PosixOutgoing> implements As
       await this.#readiness.wait('write', flush, deadline, signal).promise
     } catch (error) {
       outbox.close()
-      if (error instanceof QueueError || error instanceof AbortError) error.sent = outbox.sent
-      throw error
+      throw withSent(error, outbox.sent)
     }
   }
 
@@ -450,9 +458,7 @@ export class PosixQueue extends Queue<PosixMessage, PosixOutgoing> implements As
     const errno = outbox.flush(this.#fd, most)
     this.#readiness.spend(outbox.sent - before)
     if (errno === 0 || errno === EAGAIN) return errno === 0
-    const error = this.#error(errno, 'mq_timedsend', outbox.nextLength)
-    error.sent = outbox.sent
-    throw error
+    throw this.#error(errno, 'mq_timedsend', outbox.nextLength)
   }
 
   /** False if the queue is full. */
@@ -471,7 +477,7 @@ export class PosixQueue extends Queue<PosixMessage, PosixOutgoing> implements As
   }
 
   override tryReceiveMany(max: number = MAX_BATCH): PosixMessage[] {
-    checkInteger('"max" argument', max, 1, MAX_BATCH)
+    checkInteger('"max" argument', max, 1, Number.MAX_SAFE_INTEGER)
     const messages: PosixMessage[] = []
     while (messages.length < max) {
       const count = receiveBatch(this.#fd, max - messages.length, this.#size.messageSize)
@@ -536,8 +542,9 @@ export class PosixQueue extends Queue<PosixMessage, PosixOutgoing> implements As
 
   /** One more attempt, after spinning or sleeping. */
   #receiveLater(buffer: Uint8Array | undefined, deadline: number, spin: number, restart: boolean | undefined): number {
-    for (let left = Math.min(spin, (deadline - performance.now()) * 1000); left > 0; left -= SPIN_SLICE) {
-      const length = receiveSpinning(this.#fd, buffer, Math.min(left, SPIN_SLICE))
+    const most = Math.min(spin, (deadline - performance.now()) * 1000)
+    if (most > 0) {
+      const length = receiveSpinning(this.#fd, buffer, most)
       if (length !== EAGAIN) return length
     }
     this.#block(POLLIN, deadline, restart)
@@ -680,6 +687,7 @@ export class PosixQueue extends Queue<PosixMessage, PosixOutgoing> implements As
     }
     const hints: Record<string, string> = {
       EBADF: `It was opened for ${syscall === 'mq_timedsend' ? 'reading' : 'writing'} only: see the access option of open().`,
+      EMFILE: DESCRIPTOR_HINT,
       EBUSY: 'One process may be registered for notification, and one is: see notify in PosixQueue.list().',
     }
     return new QueueError(errno, { syscall, path, hint: (code) => hints[code] })
@@ -697,6 +705,11 @@ function nameOf(fd: number): string | undefined {
 
 const syscallOf = (direction: Direction): string => (direction === 'read' ? 'mq_timedreceive' : 'mq_timedsend')
 
+/** Whatever went wrong, the caller has to know how far it went. */
+function withSent(error: unknown, sent: number): unknown {
+  return error instanceof Error && Object.isExtensible(error) ? Object.assign(error, { sent }) : error
+}
+
 function checkBuffer(buffer: Uint8Array): Uint8Array {
   if (!(buffer instanceof Uint8Array)) throw invalidType('"buffer" argument', 'a Buffer or Uint8Array', buffer)
   return buffer
@@ -705,6 +718,6 @@ function checkBuffer(buffer: Uint8Array): Uint8Array {
 function checkSpin(spin: number | undefined): number {
   if (spin === undefined) return 0
   if (typeof spin !== 'number') throw invalidType('"spin" option', 'a number of microseconds', spin)
-  if (!(spin >= 0)) throw outOfRange('"spin" option', 'a number of microseconds >= 0', spin)
+  if (!(spin >= 0 && spin <= MAX_SPIN)) throw outOfRange('"spin" option', `0 to ${MAX_SPIN} microseconds`, spin)
   return spin
 }

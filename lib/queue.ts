@@ -90,13 +90,13 @@ export abstract class Queue<M extends Message, O extends { data: Data }> impleme
   /**
    * As many messages as there are, but `max` at most; never waits.
    *
-   * @param max 1 to 256
+   * @param max at least 1; default: 256
    */
   abstract tryReceiveMany(max?: number): M[]
 
   /**
-   * Sends all, in order, waiting while the queue is full. Messages are taken
-   * from the iterable as they can be sent.
+   * Sends all, in order, waiting while the queue is full. It takes up to 256
+   * messages from the iterable before it sends them.
    *
    * An error says in `sent` how many messages went out before it.
    */
@@ -163,7 +163,7 @@ export abstract class Queue<M extends Message, O extends { data: Data }> impleme
     const { max = MAX_BATCH } = options
     checkInteger('"max" option', max, 1, Number.MAX_SAFE_INTEGER)
     return this.#receive(() => {
-      const messages = this.tryReceiveMany(Math.min(max, MAX_BATCH))
+      const messages = this.tryReceiveMany(max)
       return messages.length > 0 ? messages : undefined
     }, options)
   }

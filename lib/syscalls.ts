@@ -112,7 +112,7 @@ export function mqClose(fd: number): number {
 }
 
 /**
- * @returns 0, -EACCES, -EINVAL (no slash), -ENAMETOOLONG, -ENOENT
+ * @returns 0, -EACCES, -EINVAL (no slash), -ENAMETOOLONG, -ENOENT, -EPERM
  * @see mq_unlink(3)
  */
 export function mqUnlink(name: string): number {

@@ -99,31 +99,42 @@ export function posixCost({ maxMessages, messageSize }: QueueSize): number {
 
 const CONTAINER = 'in Docker: --ulimit msgqueue=<bytes>, in systemd: LimitMSGQUEUE=<bytes>'
 
+// Beyond these no sysctl goes (ipc/mqueue.c, HARD_MSGMAX and HARD_MSGSIZEMAX).
+const CEILING: QueueSize = { maxMessages: 65536, messageSize: 16777216 }
+
 /** Why mq_open(3) failed, and what mends it. */
 export function openHint(code: string, name: string, create: boolean, size: WantedSize): string | undefined {
   switch (code) {
     case 'EMFILE':
       return tooManyHint(size)
-    case 'EINVAL': {
-      const limits = posixLimits()
-      return (
-        `maxMessages may be 1 to ${limits.maxMessages} and messageSize 1 to ${limits.messageSize} here; root raises that: ` +
-        `sysctl fs.mqueue.msg_max=${Math.max(size.maxMessages ?? 0, limits.maxMessages)} ` +
-        `fs.mqueue.msgsize_max=${Math.max(size.messageSize ?? 0, limits.messageSize)}`
-      )
-    }
+    case 'EINVAL':
+      return sizeHint(size)
     case 'ENOSPC':
       return `There may be ${posixLimits().queues} queues. Unlink one (ls /dev/mqueue), or as root: sysctl fs.mqueue.queues_max=<more>`
-    case 'EACCES':
-      return name.includes('/', 1)
-        ? `A name has one slash, at its start: '/${name.slice(1).replaceAll('/', '.')}'`
-        : 'The queue belongs to another user, or its mode does not allow this access (ls -l /dev/mqueue).'
-    case 'ENOENT':
-      return create
-        ? 'The name needs characters after its slash.'
-        : 'Nobody has created it in this IPC namespace: pass create: true, or see PosixQueue.waitFor().'
     case 'EEXIST':
       return 'Leave exclusive out to open the queue that is there.'
+    case 'ENOENT':
+      if (create || name === '/') return nameHint(code, name)
+      return 'Nobody has created it in this IPC namespace: pass create: true, or see PosixQueue.waitFor().'
+    default:
+      return nameHint(code, name)
+  }
+}
+
+/** Why a name cannot be opened or unlinked. */
+export function nameHint(code: string, name: string): string | undefined {
+  switch (code) {
+    case 'EACCES':
+      if (name === '/.' || name === '/..') return "A name may not be '.' or '..' after its slash."
+      return name.includes('/', 1)
+        ? `A name has one slash, at its start: '/${name.slice(1).replaceAll('/', '.')}'`
+        : 'The queue belongs to another user, or its mode does not allow this (ls -l /dev/mqueue).'
+    case 'EPERM':
+      return 'The queue belongs to another user: only that user and root may unlink it.'
+    case 'ENOENT':
+      return name === '/'
+        ? 'The name needs characters after its slash.'
+        : 'There is none of that name in this IPC namespace.'
     case 'ENAMETOOLONG':
       return 'A name has at most 255 bytes after its slash.'
     case 'ENOSYS':
@@ -133,12 +144,32 @@ export function openHint(code: string, name: string, create: boolean, size: Want
   }
 }
 
+function sizeHint(size: WantedSize): string {
+  const { maxMessages, messageSize } = posixLimits()
+  const here = `maxMessages may be 1 to ${maxMessages} and messageSize 1 to ${messageSize} here`
+  const wanted = {
+    maxMessages: Math.max(size.maxMessages ?? 0, maxMessages),
+    messageSize: Math.max(size.messageSize ?? 0, messageSize),
+  }
+  if (wanted.maxMessages > CEILING.maxMessages || wanted.messageSize > CEILING.messageSize) {
+    return `${here}; no system allows more than ${CEILING.maxMessages} and ${CEILING.messageSize}.`
+  }
+  return (
+    `${here}; root raises that: sysctl fs.mqueue.msg_max=${wanted.maxMessages} ` +
+    `fs.mqueue.msgsize_max=${wanted.messageSize}`
+  )
+}
+
+/** EMFILE of a call that makes no queue. */
+export const DESCRIPTOR_HINT =
+  'This process has no descriptor left: close some, or raise its limit (ulimit -n <number>).'
+
 // EMFILE has two causes, and the usual one is not the one it is named for.
 function tooManyHint(size: WantedSize): string {
   try {
     readdirSync('/proc/self/fd')
   } catch {
-    return 'This process has no descriptor left: close some, or raise its limit (ulimit -n <number>).'
+    return DESCRIPTOR_HINT
   }
   const limits = posixLimits()
   const { maxMessages = limits.defaultMaxMessages, messageSize = limits.defaultMessageSize } = size
