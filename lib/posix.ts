@@ -167,23 +167,32 @@ class Outbox {
     return this.#pairs[2 * this.#next] ?? 0
   }
 
+  // Copied one by one: a generator may use one buffer for all.
   #fill(): boolean {
-    const parts: Uint8Array[] = []
+    let count = 0
     let length = 0
-    while (parts.length < MAX_BATCH && length < BATCH_BYTES) {
+    while (count < MAX_BATCH && length < BATCH_BYTES) {
       const { done, value } = this.#messages.next()
       if (done) break
       const [data, priority] = isOutgoing(value) ? [value.data, checkPriority(value.priority)] : [value, 0]
       const bytes = toBytes(data)
-      this.#pairs[2 * parts.length] = bytes.length
-      this.#pairs[2 * parts.length + 1] = priority
-      parts.push(bytes)
+      this.#pairs[2 * count] = bytes.length
+      this.#pairs[2 * count + 1] = priority
+      this.#makeRoom(length, bytes.length)
+      this.#bytes.set(bytes, length)
       length += bytes.length
+      count++
     }
-    this.#bytes = Buffer.concat(parts, length)
     this.#next = 0
-    this.#count = parts.length
-    return parts.length > 0
+    this.#count = count
+    return count > 0
+  }
+
+  #makeRoom(used: number, more: number): void {
+    if (used + more <= this.#bytes.length) return
+    const larger = new Uint8Array(Math.max(2 * this.#bytes.length, used + more))
+    larger.set(this.#bytes.subarray(0, used))
+    this.#bytes = larger
   }
 
   close(): void {

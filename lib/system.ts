@@ -1,5 +1,5 @@
 // What the system says about its queues: limits, names, comings and goings.
-import { on } from 'node:events'
+import { EventEmitter, on } from 'node:events'
 import { constants as fs, readdirSync, readFileSync, statSync, watch } from 'node:fs'
 import { readdir, readFile, stat } from 'node:fs/promises'
 import { constants } from 'node:os'
@@ -244,26 +244,25 @@ export function watchPosix(options: Pick<WaitOptions, 'signal'>): AsyncIterableI
   const directory = mountPoint()
   // From now on, not from the first next(); but only the iteration holds the loop.
   const watcher = watch(directory).unref()
-  const changes = on(watcher, 'change', { ...(signal && { signal }) })
   const known = new Map(readdirSync(directory).map((name) => [name, inodeOf(directory, name)]))
+  const emitter = new EventEmitter()
+  const changes = on(emitter, 'change', { ...(signal && { signal }) })
+  watcher.on('error', (error) => emitter.emit('error', error))
+  watcher.on('change', (_, file) => {
+    const name = String(file)
+    const before = known.get(name)
+    const now = inodeOf(directory, name)
+    if (before === now) return
+    if (before !== undefined) emitter.emit('change', { type: 'removed', name: `/${name}` })
+    if (now !== undefined) emitter.emit('change', { type: 'created', name: `/${name}` })
+    known.set(name, now)
+  })
   signal?.addEventListener('abort', () => watcher.close(), { once: true })
 
   async function* events(): AsyncGenerator<QueueEvent, undefined> {
     watcher.ref()
     try {
-      for await (const [, name] of changes) {
-        const before = known.get(name)
-        const now = inodeOf(directory, name)
-        if (before === now) continue
-        if (before !== undefined) {
-          known.delete(name)
-          yield { type: 'removed', name: `/${name}` }
-        }
-        if (now !== undefined) {
-          known.set(name, now)
-          yield { type: 'created', name: `/${name}` }
-        }
-      }
+      for await (const [event] of changes) yield event
     } catch (error) {
       throw signal?.aborted ? new AbortError(signal.reason) : error
     } finally {

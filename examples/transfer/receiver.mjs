@@ -1,0 +1,69 @@
+// The child of transfer.mjs: has the queue as descriptor 3, writes the text to
+// one file and the order in which messages arrived to another.
+import { createWriteStream } from 'node:fs'
+import { createHistogram } from 'node:perf_hooks'
+import { finished, pipeline } from 'node:stream/promises'
+import { PosixQueue } from 'kernelmq'
+import { decode, END, Reassembly } from './messages.mjs'
+
+const CHUNK = 65536
+
+const latency = createHistogram()
+let firstSentAt
+let lastReceivedAt
+
+/** The text as far as it is complete, in chunks. */
+async function* receiveText(queue, log) {
+  const reassembly = new Reassembly()
+  let pieces = []
+  let length = 0
+  for await (const batch of queue.batches()) {
+    lastReceivedAt = process.hrtime.bigint()
+    for (const { data, priority } of batch) {
+      const message = decode(data)
+      if (message.kind === END) {
+        yield Buffer.concat(pieces)
+        return
+      }
+      if (message.sequence === 0) firstSentAt = message.sentAt
+      latency.record(lastReceivedAt - message.sentAt)
+      log.write(`${message.sequence} ${priority}\n`)
+      for (const piece of reassembly.add(message)) {
+        pieces.push(piece)
+        length += piece.length
+      }
+    }
+    if (length < CHUNK) continue
+    yield Buffer.concat(pieces)
+    pieces = []
+    length = 0
+  }
+}
+
+// Without its parent it would wait for ever.
+process.once('disconnect', () => process.exit(1))
+
+const [, , textPath, logPath] = process.argv
+const queue = PosixQueue.fromFd(3)
+try {
+  const log = createWriteStream(logPath)
+  process.send('ready')
+  await pipeline(receiveText(queue, log), createWriteStream(textPath))
+  await finished(log.end())
+} finally {
+  queue.close()
+}
+
+const microseconds = (percentile) => latency.percentile(percentile) / 1000
+process.send({
+  messages: latency.count,
+  seconds: Number(lastReceivedAt - firstSentAt) / 1e9,
+  latency: {
+    p50: microseconds(50),
+    p90: microseconds(90),
+    p99: microseconds(99),
+    'p99.9': microseconds(99.9),
+    max: microseconds(100),
+  },
+})
+process.removeAllListeners('disconnect').disconnect()
