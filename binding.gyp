@@ -10,15 +10,21 @@
         "native/posix.cc",
         "native/wait.cc"
       ],
-      "include_dirs": ["<!(node -p \"require('node-addon-api').include_dir\")"],
+      "include_dirs": ["<!(node -p \"require(require.resolve('node-addon-api', { paths: ['.', ...process.env.PATH.split(':')] })).include_dir\")"],
       "defines": [
         "NAPI_VERSION=8",
         "NODE_ADDON_API_DISABLE_DEPRECATED",
         "NODE_ADDON_API_DISABLE_CPP_EXCEPTIONS"
       ],
-      "cflags": ["-Wall", "-Wextra", "-Werror", "-O2", "-fvisibility=hidden"],
+      "cflags": ["-Wall", "-Wextra", "-fvisibility=hidden"],
       "cflags_cc": ["-std=c++17", "-fno-exceptions"],
-      "ldflags": ["-Wl,-z,nodelete", "-Wl,-z,now", "-Wl,-z,relro"]
+      "ldflags": ["-Wl,-z,nodelete", "-Wl,-z,now", "-Wl,-z,relro"],
+      "conditions": [
+        [
+          "sanitize!=''",
+          { "cflags": ["-g", "-fsanitize=<(sanitize)"], "ldflags": ["-fsanitize=<(sanitize)"] }
+        ]
+      ]
     }
   ]
 }

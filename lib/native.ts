@@ -89,8 +89,7 @@ function load(): Native {
   }
   throw new Error(
     `kernelmq: no addon for Node.js ${process.version} on ${process.platform}-${process.arch}. Tried:\n${failures.join('\n')}\n` +
-      'To build it (needs g++, make and python3): ' +
-      `cd ${root} && npm install --no-save --omit=dev node-addon-api@8 node-gyp@12 && npx node-gyp rebuild`,
+      `To build it (needs g++, make and python3): cd ${root} && npx -p node-gyp@12 -p node-addon-api@8 node-gyp rebuild`,
   )
 }
 

@@ -10,7 +10,12 @@ import { join } from 'node:path'
 export default function setup(): (() => void) | undefined {
   if (/ mqueue /.test(readFileSync('/proc/self/mounts', 'utf8')) || process.getuid?.() !== 0) return undefined
   const directory = mkdtempSync(join(tmpdir(), 'kernelmq-mqueue-'))
-  execFileSync('mount', ['-t', 'mqueue', 'none', directory])
+  try {
+    execFileSync('mount', ['-t', 'mqueue', 'none', directory], { stdio: 'ignore' })
+  } catch {
+    rmdirSync(directory) // root in a container may not mount: discovery is skipped
+    return undefined
+  }
   return () => {
     execFileSync('umount', [directory])
     rmdirSync(directory)

@@ -1,0 +1,65 @@
+import { readdirSync, readFileSync } from 'node:fs'
+import { join, relative } from 'node:path'
+import { fileURLToPath } from 'node:url'
+import { expect, test } from 'vitest'
+
+const root = fileURLToPath(new URL('..', import.meta.url))
+
+/** From the lowest up, floor by floor: a file imports only from files before it. */
+const order = [
+  ['errors.ts', 'native.ts'],
+  ['waiting.ts', 'readiness.ts', 'syscalls.ts'],
+  ['queue.ts', 'system.ts', 'notifications.ts'],
+  ['posix.ts'],
+  ['systemd.ts'],
+  ['index.ts'],
+].flat()
+
+const library = readdirSync(join(root, 'lib'), { recursive: true, encoding: 'utf8' }).filter((name) =>
+  name.endsWith('.ts'),
+)
+
+/** What a file imports or re-exports, types included. */
+function importsOf(name: string): string[] {
+  const text = readFileSync(join(root, 'lib', name), 'utf8').replace(/^\s*(\/\/|\/?\*).*$/gm, '')
+  return [...text.matchAll(/\b(?:from|import|require)\b[\s(]*(['"])(.+?)\1/g)].map((match) => match[2] as string)
+}
+
+test('every file of lib/ has its place in the order', () => {
+  expect(library.toSorted()).toEqual(order.toSorted())
+})
+
+test.each(library)('lib/%s imports only what lies below it', (name) => {
+  const below = order.slice(0, order.indexOf(name)).map((lower) => `./${lower}`)
+  const own = importsOf(name).filter((specifier) => /^[./]/.test(specifier))
+  expect(below).toEqual(expect.arrayContaining(own))
+})
+
+test('only lib/native.ts imports a package, and that is bindings', () => {
+  const packages = library.flatMap((name) =>
+    importsOf(name)
+      .filter((specifier) => !specifier.startsWith('.') && !specifier.startsWith('node:'))
+      .map((specifier) => `${name}: ${specifier}`),
+  )
+  expect(packages).toEqual(['native.ts: bindings'])
+})
+
+const notOurs = new Set(['.git', 'build', 'coverage', 'dist', 'node_modules', 'prebuilds'])
+
+function* filesIn(directory: string): Generator<string> {
+  for (const entry of readdirSync(directory, { withFileTypes: true })) {
+    if (notOurs.has(entry.name)) continue
+    const path = join(directory, entry.name)
+    if (entry.isDirectory()) yield* filesIn(path)
+    else if (entry.isFile()) yield path
+  }
+}
+
+// Where packages come from is for each user's configuration to say.
+test('no file of the project names a package registry', () => {
+  const files = [...filesIn(root)]
+  expect(files).toContain(join(root, 'package-lock.json'))
+  const host = /\b(registry|npm\.pkg)\.[\w-]+\.(com|org|net|io|dev|cn)\b|"resolved":\s*"https?:/
+  const found = files.filter((file) => host.test(readFileSync(file, 'latin1')))
+  expect(found.map((file) => relative(root, file))).toEqual([])
+})
