@@ -9,7 +9,9 @@ const descriptions: Record<string, string> = {
   EAGAIN: 'resource temporarily unavailable',
   EBADF: 'bad descriptor for this operation',
   EBUSY: 'resource busy',
+  E2BIG: 'message longer than the buffer',
   EEXIST: 'queue exists already',
+  EIDRM: 'the queue was removed',
   EINTR: 'interrupted by a signal',
   EINVAL: 'invalid argument',
   EMFILE: 'too many queues or descriptors',
@@ -19,6 +21,7 @@ const descriptions: Record<string, string> = {
   ENODEV: 'no such device',
   ENOENT: 'no such queue',
   ENOMEM: 'out of memory',
+  ENOMSG: 'no message of the desired type',
   ENOSPC: 'no space left for another queue',
   ENOSYS: 'not supported by this kernel',
   EPERM: 'operation not permitted',
@@ -32,6 +35,8 @@ export interface QueueErrorDetails {
   syscall: string
   /** The name of a POSIX queue, with its slash. */
   path?: string | undefined
+  /** The identifier of a System V queue. */
+  id?: number | undefined
   hint?: string | ((code: string) => string | undefined) | undefined
   /** What was compared, such as `900 > 512 bytes`. */
   detail?: string | undefined
@@ -50,7 +55,10 @@ export class QueueError extends Error {
   /** Negative, as everywhere in Node.js; absent for the library's own codes. */
   declare readonly errno?: number
   readonly syscall: string
+  /** The name of a POSIX queue, with its slash. */
   declare readonly path?: string
+  /** The identifier of a System V queue. */
+  declare readonly id?: number
   /** What to do about it. */
   declare readonly hint?: string
   /** Of `sendMany` and `trySendMany`: how many messages were sent before. */
@@ -60,14 +68,15 @@ export class QueueError extends Error {
     const code =
       typeof codeOrErrno === 'string' ? codeOrErrno : (codeByErrno.get(-codeOrErrno) ?? `errno ${-codeOrErrno}`)
     const what = descriptions[code] ?? 'failed'
-    const { syscall, path, hint, detail } = details
+    const { syscall, path, id, hint, detail } = details
     super(
-      `${code}: ${what}, ${syscall}${path === undefined ? '' : ` '${path}'`}${detail === undefined ? '' : ` (${detail})`}`,
+      `${code}: ${what}, ${syscall}${path === undefined ? '' : ` '${path}'`}${id === undefined ? '' : ` #${id}`}${detail === undefined ? '' : ` (${detail})`}`,
     )
     this.code = code
     if (typeof codeOrErrno === 'number') this.errno = codeOrErrno
     this.syscall = syscall
     if (path !== undefined) this.path = path
+    if (id !== undefined) this.id = id
     const mend = typeof hint === 'function' ? hint(code) : hint
     if (mend !== undefined) this.hint = mend
   }

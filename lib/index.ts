@@ -1,4 +1,5 @@
 export { AbortError, QueueError } from './errors.ts'
+export type { Data } from './outbox.ts'
 export {
   type PosixAttributes,
   PosixMessage,
@@ -6,10 +7,26 @@ export {
   type PosixOutgoing,
   PosixQueue,
   type PosixSendOptions,
-  type SyncOptions,
-  type SyncReceiveOptions,
 } from './posix.ts'
-export type { ConsumeOptions, Data, Message, Queue, ReceiveManyOptions, StreamOptions } from './queue.ts'
-export type { PosixLimits, PosixQueueInfo, QueueEvent, QueueSize } from './system.ts'
+export type { ConsumeOptions, Message, Outgoing, Queue, ReceiveManyOptions, StreamOptions } from './queue.ts'
+export type {
+  PosixLimits,
+  PosixQueueInfo,
+  QueueEvent,
+  QueueSize,
+  SysvLimits,
+  SysvQueueInfo,
+  SysvStat,
+} from './system.ts'
 export { type SystemdQueue, systemdQueues } from './systemd.ts'
-export type { WaitOptions } from './waiting.ts'
+export {
+  type SysvKey,
+  SysvMessage,
+  type SysvOpenOptions,
+  type SysvOutgoing,
+  SysvQueue,
+  type SysvReceiveOptions,
+  type SysvSendOptions,
+  type SysvType,
+} from './sysv.ts'
+export type { SyncOptions, SyncReceiveOptions, WaitOptions } from './waiting.ts'

@@ -4,11 +4,57 @@ import bindings from 'bindings'
 
 /** One descriptor and its registration with the loop of this thread. */
 export interface Descriptor {
+  /** Make the descriptor, which is owned from then on; see native/exports.h. */
+  open: Native['open']
+  reopen(fd: number, flags: number): number
+  duplicate(fd: number): number
+  notifySocket(): number
   /** Called with the ready events, or with a negative errno. */
   onready: (events: number) => void
   /** Wants `UV_READABLE | UV_WRITABLE`, or nothing (0); negative errno on failure. */
   watch(events: number, keepAlive: boolean): number
   close(): void
+}
+
+/** One msgsnd(2) or msgrcv(2) on a thread of its own. */
+export interface BlockedCall {
+  /** Called with what it came to, and the data of a receive. */
+  onsettled: (result: number, data: Buffer | undefined) => void
+  start(keepAlive: boolean): number
+  hold(keepAlive: boolean): void
+  cancel(): void
+}
+
+/** `struct msqid_ds` */
+export interface MsqidDs {
+  id: number
+  key: number
+  uid: number
+  gid: number
+  cuid: number
+  cgid: number
+  mode: number
+  stime: number
+  rtime: number
+  ctime: number
+  cbytes: number
+  qnum: number
+  qbytes: number
+  lspid: number
+  lrpid: number
+}
+
+/** `struct msginfo`, and the index of the last queue. */
+export interface Msginfo {
+  index: number
+  pool: number
+  map: number
+  max: number
+  mnb: number
+  mni: number
+  ssz: number
+  tql: number
+  seg: number
 }
 
 export interface MqAttributes {
@@ -28,8 +74,11 @@ export interface Timespec {
  * They return a value or a negative errno.
  */
 export interface Native {
-  readonly Descriptor: new (fd: number) => Descriptor
-  /** (length, priority) of each message that the last receive brought. */
+  readonly Descriptor: new () => Descriptor
+  /**
+   * For each message that the last receive brought: its length, then its
+   * priority (POSIX) or both halves of its type, the low one first (System V).
+   */
   readonly received: Uint32Array
   /** Where receives put their bytes; the next call overwrites it. */
   readonly area: Buffer
@@ -50,12 +99,50 @@ export interface Native {
   close(fd: number): number
   getSetAttributes(fd: number, flags?: number): number | MqAttributes
   notify(fd: number, kind?: number, signalOrSocket?: number, value?: number): number
-  notifySocket(): number
   notifyRead(socket: number): number
-  reopen(fd: number, flags: number): number
-  duplicate(fd: number): number
   accessMode(fd: number): number
   setCloseOnExec(fd: number): number
+
+  readonly BlockedCall: new (
+    id: number,
+    type: number | bigint,
+    flags: number,
+    bytesOrSize: Uint8Array | number,
+    grow: boolean,
+  ) => BlockedCall
+  msgSend(id: number, type: number | bigint, bytes: Uint8Array, flags: number): number
+  msgSendBatch(id: number, bytes: Uint8Array, triples: Uint32Array, from: number, to: number): number
+  msgReceive(id: number, type: number | bigint, sizeOrBytes: number | Uint8Array, flags: number): number
+  msgReceiveBatch(id: number, type: number | bigint, size: number, flags: number, max: number): number
+  msgReceiveSpinning(
+    id: number,
+    type: number | bigint,
+    sizeOrBytes: number | Uint8Array,
+    flags: number,
+    microseconds: number,
+  ): number
+  msgSendBlocking(
+    id: number,
+    type: number | bigint,
+    bytes: Uint8Array,
+    milliseconds: number,
+    interruptible: boolean,
+    noop: () => void,
+  ): number
+  msgReceiveBlocking(
+    id: number,
+    type: number | bigint,
+    sizeOrBytes: number | Uint8Array,
+    flags: number,
+    milliseconds: number,
+    interruptible: boolean,
+    noop: () => void,
+  ): number
+  msgGet(key: number, flags: number): number
+  msgStat(idOrIndex: number, command: number): number | MsqidDs
+  msgSet(id: number, uid: number, gid: number, mode: number, qbytes: number): number
+  msgControl(id: number, command: number): number
+  msgInfo(command: number): number | Msginfo
 
   poll(fd: number, events: number, milliseconds: number, interruptible: boolean, noop: () => void): number
 }
@@ -112,12 +199,8 @@ export const MAX_BATCH = 256
 const TERMINATED = -100_000
 const noop = (): void => {}
 
-/**
- * poll(2) on this thread: the events that are there, 0 after the time, or a
- * negative errno. `worker.terminate()` ends it.
- */
-export function pollSync(fd: number, events: number, milliseconds: number, interruptible: boolean): number {
-  const result = native.poll(fd, events, milliseconds, interruptible, noop)
+/** Ends the JavaScript of a worker whose termination a blocking call met. */
+function orTerminated(result: number): number {
   if (result === TERMINATED) {
     // V8 looks for termination when a function is entered: a loop around native
     // calls alone would spin for ever.
@@ -125,4 +208,48 @@ export function pollSync(fd: number, events: number, milliseconds: number, inter
     throw new Error('the worker was terminated')
   }
   return result
+}
+
+/**
+ * The type of a message, from its place in `received`: a bigint if it is not a
+ * safe integer.
+ */
+export function typeAt(at: number): number | bigint {
+  const { received } = native
+  const low = received[at] ?? 0
+  const high = received[at + 1] ?? 0
+  if (high === 0) return low
+  if (high < 2 ** 21) return high * 2 ** 32 + low
+  return (BigInt(high) << 32n) | BigInt(low)
+}
+
+/**
+ * poll(2) on this thread: the events that are there, 0 after the time, or a
+ * negative errno. `worker.terminate()` ends it.
+ */
+export function pollSync(fd: number, events: number, milliseconds: number, interruptible: boolean): number {
+  return orTerminated(native.poll(fd, events, milliseconds, interruptible, noop))
+}
+
+/** msgsnd(2) that waits on this thread; 0, or a negative errno. */
+export function msgSendSync(
+  id: number,
+  type: number | bigint,
+  bytes: Uint8Array,
+  milliseconds: number,
+  interruptible: boolean,
+): number {
+  return orTerminated(native.msgSendBlocking(id, type, bytes, milliseconds, interruptible, noop))
+}
+
+/** msgrcv(2) that waits on this thread; the length, or a negative errno. */
+export function msgReceiveSync(
+  id: number,
+  type: number | bigint,
+  sizeOrBytes: number | Uint8Array,
+  flags: number,
+  milliseconds: number,
+  interruptible: boolean,
+): number {
+  return orTerminated(native.msgReceiveBlocking(id, type, sizeOrBytes, flags, milliseconds, interruptible, noop))
 }

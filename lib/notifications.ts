@@ -21,9 +21,10 @@ export class Registration {
   constructor(queue: number, errors: ReadinessErrors) {
     this.#queue = queue
     this.#errors = errors
-    this.#socket = native.notifySocket()
+    const descriptor = new native.Descriptor()
+    this.#socket = descriptor.notifySocket()
     if (this.#socket < 0) throw errors.failure('read', this.#socket)
-    this.readiness = new Readiness(this.#socket, errors)
+    this.readiness = new Readiness(descriptor, errors)
     try {
       this.#arm()
     } catch (error) {
@@ -64,7 +65,8 @@ export class Registration {
   }
 
   next(deadline: number, signal: AbortSignal | undefined): true | Waiter<true> {
-    return this.#take() ?? this.readiness.wait('read', () => this.#take(), deadline, signal)
+    const now = this.readiness.admit('read') ? this.#take() : undefined
+    return now ?? this.readiness.wait('read', () => this.#take(), deadline, signal)
   }
 
   close(): void {

@@ -1,11 +1,12 @@
 import { constants as fs, readlinkSync } from 'node:fs'
 import { constants as os } from 'node:os'
 import { basename } from 'node:path'
-import { isMainThread } from 'node:worker_threads'
-import { checkInteger, invalidType, invalidValue, outOfRange, QueueError } from './errors.ts'
-import { copyArea, MAX_BATCH, native, pollSync } from './native.ts'
+import { isUint8Array } from 'node:util/types'
+import { checkInteger, invalidType, invalidValue, QueueError } from './errors.ts'
+import { copyArea, type Descriptor, MAX_BATCH, native, pollSync } from './native.ts'
 import { Registration } from './notifications.ts'
-import { type Data, Message, Queue, toBytes } from './queue.ts'
+import { BATCH_BYTES, type Data, type Packing, type Tag } from './outbox.ts'
+import { Message, Queue, type Sending } from './queue.ts'
 import { type Direction, Readiness, type ReadinessErrors } from './readiness.ts'
 import {
   DESCRIPTOR_HINT,
@@ -21,7 +22,17 @@ import {
   waitForPosix,
   watchPosix,
 } from './system.ts'
-import { checkSignal, deadlineOf, Puller, type Waiter, type WaitOptions } from './waiting.ts'
+import {
+  checkSignal,
+  checkSpin,
+  deadlineOf,
+  isInterruptible,
+  Puller,
+  type SyncOptions,
+  type SyncReceiveOptions,
+  type Waiter,
+  type WaitOptions,
+} from './waiting.ts'
 
 const { send, sendBatch, receive, receiveInto, receiveBatch, receiveSpinning } = native
 
@@ -31,12 +42,6 @@ const EMSGSIZE = -os.errno.EMSGSIZE
 const POLLIN = 1
 const POLLOUT = 4
 const MAX_PRIORITY = 32767
-
-/** The bytes that one batch call moves, unless messages are larger. */
-const BATCH_BYTES = 65536
-
-/** Microseconds. Nothing interrupts a spin, so that it has to be short. */
-const MAX_SPIN = 50_000
 
 export interface PosixOpenOptions {
   /** Create the queue if there is none. Default: false. */
@@ -56,24 +61,6 @@ export interface PosixOpenOptions {
 export interface PosixSendOptions {
   /** 0 to 32767; the highest is received first. Default: 0. */
   priority?: number | undefined
-}
-
-export interface SyncOptions {
-  /** Milliseconds, fractions allowed; 0 does not wait. Absent or `Infinity`: for ever. */
-  timeout?: number | undefined
-  /**
-   * Go on after a signal that JavaScript listens for. Its listener runs only
-   * when the call has ended. Default: false, such a signal ends the call with EINTR.
-   */
-  restart?: boolean | undefined
-}
-
-export interface SyncReceiveOptions extends SyncOptions {
-  /**
-   * Microseconds, 0 to 50000, to try again and again before going to sleep: saves
-   * the time of a wake-up, costs a core. Default: 0.
-   */
-  spin?: number | undefined
 }
 
 /** A message to send, with its priority. */
@@ -108,97 +95,25 @@ function checkName(name: string, syscall: string): void {
   throw new QueueError(-os.errno.EINVAL, { syscall, path: name, hint })
 }
 
-function checkPriority(priority: number | undefined): number {
-  if (priority === undefined) return 0
-  checkInteger('"priority" option', priority, 0, MAX_PRIORITY)
-  return priority
+/** Batches hold (length, priority) for each message. */
+const packing: Omit<Packing<PosixSendOptions>, 'send'> = {
+  words: 2,
+  tagOf(options) {
+    const priority = options?.priority
+    if (priority === undefined) return 0
+    checkInteger('"priority" option', priority, 0, MAX_PRIORITY)
+    return priority
+  },
+  setTag(table, at, tag) {
+    table[at] = Number(tag)
+  },
+  getTag: (table, at) => table[at] ?? 0,
 }
+
+/** A queue has one registration in the system: an iterator that is dropped must not keep it. */
+const dropped = new FinalizationRegistry<() => void>((finish) => finish())
 
 const accessModes = { read: fs.O_RDONLY, write: fs.O_WRONLY, readwrite: fs.O_RDWR }
-
-/** Whether a signal has to end a blocking call, for its listener to run. */
-function hasSignalListener(): boolean {
-  return isMainThread && process.eventNames().some((name) => typeof name === 'string' && name.startsWith('SIG'))
-}
-
-function isOutgoing(message: Data | PosixOutgoing): message is PosixOutgoing {
-  return (
-    typeof message === 'object' &&
-    message !== null &&
-    !ArrayBuffer.isView(message) &&
-    !(message instanceof ArrayBuffer) &&
-    !(message instanceof SharedArrayBuffer)
-  )
-}
-
-/** Messages on their way into a queue, packed so that one call sends many. */
-class Outbox {
-  readonly #messages: Iterator<Data | PosixOutgoing>
-  readonly #pairs = new Uint32Array(2 * MAX_BATCH)
-  #bytes: Uint8Array = new Uint8Array(0)
-  #next = 0
-  #count = 0
-  sent = 0
-
-  constructor(messages: Iterable<Data | PosixOutgoing>) {
-    if (typeof messages !== 'object' || messages === null || typeof messages[Symbol.iterator] !== 'function') {
-      throw invalidType('"messages" argument', 'an iterable of messages', messages)
-    }
-    this.#messages = messages[Symbol.iterator]()
-  }
-
-  /** 0 when all is sent; EAGAIN if the queue is full or `most` are sent; or another errno. */
-  flush(fd: number, most: number): number {
-    const end = this.sent + most
-    while (this.#next < this.#count || this.#fill()) {
-      if (this.sent >= end) return EAGAIN
-      const result = sendBatch(fd, this.#bytes, this.#pairs, this.#next, this.#count)
-      if (result < 0) return result
-      this.#next += result
-      this.sent += result
-      // Full, as a rule; if not, the next attempt tells what it was.
-      if (this.#next < this.#count) return EAGAIN
-    }
-    return 0
-  }
-
-  /** The length in bytes of the message that is next. */
-  get nextLength(): number {
-    return this.#pairs[2 * this.#next] ?? 0
-  }
-
-  // Copied one by one: a generator may use one buffer for all.
-  #fill(): boolean {
-    let count = 0
-    let length = 0
-    while (count < MAX_BATCH && length < BATCH_BYTES) {
-      const { done, value } = this.#messages.next()
-      if (done) break
-      const [data, priority] = isOutgoing(value) ? [value.data, checkPriority(value.priority)] : [value, 0]
-      const bytes = toBytes(data)
-      this.#pairs[2 * count] = bytes.length
-      this.#pairs[2 * count + 1] = priority
-      this.#makeRoom(length, bytes.length)
-      this.#bytes.set(bytes, length)
-      length += bytes.length
-      count++
-    }
-    this.#next = 0
-    this.#count = count
-    return count > 0
-  }
-
-  #makeRoom(used: number, more: number): void {
-    if (used + more <= this.#bytes.length) return
-    const larger = new Uint8Array(Math.max(2 * this.#bytes.length, used + more))
-    larger.set(this.#bytes.subarray(0, used))
-    this.#bytes = larger
-  }
-
-  close(): void {
-    this.#messages.return?.()
-  }
-}
 
 const closed = Promise.resolve()
 
@@ -208,7 +123,7 @@ const closed = Promise.resolve()
  * Every queue is open in non-blocking mode; how to wait is chosen at each call.
  * A queue that is dropped without `close()` is closed when it is collected.
  */
-export class PosixQueue extends Queue<PosixMessage, PosixOutgoing> implements AsyncIterable<PosixMessage> {
+export class PosixQueue extends Queue<PosixMessage, PosixSendOptions, unknown> {
   /** The name, with its slash; undefined if it came as a descriptor without one. */
   readonly path: string | undefined
   #fd: number
@@ -216,10 +131,11 @@ export class PosixQueue extends Queue<PosixMessage, PosixOutgoing> implements As
   readonly #readiness: Readiness
   readonly #registrations = new Set<Registration>()
   readonly #errors: ReadinessErrors
+  protected override readonly packing: Packing<PosixSendOptions>
   #lastPriority = 0
   #refed = true
 
-  private constructor(fd: number, path: string | undefined, size: QueueSize) {
+  private constructor(descriptor: Descriptor, fd: number, path: string | undefined, size: QueueSize) {
     super()
     this.#fd = fd
     this.path = path
@@ -228,14 +144,15 @@ export class PosixQueue extends Queue<PosixMessage, PosixOutgoing> implements As
       timeout: (direction) => this.#error(-os.errno.ETIMEDOUT, syscallOf(direction)),
       failure: (direction, errno) => this.#error(errno ?? EBADF, syscallOf(direction)),
     }
-    this.#readiness = new Readiness(fd, this.#errors)
+    this.#readiness = new Readiness(descriptor, this.#errors)
+    this.packing = { ...packing, send: (bytes, table, from, to) => sendBatch(this.#fd, bytes, table, from, to) }
     native.reserve(Math.max(size.messageSize, BATCH_BYTES))
   }
 
-  static #adopt(fd: number, path: string | undefined): PosixQueue {
+  static #adopt(descriptor: Descriptor, fd: number, path: string | undefined): PosixQueue {
     const attributes = native.getSetAttributes(fd)
     if (typeof attributes === 'number') throw new QueueError(attributes, { syscall: 'mq_getattr', path })
-    return new PosixQueue(fd, path, { maxMessages: attributes.maxmsg, messageSize: attributes.msgsize })
+    return new PosixQueue(descriptor, fd, path, { maxMessages: attributes.maxmsg, messageSize: attributes.msgsize })
   }
 
   /**
@@ -262,12 +179,13 @@ export class PosixQueue extends Queue<PosixMessage, PosixOutgoing> implements As
       maxMessages === undefined && messageSize === undefined
         ? []
         : [maxMessages ?? posixLimits().defaultMaxMessages, messageSize ?? posixLimits().defaultMessageSize]
-    const fd = native.open(name.slice(1), flags, mode, ...size)
+    const descriptor = new native.Descriptor()
+    const fd = descriptor.open(name.slice(1), flags, mode, ...size)
     if (fd < 0) {
       const hint = (code: string) => openHint(code, name, create || exclusive, { maxMessages, messageSize })
       throw new QueueError(fd, { syscall: 'mq_open', path: name, hint })
     }
-    return PosixQueue.#adopt(fd, name)
+    return PosixQueue.#adopt(descriptor, fd, name)
   }
 
   /**
@@ -284,10 +202,11 @@ export class PosixQueue extends Queue<PosixMessage, PosixOutgoing> implements As
       throw new QueueError(EBADF, { syscall: 'mq_getattr', hint: `Descriptor ${fd} is not a POSIX message queue.` })
     }
     const path = nameOf(fd)
-    let own = native.reopen(fd, native.accessMode(fd) | fs.O_NONBLOCK)
+    const descriptor = new native.Descriptor()
+    let own = descriptor.reopen(fd, native.accessMode(fd) | fs.O_NONBLOCK)
     if (own < 0) {
       const refused = new QueueError(own, { syscall: 'open', path: `/proc/self/fd/${fd}` })
-      own = native.duplicate(fd)
+      own = descriptor.duplicate(fd)
       if (own < 0) throw new QueueError(own, { syscall: 'fcntl', path, hint: DESCRIPTOR_HINT })
       const before = native.getSetAttributes(own, fs.O_NONBLOCK)
       if (typeof before !== 'number' && before.flags !== fs.O_NONBLOCK) {
@@ -296,7 +215,7 @@ export class PosixQueue extends Queue<PosixMessage, PosixOutgoing> implements As
         })
       }
     }
-    return PosixQueue.#adopt(own, path)
+    return PosixQueue.#adopt(descriptor, own, path)
   }
 
   /**
@@ -374,108 +293,53 @@ export class PosixQueue extends Queue<PosixMessage, PosixOutgoing> implements As
     return this.#lastPriority
   }
 
-  /**
-   * Sends without waiting.
-   *
-   * @returns false if the queue is full, or if asynchronous sends wait before it
-   * @throws QueueError EBADF (opened for reading only), EMSGSIZE, ERR_MQ_CLOSED
-   * @see mq_send(3)
-   */
-  trySend(data: Data, options?: PosixSendOptions): boolean {
-    const priority = checkPriority(options?.priority)
-    const bytes = toBytes(data)
-    return this.#readiness.idle('write') && this.#put(bytes, priority)
+  protected override get sendsWait(): boolean {
+    return !this.#readiness.idle('write')
   }
 
-  /**
-   * Sends; blocks the thread while the queue is full.
-   *
-   * @throws QueueError as {@link trySend}; ETIMEDOUT, EINTR (see `restart`)
-   * @see mq_timedsend(3)
-   */
-  sendSync(data: Data, options?: PosixSendOptions & SyncOptions): void {
-    const priority = checkPriority(options?.priority)
-    const deadline = deadlineOf(options)
-    const bytes = toBytes(data)
-    while (!this.#put(bytes, priority)) this.#block(POLLOUT, deadline, options?.restart)
+  protected override admitSend(): boolean {
+    return this.#readiness.admit('write')
   }
 
-  /**
-   * Sends as soon as there is room. Concurrent calls keep their order. The data
-   * is copied before this returns, unless it is gone by then.
-   *
-   * @throws QueueError as {@link trySend}; ETIMEDOUT
-   * @throws AbortError
-   */
-  send(data: Data, options?: PosixSendOptions & WaitOptions): Promise<void> {
-    try {
-      const priority = checkPriority(options?.priority)
-      const deadline = deadlineOf(options)
-      const signal = options?.signal
-      checkSignal(signal)
-      const bytes = toBytes(data)
-      if (this.#readiness.admit('write') && this.#put(bytes, priority)) return closed
-      const copy = Uint8Array.from(bytes)
-      return this.#readiness
-        .wait('write', () => this.#put(copy, priority) || undefined, deadline, signal)
-        .promise.then(() => {})
-    } catch (error) {
-      return Promise.reject(error)
-    }
+  protected override admitReceive(): boolean {
+    return this.#readiness.admit('read')
   }
 
-  /**
-   * Sends as many as there is room for, in order, and without waiting.
-   *
-   * @returns how many were sent
-   * @throws QueueError as {@link trySend}, with `sent`
-   */
-  trySendMany(messages: readonly (Data | PosixOutgoing)[]): number {
-    if (!Array.isArray(messages)) throw invalidType('"messages" argument', 'an array of messages', messages)
-    if (!this.#readiness.idle('write')) return 0
-    const outbox = new Outbox(messages)
-    try {
-      for (;;) {
-        const before = outbox.sent
-        if (this.#flush(outbox, Number.POSITIVE_INFINITY) || outbox.sent === before) return outbox.sent
-      }
-    } catch (error) {
-      throw withSent(error, outbox.sent)
-    }
+  protected override spend(messages: number): void {
+    this.#readiness.spend(messages)
   }
 
-  override async sendMany(messages: Iterable<Data | PosixOutgoing>, options?: WaitOptions): Promise<void> {
-    const deadline = deadlineOf(options)
-    const signal = options?.signal
-    checkSignal(signal)
-    const outbox = new Outbox(messages)
-    // One batch a turn of the loop; but at the deadline there is no other turn.
-    const most = () => (performance.now() < deadline ? MAX_BATCH : Number.POSITIVE_INFINITY)
-    const flush = () => this.#flush(outbox, most()) || undefined
-    try {
-      if (this.#readiness.admit('write') && flush()) return
-      await this.#readiness.wait('write', flush, deadline, signal).promise
-    } catch (error) {
-      outbox.close()
-      throw withSent(error, outbox.sent)
-    }
+  protected override waitToSend(sending: Sending, deadline: number, signal: AbortSignal | undefined): Waiter<true> {
+    return this.#readiness.wait('write', () => sending.attempt(), deadline, signal)
   }
 
-  /** True when all is sent. */
-  #flush(outbox: Outbox, most: number): boolean {
-    const before = outbox.sent
-    const errno = outbox.flush(this.#fd, most)
-    this.#readiness.spend(outbox.sent - before)
-    if (errno === 0 || errno === EAGAIN) return errno === 0
-    throw this.#error(errno, 'mq_timedsend', outbox.nextLength)
+  protected override waitToReceive<T>(
+    take: (options: unknown) => T | undefined,
+    options: WaitOptions | undefined,
+    deadline: number,
+  ): Waiter<T> {
+    return this.#readiness.wait('read', () => take(options), deadline, options?.signal)
   }
 
-  /** False if the queue is full. */
-  #put(bytes: Uint8Array, priority: number): boolean {
-    const errno = send(this.#fd, bytes, priority)
+  protected override put(bytes: Uint8Array, priority: Tag): boolean {
+    const errno = send(this.#fd, bytes, priority as number)
     if (errno === 0) return true
     if (errno === EAGAIN) return false
-    throw this.#error(errno, 'mq_timedsend', bytes.length)
+    throw this.sendError(errno, bytes.length)
+  }
+
+  protected override putBlocking(
+    bytes: Uint8Array,
+    priority: Tag,
+    deadline: number,
+    options: SyncOptions | undefined,
+  ): void {
+    do this.#block(POLLOUT, deadline, options)
+    while (!this.put(bytes, priority))
+  }
+
+  protected override sendError(errno: number, length: number): QueueError {
+    return this.#error(errno, 'mq_timedsend', length)
   }
 
   override tryReceive(): PosixMessage | undefined {
@@ -501,7 +365,7 @@ export class PosixQueue extends Queue<PosixMessage, PosixOutgoing> implements As
         offset += length
       }
     }
-    this.#readiness.spend(messages.length)
+    this.spend(messages.length)
     return messages
   }
 
@@ -529,7 +393,7 @@ export class PosixQueue extends Queue<PosixMessage, PosixOutgoing> implements As
     const spin = checkSpin(options?.spin)
     checkBuffer(buffer)
     let length = receiveInto(this.#fd, buffer)
-    while (length === EAGAIN) length = this.#receiveLater(buffer, deadline, spin, options?.restart)
+    while (length === EAGAIN) length = this.#receiveLater(buffer, deadline, spin, options)
     return this.#received(length, buffer)
   }
 
@@ -544,27 +408,32 @@ export class PosixQueue extends Queue<PosixMessage, PosixOutgoing> implements As
     const deadline = deadlineOf(options)
     const spin = checkSpin(options?.spin)
     let length = receive(this.#fd)
-    while (length === EAGAIN) length = this.#receiveLater(undefined, deadline, spin, options?.restart)
+    while (length === EAGAIN) length = this.#receiveLater(undefined, deadline, spin, options)
     if (length < 0) throw this.#error(length, 'mq_timedreceive')
     return this.#message(0, length, 1)
   }
 
   /** One more attempt, after spinning or sleeping. */
-  #receiveLater(buffer: Uint8Array | undefined, deadline: number, spin: number, restart: boolean | undefined): number {
+  #receiveLater(
+    buffer: Uint8Array | undefined,
+    deadline: number,
+    spin: number,
+    options: SyncOptions | undefined,
+  ): number {
     const most = Math.min(spin, (deadline - performance.now()) * 1000)
     if (most > 0) {
       const length = receiveSpinning(this.#fd, buffer, most)
       if (length !== EAGAIN) return length
     }
-    this.#block(POLLIN, deadline, restart)
+    this.#block(POLLIN, deadline, options)
     return buffer === undefined ? receive(this.#fd) : receiveInto(this.#fd, buffer)
   }
 
   /** Sleeps until the queue is ready. */
-  #block(events: number, deadline: number, restart: boolean | undefined): void {
+  #block(events: number, deadline: number, options: SyncOptions | undefined): void {
     const syscall = syscallOf(events === POLLIN ? 'read' : 'write')
     const left = deadline - performance.now()
-    const ready = left > 0 ? pollSync(this.#fd, events, left, !restart && hasSignalListener()) : 0
+    const ready = left > 0 ? pollSync(this.#fd, events, left, isInterruptible(options)) : 0
     if (ready <= 0) throw this.#error(ready === 0 ? -os.errno.ETIMEDOUT : ready, syscall)
   }
 
@@ -576,18 +445,6 @@ export class PosixQueue extends Queue<PosixMessage, PosixOutgoing> implements As
     if (length < 0) throw this.#error(length, 'mq_timedreceive', buffer.length)
     this.#lastPriority = native.received[1] ?? 0
     return length
-  }
-
-  protected override mayReceiveNow(): boolean {
-    return this.#readiness.admit('read')
-  }
-
-  protected override waitToReceive<T>(
-    take: () => T | undefined,
-    deadline: number,
-    signal: AbortSignal | undefined,
-  ): Waiter<T> {
-    return this.#readiness.wait('read', take, deadline, signal)
   }
 
   /**
@@ -613,7 +470,7 @@ export class PosixQueue extends Queue<PosixMessage, PosixOutgoing> implements As
       if (this.#fd === -1 || ready < 0) throw this.#error(Math.min(ready, 0), 'poll')
       return ready > 0 || undefined
     }
-    if (check()) return
+    if (this.#readiness.admit(direction) && check()) return
     await this.#readiness.wait(direction, check, deadline, options?.signal).promise
   }
 
@@ -635,16 +492,16 @@ export class PosixQueue extends Queue<PosixMessage, PosixOutgoing> implements As
     })
     registration.readiness.refed = this.#refed
     this.#registrations.add(registration)
-    return new Puller(
-      () => {
-        const deadline = deadlineOf(options)
-        checkSignal(options?.signal)
-        return registration.next(deadline, options?.signal)
-      },
-      () => {
-        if (this.#registrations.delete(registration)) registration.close()
-      },
-    )
+    const finish = () => {
+      if (this.#registrations.delete(registration)) registration.close()
+    }
+    const iterator = new Puller(() => {
+      const deadline = deadlineOf(options)
+      checkSignal(options?.signal)
+      return registration.next(deadline, options?.signal)
+    }, finish)
+    dropped.register(iterator, finish)
+    return iterator
   }
 
   /** Lets what waits here hold the process, which is how it begins. */
@@ -714,19 +571,7 @@ function nameOf(fd: number): string | undefined {
 
 const syscallOf = (direction: Direction): string => (direction === 'read' ? 'mq_timedreceive' : 'mq_timedsend')
 
-/** Whatever went wrong, the caller has to know how far it went. */
-function withSent(error: unknown, sent: number): unknown {
-  return error instanceof Error && Object.isExtensible(error) ? Object.assign(error, { sent }) : error
-}
-
 function checkBuffer(buffer: Uint8Array): Uint8Array {
-  if (!(buffer instanceof Uint8Array)) throw invalidType('"buffer" argument', 'a Buffer or Uint8Array', buffer)
+  if (!isUint8Array(buffer)) throw invalidType('"buffer" argument', 'a Buffer or Uint8Array', buffer)
   return buffer
-}
-
-function checkSpin(spin: number | undefined): number {
-  if (spin === undefined) return 0
-  if (typeof spin !== 'number') throw invalidType('"spin" option', 'a number of microseconds', spin)
-  if (!(spin >= 0 && spin <= MAX_SPIN)) throw outOfRange('"spin" option', `0 to ${MAX_SPIN} microseconds`, spin)
-  return spin
 }

@@ -1,12 +1,10 @@
-// What both families of queues share: messages, receiving, iteration, streams.
-import { Buffer } from 'node:buffer'
+// What both families of queues share: messages, all ways to wait, iteration, streams.
+import { constants } from 'node:os'
 import { Readable, Writable } from 'node:stream'
-import { checkInteger, invalidType, invalidValue, isClosed } from './errors.ts'
+import { checkInteger, invalidType, isClosed, type QueueError } from './errors.ts'
 import { MAX_BATCH } from './native.ts'
-import { checkSignal, deadlineOf, Puller, Waiter, type WaitOptions } from './waiting.ts'
-
-/** What can be sent; strings are sent as UTF-8. It is copied when it is handed over. */
-export type Data = string | ArrayBufferView | ArrayBufferLike
+import { type Data, Outbox, type Packing, type Tag, toBytes } from './outbox.ts'
+import { checkSignal, deadlineOf, Puller, type SyncOptions, Waiter, type WaitOptions } from './waiting.ts'
 
 /** A received message. It owns its memory. */
 export abstract class Message {
@@ -31,6 +29,8 @@ export abstract class Message {
   }
 }
 
+const EAGAIN = -constants.errno.EAGAIN
+
 export interface ConsumeOptions {
   /** How many handlers may run at once. Default: 1. */
   concurrency?: number | undefined
@@ -49,58 +49,44 @@ export interface StreamOptions {
   signal?: AbortSignal | undefined
 }
 
-/** The bytes to send, not copied. */
-export function toBytes(data: Data): Uint8Array {
-  if (typeof data === 'string') return Buffer.from(data)
-  if (data instanceof Uint8Array) {
-    if (data.length === 0) checkAttached(data.buffer, data)
-    return data
-  }
-  if (ArrayBuffer.isView(data)) {
-    checkAttached(data.buffer, data)
-    return new Uint8Array(data.buffer, data.byteOffset, data.byteLength)
-  }
-  if (data instanceof ArrayBuffer || data instanceof SharedArrayBuffer) {
-    checkAttached(data, data)
-    return new Uint8Array(data)
-  }
-  throw invalidType('"data" argument', 'a string, an ArrayBufferView or an ArrayBuffer', data)
+/** Whatever went wrong, the caller has to know how far it went. */
+function withSent(error: unknown, sent: number): unknown {
+  return error instanceof Error && Object.isExtensible(error) ? Object.assign(error, { sent }) : error
 }
 
-/** A detached buffer has length 0, and would be sent as an empty message. */
-function checkAttached(buffer: ArrayBufferLike, data: unknown): void {
-  if (buffer.byteLength > 0) return
-  try {
-    new Uint8Array(buffer)
-  } catch {
-    throw invalidValue('"data" argument', 'backed by a buffer that is not detached', data)
-  }
+/** A message to send, with options of its own. */
+export type Outgoing<S> = { data: Data } & S
+
+/** A send that has to wait. */
+export interface Sending {
+  /** True when all is sent, undefined if it would block. */
+  attempt(): true | undefined
+  /** The message that would block. */
+  readonly next: { bytes: Uint8Array; tag: Tag }
+  /** It has been sent by somebody else; then as {@link attempt}. */
+  advance(): true | undefined
 }
+
+const sent = Promise.resolve()
 
 /**
- * A message queue. `M` is what it brings, `O` what it takes with options of
- * their own, such as `{ data, priority }`.
+ * A message queue. `M` is what it brings, `S` the options that a message is sent
+ * with, and `R` those that select what to receive.
  */
-export abstract class Queue<M extends Message, O extends { data: Data }> implements AsyncDisposable, Disposable {
-  readonly #take = (): M | undefined => this.tryReceive()
+export abstract class Queue<M extends Message, S extends object, R>
+  implements AsyncIterable<M>, AsyncDisposable, Disposable
+{
+  readonly #take = (options: R | undefined, first?: M): M | undefined => first ?? this.tryReceive(options)
 
   /** One message if there is one, else undefined; never waits. */
-  abstract tryReceive(): M | undefined
+  abstract tryReceive(options?: R): M | undefined
 
   /**
    * As many messages as there are, but `max` at most; never waits.
    *
    * @param max at least 1; default: 256
    */
-  abstract tryReceiveMany(max?: number): M[]
-
-  /**
-   * Sends all, in order, waiting while the queue is full. It takes up to 256
-   * messages from the iterable before it sends them.
-   *
-   * An error says in `sent` how many messages went out before it.
-   */
-  abstract sendMany(messages: Iterable<Data | O>, options?: WaitOptions): Promise<void>
+  abstract tryReceiveMany(max?: number, options?: R): M[]
 
   /**
    * Lets go of the queue, which goes on existing. Whatever waits is rejected
@@ -108,35 +94,177 @@ export abstract class Queue<M extends Message, O extends { data: Data }> impleme
    */
   abstract close(): Promise<void>
 
-  /** False if earlier waits come first, or the loop is due for a turn. */
-  protected abstract mayReceiveNow(): boolean
+  protected abstract readonly packing: Packing<S>
 
-  /** Calls `take` whenever there may be a message, until it brings something. */
+  /** False if the queue is full. */
+  protected abstract put(bytes: Uint8Array, tag: Tag): boolean
+
+  /** Puts it in although the queue was full; blocks the thread. */
+  protected abstract putBlocking(bytes: Uint8Array, tag: Tag, deadline: number, options: SyncOptions | undefined): void
+
+  /** What a negative errno of a send means. */
+  protected abstract sendError(errno: number, length: number): QueueError
+
+  /** Whether asynchronous sends wait. */
+  protected abstract get sendsWait(): boolean
+
+  /** False if earlier sends wait, or the loop is due for a turn. */
+  protected abstract admitSend(): boolean
+
+  /** The same, of receives that select alike. */
+  protected abstract admitReceive(options: R | undefined): boolean
+
+  /** Counts messages that passed together, for the loop to get its turn. */
+  protected abstract spend(messages: number): void
+
+  /** Attempts again when there may be room, after those who wait already. */
+  protected abstract waitToSend(sending: Sending, deadline: number, signal: AbortSignal | undefined): Waiter<true>
+
+  /** Calls `take` when there may be a message, or with one, until it brings something. */
   protected abstract waitToReceive<T>(
-    take: () => T | undefined,
+    take: (options: R | undefined, first?: M) => T | undefined,
+    options: (R & WaitOptions) | undefined,
     deadline: number,
-    signal: AbortSignal | undefined,
   ): Waiter<T>
 
-  #receive<T>(take: () => T | undefined, options: WaitOptions | undefined): T | Waiter<T> {
+  /**
+   * Sends without waiting.
+   *
+   * @returns false if the queue is full, or if asynchronous sends wait before it
+   * @throws QueueError EMSGSIZE (System V: EINVAL), ERR_MQ_CLOSED, EBADF (POSIX:
+   * opened for reading only), EACCES and EIDRM (System V)
+   * @see mq_send(3), msgsnd(2)
+   */
+  trySend(data: Data, options?: S): boolean {
+    const tag = this.packing.tagOf(options)
+    const bytes = toBytes(data)
+    return !this.sendsWait && this.put(bytes, tag)
+  }
+
+  /**
+   * Sends; blocks the thread while the queue is full.
+   *
+   * @throws QueueError as {@link trySend}; ETIMEDOUT, EINTR (see `restart`)
+   * @see mq_timedsend(3), msgsnd(2)
+   */
+  sendSync(data: Data, options?: S & SyncOptions): void {
+    const tag = this.packing.tagOf(options)
+    const deadline = deadlineOf(options)
+    const bytes = toBytes(data)
+    if (!this.put(bytes, tag)) this.putBlocking(bytes, tag, deadline, options)
+  }
+
+  /**
+   * Sends as soon as there is room. Concurrent calls keep their order. The data
+   * is copied before this returns, unless it is gone by then.
+   *
+   * @throws QueueError as {@link trySend}; ETIMEDOUT
+   * @throws AbortError
+   */
+  send(data: Data, options?: S & WaitOptions): Promise<void> {
+    try {
+      const tag = this.packing.tagOf(options)
+      const deadline = deadlineOf(options)
+      const signal = options?.signal
+      checkSignal(signal)
+      const bytes = toBytes(data)
+      if (this.admitSend() && this.put(bytes, tag)) return sent
+      const next = { bytes: Uint8Array.from(bytes), tag }
+      const attempt = () => this.put(next.bytes, tag) || undefined
+      const waiter = this.waitToSend({ attempt, next, advance: () => true }, deadline, signal)
+      return waiter.promise.then(() => {})
+    } catch (error) {
+      return Promise.reject(error)
+    }
+  }
+
+  /**
+   * Sends as many as there is room for, in order, and without waiting.
+   *
+   * @returns how many were sent
+   * @throws QueueError as {@link trySend}, with `sent`
+   */
+  trySendMany(messages: readonly (Data | Outgoing<S>)[]): number {
+    if (!Array.isArray(messages)) throw invalidType('"messages" argument', 'an array of messages', messages)
+    if (this.sendsWait) return 0
+    const outbox = new Outbox(messages, this.packing)
+    try {
+      for (;;) {
+        const before = outbox.sent
+        if (this.#flush(outbox, Number.POSITIVE_INFINITY) || outbox.sent === before) return outbox.sent
+      }
+    } catch (error) {
+      throw withSent(error, outbox.sent)
+    }
+  }
+
+  /**
+   * Sends all, in order, waiting while the queue is full. It takes up to 256
+   * messages from the iterable before it sends them.
+   *
+   * @throws as {@link send}; `sent` tells how many went out before
+   */
+  async sendMany(messages: Iterable<Data | Outgoing<S>>, options?: WaitOptions): Promise<void> {
     const deadline = deadlineOf(options)
     const signal = options?.signal
     checkSignal(signal)
-    if (this.mayReceiveNow()) {
-      const value = take()
+    const outbox = new Outbox(messages, this.packing)
+    // One batch a turn of the loop; but at the deadline there is no other turn.
+    const most = () => (performance.now() < deadline ? MAX_BATCH : Number.POSITIVE_INFINITY)
+    const attempt = () => this.#flush(outbox, most()) || undefined
+    const advance = () => {
+      outbox.advance(1)
+      return attempt()
+    }
+    const sending: Sending = {
+      attempt,
+      advance,
+      get next() {
+        return outbox.next
+      },
+    }
+    try {
+      if (this.admitSend() && attempt()) return
+      outbox.prepare()
+      checkSignal(signal) // the iterable may have aborted it
+      await this.waitToSend(sending, deadline, signal).promise
+    } catch (error) {
+      outbox.close()
+      throw withSent(error, outbox.sent)
+    }
+  }
+
+  /** True when all is sent. */
+  #flush(outbox: Outbox<S>, most: number): boolean {
+    const before = outbox.sent
+    const errno = outbox.flush(most)
+    this.spend(outbox.sent - before)
+    if (errno === 0 || errno === EAGAIN) return errno === 0
+    throw this.sendError(errno, outbox.next.bytes.length)
+  }
+
+  #receive<T>(
+    take: (options: R | undefined, first?: M) => T | undefined,
+    options: (R & WaitOptions) | undefined,
+  ): T | Waiter<T> {
+    const deadline = deadlineOf(options)
+    checkSignal(options?.signal)
+    if (this.admitReceive(options)) {
+      const value = take(options)
       if (value !== undefined) return value
     }
-    return this.waitToReceive(take, deadline, signal)
+    return this.waitToReceive(take, options, deadline)
   }
 
   /**
    * One message, as soon as there is one. Concurrent calls are served in the
    * order in which they were made.
    *
-   * @throws QueueError ETIMEDOUT, ERR_MQ_CLOSED, EBADF (opened for writing only)
+   * @throws QueueError ETIMEDOUT, ERR_MQ_CLOSED, EBADF (POSIX: opened for writing
+   * only), EACCES and EIDRM (System V)
    * @throws AbortError
    */
-  receive(options?: WaitOptions): Promise<M> {
+  receive(options?: R & WaitOptions): Promise<M> {
     try {
       const value = this.#receive(this.#take, options)
       return value instanceof Waiter ? value.promise : Promise.resolve(value)
@@ -150,7 +278,7 @@ export abstract class Queue<M extends Message, O extends { data: Data }> impleme
    *
    * @throws as {@link receive}
    */
-  receiveMany(options: ReceiveManyOptions = {}): Promise<M[]> {
+  receiveMany(options?: R & ReceiveManyOptions): Promise<M[]> {
     try {
       const value = this.#receiveMany(options)
       return value instanceof Waiter ? value.promise : Promise.resolve(value)
@@ -159,13 +287,23 @@ export abstract class Queue<M extends Message, O extends { data: Data }> impleme
     }
   }
 
-  #receiveMany(options: ReceiveManyOptions): M[] | Waiter<M[]> {
-    const { max = MAX_BATCH } = options
+  #receiveMany(options: (R & ReceiveManyOptions) | undefined): M[] | Waiter<M[]> {
+    const { max = MAX_BATCH }: ReceiveManyOptions = options ?? {}
     checkInteger('"max" option', max, 1, Number.MAX_SAFE_INTEGER)
-    return this.#receive(() => {
-      const messages = this.tryReceiveMany(max)
+    return this.#receive((selection, first) => {
+      if (first !== undefined) return this.#withMore(first, max, selection)
+      const messages = this.tryReceiveMany(max, selection)
       return messages.length > 0 ? messages : undefined
     }, options)
+  }
+
+  #withMore(first: M, max: number, selection: R | undefined): M[] {
+    if (max === 1) return [first]
+    try {
+      return [first, ...this.tryReceiveMany(max - 1, selection)]
+    } catch {
+      return [first] // what is in hand comes first; the next call meets the error again
+    }
   }
 
   /**
@@ -174,7 +312,7 @@ export abstract class Queue<M extends Message, O extends { data: Data }> impleme
    *
    * @throws as {@link receive}
    */
-  messages(options?: WaitOptions): AsyncIterableIterator<M, undefined> {
+  messages(options?: R & WaitOptions): AsyncIterableIterator<M, undefined> {
     return new Puller(() => this.#receive(this.#take, options))
   }
 
@@ -183,7 +321,7 @@ export abstract class Queue<M extends Message, O extends { data: Data }> impleme
   }
 
   /** Iterates over arrays of what is there, each of at least one message. */
-  batches(options: ReceiveManyOptions = {}): AsyncIterableIterator<M[], undefined> {
+  batches(options?: R & ReceiveManyOptions): AsyncIterableIterator<M[], undefined> {
     return new Puller(() => this.#receiveMany(options))
   }
 
@@ -196,9 +334,9 @@ export abstract class Queue<M extends Message, O extends { data: Data }> impleme
    */
   async consume(
     handler: (message: M, context: { signal: AbortSignal }) => unknown,
-    options: ConsumeOptions = {},
+    options?: R & ConsumeOptions,
   ): Promise<void> {
-    const { concurrency = 1, signal } = options
+    const { concurrency = 1, signal }: ConsumeOptions = options ?? {}
     if (typeof handler !== 'function') throw invalidType('"handler" argument', 'a function', handler)
     if (concurrency !== Number.POSITIVE_INFINITY) {
       checkInteger('"concurrency" option', concurrency, 1, Number.MAX_SAFE_INTEGER)
@@ -206,13 +344,14 @@ export abstract class Queue<M extends Message, O extends { data: Data }> impleme
     checkSignal(signal)
     const stop = new AbortController()
     const context = { signal: signal === undefined ? stop.signal : AbortSignal.any([signal, stop.signal]) }
+    const selection = { ...options, ...context } as R & WaitOptions
     const loops: Promise<void>[] = []
     const failures: unknown[] = []
     let idle = 0
     const loop = async () => {
       idle++
       try {
-        for await (const message of this.messages(context)) {
+        for await (const message of this.messages(selection)) {
           idle--
           if (idle === 0 && loops.length < concurrency) loops.push(loop())
           await handler(message, context)
@@ -233,18 +372,36 @@ export abstract class Queue<M extends Message, O extends { data: Data }> impleme
    * closed. It fetches up to `highWaterMark` messages ahead: destroying it
    * drops those.
    */
-  createReadStream(options: StreamOptions = {}): Readable {
-    const { highWaterMark = 16, signal } = options
+  createReadStream(options?: R & StreamOptions): Readable {
+    const { highWaterMark = 16, signal }: StreamOptions = options ?? {}
     const stop = new AbortController()
-    const receive = (max: number) => this.receiveMany({ max: Math.max(max, 1), signal: stop.signal })
+    const receive = (max: number) =>
+      this.receiveMany({ ...options, max: Math.max(max, 1), signal: stop.signal } as R & ReceiveManyOptions)
+    const fetched: M[] = []
+    // Each leaves `fetched` before push() runs handlers: what they throw must
+    // neither lose the others nor end the stream.
+    const deliver = (stream: Readable): void => {
+      try {
+        for (let message = fetched.shift(); message !== undefined; message = fetched.shift()) stream.push(message)
+      } catch (error) {
+        process.nextTick(() => stream.read(0))
+        throw error
+      }
+    }
     return new Readable({
       objectMode: true,
       highWaterMark,
       ...(signal && { signal }),
       read() {
+        if (fetched.length > 0) {
+          deliver(this)
+          return
+        }
         receive(this.readableHighWaterMark - this.readableLength).then(
           (messages) => {
-            for (const message of messages) this.push(message)
+            fetched.push(...messages)
+            // Not in the promise: what a handler throws is an uncaught exception.
+            process.nextTick(deliver, this)
           },
           (error) => (isClosed(error) ? this.push(null) : this.destroy(error)),
         )
@@ -260,7 +417,7 @@ export abstract class Queue<M extends Message, O extends { data: Data }> impleme
   createWriteStream(options: StreamOptions = {}): Writable {
     const { highWaterMark = 16, signal } = options
     const stop = new AbortController()
-    const send = (items: (Data | O)[], callback: (error?: Error | null) => void) => {
+    const send = (items: (Data | Outgoing<S>)[], callback: (error?: Error | null) => void) => {
       this.sendMany(items, { signal: stop.signal }).then(() => callback(), callback)
     }
     return new Writable({

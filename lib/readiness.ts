@@ -1,6 +1,6 @@
 // Waiting for a descriptor on the loop of this thread: first come, first served.
 import type { AbortError } from './errors.ts'
-import { type Descriptor, native, UV_READABLE, UV_WRITABLE } from './native.ts'
+import { type Descriptor, UV_READABLE, UV_WRITABLE } from './native.ts'
 import { type Pending, Waiter } from './waiting.ts'
 
 /** Those who wait, in the order they came, with their attempts. */
@@ -27,8 +27,8 @@ export class Readiness {
   #refed = true
   #watched = 0
 
-  constructor(fd: number, errors: ReadinessErrors) {
-    this.#descriptor = new native.Descriptor(fd)
+  constructor(descriptor: Descriptor, errors: ReadinessErrors) {
+    this.#descriptor = descriptor
     this.#descriptor.onready = (events) => this.#onready(events)
     this.#errors = errors
   }

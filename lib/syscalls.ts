@@ -6,12 +6,12 @@
  * the kernel, where neither `worker.terminate()` nor a signal listener reaches
  * it; the classes never do that.
  *
- * @see mq_overview(7)
+ * @see mq_overview(7), sysvipc(7)
  * @module kernelmq/syscalls
  */
-import { constants as fs } from 'node:fs'
-import { invalidType, invalidValue } from './errors.ts'
-import { type MqAttributes, native, pollSync, type Timespec } from './native.ts'
+import { constants as fs, statSync } from 'node:fs'
+import { invalidType, invalidValue, outOfRange } from './errors.ts'
+import { type MqAttributes, type Msginfo, type MsqidDs, native, pollSync, type Timespec, typeAt } from './native.ts'
 
 export const O_RDONLY: number = fs.O_RDONLY
 export const O_WRONLY: number = fs.O_WRONLY
@@ -31,6 +31,21 @@ export const POLLERR = 8
 export const POLLHUP = 16
 export const POLLNVAL = 32
 
+export const IPC_PRIVATE = 0
+export const IPC_CREAT = 0o1000
+export const IPC_EXCL = 0o2000
+export const IPC_NOWAIT = 0o4000
+export const MSG_NOERROR = 0o10000
+export const MSG_EXCEPT = 0o20000
+export const MSG_COPY = 0o40000
+export const IPC_RMID = 0
+export const IPC_SET = 1
+export const IPC_STAT = 2
+export const IPC_INFO = 3
+export const MSG_STAT = 11
+export const MSG_INFO = 12
+export const MSG_STAT_ANY = 13
+
 const EINVAL = -22
 
 /** `struct mq_attr`; sizes in bytes. */
@@ -47,8 +62,16 @@ export interface Sigevent {
   value?: number
 }
 
+export type { Msginfo, MsqidDs }
+
 function checkNumber(name: string, value: unknown): asserts value is number {
   if (typeof value !== 'number') throw invalidType(name, 'a number', value)
+}
+
+/** What is no descriptor, such as 2 ** 32 + 3, must not be cut to one. */
+function checkDescriptor(fd: unknown): number {
+  checkNumber('"fd" argument', fd)
+  return Number.isInteger(fd) && fd >= 0 && fd < 2 ** 31 ? fd : -1
 }
 
 function checkBytes(value: unknown): asserts value is Uint8Array {
@@ -60,6 +83,15 @@ function checkTimespec(value: unknown): asserts value is Timespec | undefined {
   const time = value as Partial<Timespec>
   if (typeof value !== 'object' || typeof time.sec !== 'number' || typeof time.nsec !== 'number') {
     throw invalidType('"deadline" argument', '{ sec, nsec } or undefined', value)
+  }
+}
+
+function checkType(value: unknown): asserts value is number | bigint {
+  if (typeof value === 'number' ? !Number.isSafeInteger(value) : typeof value !== 'bigint') {
+    throw invalidType('"type" argument', 'a safe integer or a bigint', value)
+  }
+  if (typeof value === 'bigint' && BigInt.asIntN(64, value) !== value) {
+    throw outOfRange('"type" argument', 'a number of 64 bits', value)
   }
 }
 
@@ -107,7 +139,7 @@ export function mqOpen(name: string, flags: number, mode = 0o600, attr?: Pick<Mq
  * @see mq_close(3)
  */
 export function mqClose(fd: number): number {
-  checkNumber('"fd" argument', fd)
+  fd = checkDescriptor(fd)
   return native.close(fd)
 }
 
@@ -136,11 +168,11 @@ export function mqSend(fd: number, data: Uint8Array, priority = 0): number {
  * @see mq_timedsend(3)
  */
 export function mqTimedsend(fd: number, data: Uint8Array, priority: number, deadline?: Timespec): number {
-  checkNumber('"fd" argument', fd)
+  fd = checkDescriptor(fd)
   checkBytes(data)
   checkNumber('"priority" argument', priority)
   checkTimespec(deadline)
-  if (!Number.isInteger(priority)) return EINVAL
+  if (!Number.isInteger(priority) || priority < 0 || priority >= MQ_PRIO_MAX) return EINVAL
   return native.timedSend(fd, data, priority, deadline)
 }
 
@@ -164,7 +196,7 @@ export function mqReceive(fd: number, data: Uint8Array, priority?: Uint32Array):
  * @see mq_timedreceive(3)
  */
 export function mqTimedreceive(fd: number, data: Uint8Array, priority?: Uint32Array, deadline?: Timespec): number {
-  checkNumber('"fd" argument', fd)
+  fd = checkDescriptor(fd)
   checkBytes(data)
   checkPriorityOut(priority)
   checkTimespec(deadline)
@@ -176,7 +208,7 @@ export function mqTimedreceive(fd: number, data: Uint8Array, priority?: Uint32Ar
  * @see mq_getattr(3)
  */
 export function mqGetattr(fd: number): MqAttr | number {
-  checkNumber('"fd" argument', fd)
+  fd = checkDescriptor(fd)
   return native.getSetAttributes(fd)
 }
 
@@ -188,7 +220,7 @@ export function mqGetattr(fd: number): MqAttr | number {
  * @see mq_setattr(3)
  */
 export function mqSetattr(fd: number, attr: Pick<MqAttr, 'flags'>): MqAttr | number {
-  checkNumber('"fd" argument', fd)
+  fd = checkDescriptor(fd)
   checkNumber('"attr.flags" property', attr?.flags)
   return native.getSetAttributes(fd, attr.flags)
 }
@@ -201,10 +233,13 @@ export function mqSetattr(fd: number, attr: Pick<MqAttr, 'flags'>): MqAttr | num
  * @see mq_notify(3)
  */
 export function mqNotify(fd: number, event?: Sigevent | null): number {
-  checkNumber('"fd" argument', fd)
+  fd = checkDescriptor(fd)
   if (event === undefined || event === null) return native.notify(fd)
   checkNumber('"event.notify" property', event.notify)
-  return native.notify(fd, event.notify, event.signo ?? 0, event.value ?? 0)
+  const { notify, signo = 0, value = 0 } = event
+  checkNumber('"event.signo" property', signo)
+  checkNumber('"event.value" property', value)
+  return native.notify(fd, notify, signo, value)
 }
 
 /**
@@ -217,8 +252,124 @@ export function mqNotify(fd: number, event?: Sigevent | null): number {
  * @see poll(2)
  */
 export function poll(fd: number, events: number, timeout = -1): number {
-  checkNumber('"fd" argument', fd)
+  fd = checkDescriptor(fd)
   checkNumber('"events" argument', events)
   checkNumber('"timeout" argument', timeout)
   return pollSync(fd, events, timeout < 0 ? Number.POSITIVE_INFINITY : timeout, true)
+}
+
+/**
+ * Finds or creates a queue.
+ *
+ * @param key 32 bits, signed or unsigned; {@link IPC_PRIVATE} for a new queue
+ * @param flags {@link IPC_CREAT}, {@link IPC_EXCL} and permission bits
+ * @returns an identifier, -EACCES, -EEXIST, -ENOENT, -ENOMEM, -ENOSPC
+ * @see msgget(2)
+ */
+export function msgget(key: number, flags: number): number {
+  checkNumber('"key" argument', key)
+  checkNumber('"flags" argument', flags)
+  return native.msgGet(key | 0, flags)
+}
+
+/**
+ * @param type at least 1; a bigint beyond 2^53-1
+ * @param flags {@link IPC_NOWAIT}
+ * @returns 0, -EACCES, -EAGAIN (full and IPC_NOWAIT), -EIDRM, -EINTR, -EINVAL,
+ * -ENOMEM
+ * @see msgsnd(2)
+ */
+export function msgsnd(id: number, type: number | bigint, data: Uint8Array, flags = 0): number {
+  checkNumber('"id" argument', id)
+  checkType(type)
+  checkBytes(data)
+  checkNumber('"flags" argument', flags)
+  return native.msgSend(id, type, data, flags)
+}
+
+/**
+ * @param type see msgrcv(2); with {@link MSG_COPY} an index
+ * @param flags {@link IPC_NOWAIT}, {@link MSG_NOERROR}, {@link MSG_EXCEPT},
+ * {@link MSG_COPY}
+ * @param typeOut where to put the message's type, if anywhere
+ * @returns the length in bytes, -E2BIG, -EACCES, -EIDRM, -EINTR, -EINVAL, -ENOMSG
+ * @see msgrcv(2)
+ */
+export function msgrcv(
+  id: number,
+  data: Uint8Array,
+  type: number | bigint = 0,
+  flags = 0,
+  typeOut?: BigInt64Array,
+): number {
+  checkNumber('"id" argument', id)
+  checkBytes(data)
+  checkType(type)
+  checkNumber('"flags" argument', flags)
+  if (typeOut !== undefined && !(typeOut instanceof BigInt64Array)) {
+    throw invalidType('"typeOut" argument', 'a BigInt64Array or undefined', typeOut)
+  }
+  native.reserve(8 + data.length)
+  const length = native.msgReceive(id, type, data, flags)
+  if (length >= 0 && typeOut !== undefined) typeOut[0] = BigInt(typeAt(1))
+  return length
+}
+
+/** What {@link IPC_SET} sets. */
+export type MsgSettings = Pick<MsqidDs, 'uid' | 'gid' | 'mode' | 'qbytes'>
+
+/**
+ * @param id for {@link MSG_STAT} and {@link MSG_STAT_ANY} an index, for
+ * {@link IPC_INFO} and {@link MSG_INFO} unused
+ * @returns what the command gives, or a negative errno: -EACCES, -EIDRM, -EINVAL,
+ * -EPERM
+ * @see msgctl(2)
+ */
+export function msgctl(id: number, command: typeof IPC_STAT | typeof MSG_STAT | typeof MSG_STAT_ANY): MsqidDs | number
+export function msgctl(id: number, command: typeof IPC_INFO | typeof MSG_INFO): Msginfo | number
+export function msgctl(id: number, command: typeof IPC_SET, settings: MsgSettings): number
+export function msgctl(id: number, command: number): number
+export function msgctl(id: number, command: number, settings?: MsgSettings): MsqidDs | Msginfo | number {
+  checkNumber('"id" argument', id)
+  checkNumber('"command" argument', command)
+  switch (command) {
+    case IPC_STAT:
+    case MSG_STAT:
+    case MSG_STAT_ANY:
+      return native.msgStat(id, command)
+    case IPC_INFO:
+    case MSG_INFO:
+      return native.msgInfo(command)
+    case IPC_SET: {
+      if (typeof settings !== 'object' || settings === null) {
+        throw invalidType('"settings" argument', '{ uid, gid, mode, qbytes }', settings)
+      }
+      const { uid, gid, mode, qbytes } = settings
+      checkNumber('"uid" property', uid)
+      checkNumber('"gid" property', gid)
+      checkNumber('"mode" property', mode)
+      checkNumber('"qbytes" property', qbytes)
+      return native.msgSet(id, uid, gid, mode, qbytes)
+    }
+    default:
+      return native.msgControl(id, command)
+  }
+}
+
+/**
+ * @param project of which the low 8 bits count
+ * @returns a key, unsigned, or the negative errno of stat(2)
+ * @see ftok(3)
+ */
+export function ftok(path: string, project: number): number {
+  if (typeof path !== 'string') throw invalidType('"path" argument', 'a string', path)
+  checkNumber('"project" argument', project)
+  try {
+    const { ino, dev } = statSync(path, { bigint: true })
+    return (((project & 0xff) << 24) | Number((dev & 0xffn) << 16n) | Number(ino & 0xffffn)) >>> 0
+  } catch (error) {
+    const { errno } = error as NodeJS.ErrnoException
+    if (errno === undefined) throw error
+    return errno
+  }
 }

@@ -1,11 +1,12 @@
-// What the system says about its queues: limits, names, comings and goings.
-import { EventEmitter, on } from 'node:events'
+// What the system says about its queues: limits, names, comings and goings; and
+// what its errors mean.
 import { constants as fs, readdirSync, readFileSync, statSync, watch } from 'node:fs'
 import { readdir, readFile, stat } from 'node:fs/promises'
 import { constants } from 'node:os'
-import { AbortError, checkInteger, QueueError } from './errors.ts'
-import { type MqAttributes, native } from './native.ts'
-import { checkSignal, deadlineOf, type WaitOptions } from './waiting.ts'
+import { checkInteger, QueueError } from './errors.ts'
+import { type MqAttributes, type MsqidDs, native } from './native.ts'
+import { IPC_INFO, IPC_STAT, MSG_INFO, MSG_STAT_ANY } from './syscalls.ts'
+import { checkSignal, deadlineOf, Puller, Waiter, type WaitOptions } from './waiting.ts'
 
 /** The limits of POSIX queues. Sizes are in bytes. @see mq_overview(7) */
 export interface PosixLimits {
@@ -61,7 +62,11 @@ export interface QueueEvent {
 function sysctl(name: string): number {
   try {
     return Number(readFileSync(`/proc/sys/fs/mqueue/${name}`, 'utf8'))
-  } catch {
+  } catch (error) {
+    const { code, errno } = error as NodeJS.ErrnoException
+    if (code === 'EMFILE' && errno !== undefined) {
+      throw new QueueError(errno, { syscall: 'open', path: `/proc/sys/fs/mqueue/${name}`, hint: DESCRIPTOR_HINT })
+    }
     const hint = 'The kernel is built without CONFIG_POSIX_MQUEUE, or /proc is not mounted.'
     throw new QueueError('ENOSYS', { syscall: 'open', path: `/proc/sys/fs/mqueue/${name}`, hint })
   }
@@ -238,60 +243,219 @@ function inodeOf(directory: string, name: string): number | undefined {
   return statSync(`${directory}/${name}`, { throwIfNoEntry: false })?.ino
 }
 
-export function watchPosix(options: Pick<WaitOptions, 'signal'>): AsyncIterableIterator<QueueEvent, undefined> {
+/** Events up to a deadline, at which a request is rejected with what `timeout` makes. */
+export function watchPosix(
+  options: Pick<WaitOptions, 'signal'>,
+  deadline: number = Number.POSITIVE_INFINITY,
+  timeout?: () => Error,
+): AsyncIterableIterator<QueueEvent, undefined> {
   const { signal } = options
   checkSignal(signal)
   const directory = mountPoint()
-  // From now on, not from the first next(); but only the iteration holds the loop.
+  // From now on, not from the first next(); but only a request holds the loop.
   const watcher = watch(directory).unref()
   const known = new Map(readdirSync(directory).map((name) => [name, inodeOf(directory, name)]))
-  const emitter = new EventEmitter()
-  const changes = on(emitter, 'change', { ...(signal && { signal }) })
-  watcher.on('error', (error) => emitter.emit('error', error))
+  const events: QueueEvent[] = []
+  const waiters = new Set<Waiter<QueueEvent>>()
+  const leave = (waiter: Waiter<QueueEvent>) => {
+    waiters.delete(waiter)
+    if (waiters.size === 0) watcher.unref()
+  }
+  const tell = (type: QueueEvent['type'], name: string) => {
+    const [waiter] = waiters
+    if (waiter === undefined) {
+      events.push({ type, name })
+    } else {
+      leave(waiter)
+      waiter.resolve({ type, name })
+    }
+  }
   watcher.on('change', (_, file) => {
     const name = String(file)
     const before = known.get(name)
     const now = inodeOf(directory, name)
     if (before === now) return
-    if (before !== undefined) emitter.emit('change', { type: 'removed', name: `/${name}` })
-    if (now !== undefined) emitter.emit('change', { type: 'created', name: `/${name}` })
+    known.delete(name)
+    if (before !== undefined) tell('removed', `/${name}`)
+    if (now === undefined) return
     known.set(name, now)
+    tell('created', `/${name}`)
   })
-  signal?.addEventListener('abort', () => watcher.close(), { once: true })
+  watcher.on('error', (error) => {
+    for (const waiter of waiters) waiter.reject(error)
+    waiters.clear()
+  })
+  return new Puller(
+    () => {
+      checkSignal(signal)
+      const event = events.shift()
+      if (event !== undefined) return event
+      watcher.ref()
+      const waiter = new Waiter<QueueEvent>(deadline, signal, (waiter, reason) => {
+        leave(waiter)
+        waiter.reject(reason === 'timeout' ? timeout?.() : reason)
+      })
+      waiters.add(waiter)
+      return waiter
+    },
+    () => watcher.close(),
+  )
+}
 
-  async function* events(): AsyncGenerator<QueueEvent, undefined> {
-    watcher.ref()
-    try {
-      for await (const [event] of changes) yield event
-    } catch (error) {
-      throw signal?.aborted ? new AbortError(signal.reason) : error
-    } finally {
-      watcher.close()
-    }
-    return undefined
-  }
-  return events()
+/** What the file system has, or cannot have, though no queue has such a name; as mq_open(3) fails. */
+function checkFileName(name: string): void {
+  const { ENOENT, EACCES, ENAMETOOLONG } = constants.errno
+  const file = name.slice(1)
+  const errno =
+    file === ''
+      ? ENOENT
+      : file === '.' || file === '..' || file.includes('/')
+        ? EACCES
+        : Buffer.byteLength(file) > 255
+          ? ENAMETOOLONG
+          : undefined
+  if (errno === undefined) return
+  throw new QueueError(-errno, { syscall: 'mq_open', path: name, hint: (code) => nameHint(code, name) })
 }
 
 export async function waitForPosix(name: string, options: WaitOptions): Promise<void> {
   const deadline = deadlineOf(options)
-  const { signal } = options
-  checkSignal(signal)
-  const stop = new AbortController()
-  const events = watchPosix({ signal: signal === undefined ? stop.signal : AbortSignal.any([signal, stop.signal]) })
-  const left = deadline - performance.now()
-  const timer = left < 2 ** 31 ? setTimeout(() => stop.abort(), Math.max(left, 0)) : undefined
+  checkFileName(name)
+  const timeout = () => new QueueError(-constants.errno.ETIMEDOUT, { syscall: 'mq_open', path: name })
+  const events = watchPosix(options, deadline, timeout)
   try {
     if (inodeOf(mountPoint(), name.slice(1)) !== undefined) return
     for await (const event of events) {
       if (event.type === 'created' && event.name === name) return
     }
-  } catch (error) {
-    checkSignal(signal)
-    if (!stop.signal.aborted) throw error
-    throw new QueueError(-constants.errno.ETIMEDOUT, { syscall: 'mq_open', path: name })
   } finally {
-    clearTimeout(timer)
-    stop.abort()
+    events.return?.()
+  }
+}
+
+/** The limits of System V queues. Sizes are in bytes. @see sysvipc(7) */
+export interface SysvLimits {
+  /** Most queues in this IPC namespace (kernel.msgmni). */
+  queues: number
+  /** Most bytes of one message (kernel.msgmax). */
+  messageSize: number
+  /** Bytes that a queue holds, unless changed (kernel.msgmnb). */
+  maxBytes: number
+}
+
+/** What a System V queue tells of itself. @see msgctl(2), struct msqid_ds */
+export interface SysvStat {
+  /** As ipcs(1) shows it: `0x0000002a`, or `0x00000000` without a key. */
+  key: string
+  /** Messages in the queue. */
+  messages: number
+  /** Bytes of the messages in the queue. */
+  bytes: number
+  /** Bytes that the queue may hold. */
+  maxBytes: number
+  /** Process that sent or received last; undefined if none has. */
+  lastSender: number | undefined
+  lastReceiver: number | undefined
+  /** Times of the last send, receive and change, to the second. */
+  sentAt: Date | undefined
+  receivedAt: Date | undefined
+  changedAt: Date
+  uid: number
+  gid: number
+  creatorUid: number
+  creatorGid: number
+  /** The permission bits. */
+  mode: number
+}
+
+/** A queue as `SysvQueue.list()` finds it. */
+export interface SysvQueueInfo extends SysvStat {
+  id: number
+}
+
+export function sysvLimits(): SysvLimits {
+  const info = native.msgInfo(IPC_INFO)
+  if (typeof info === 'number') throw new QueueError(info, { syscall: 'msgctl', hint: sysvHint('ENOSYS', 'msgctl') })
+  return { queues: info.mni, messageSize: info.max, maxBytes: info.mnb }
+}
+
+/** As ipcs(1) shows it. */
+export function formatKey(key: number): string {
+  return `0x${(key >>> 0).toString(16).padStart(8, '0')}`
+}
+
+function describeSysv(queue: MsqidDs): SysvQueueInfo {
+  const dateOf = (seconds: number) => (seconds === 0 ? undefined : new Date(seconds * 1000))
+  return {
+    id: queue.id,
+    key: formatKey(queue.key),
+    messages: queue.qnum,
+    bytes: queue.cbytes,
+    maxBytes: queue.qbytes,
+    lastSender: queue.lspid || undefined,
+    lastReceiver: queue.lrpid || undefined,
+    sentAt: dateOf(queue.stime),
+    receivedAt: dateOf(queue.rtime),
+    changedAt: new Date(queue.ctime * 1000),
+    uid: queue.uid,
+    gid: queue.gid,
+    creatorUid: queue.cuid,
+    creatorGid: queue.cgid,
+    mode: queue.mode & 0o777,
+  }
+}
+
+/** An identifier is the queue's index, plus a multiple of this (ipc/util.h). */
+const INDEXES = 32768
+
+/**
+ * What a queue tells, or a negative errno. `always`: also one that this process
+ * may not read.
+ */
+export function statSysv(id: number, always = false): SysvStat | number {
+  let queue = native.msgStat(id, IPC_STAT)
+  if (queue === -constants.errno.EACCES && always) {
+    const any = native.msgStat(id % INDEXES, MSG_STAT_ANY)
+    if (typeof any !== 'number' && any.id === id) queue = any
+  }
+  if (typeof queue === 'number') return queue
+  const { id: _, ...stat } = describeSysv({ ...queue, id })
+  return stat
+}
+
+export async function listSysv(): Promise<SysvQueueInfo[]> {
+  const info = native.msgInfo(MSG_INFO)
+  if (typeof info === 'number') throw new QueueError(info, { syscall: 'msgctl', hint: sysvHint('ENOSYS', 'msgctl') })
+  const rows: SysvQueueInfo[] = []
+  for (let index = 0; index <= info.index; index++) {
+    const queue = native.msgStat(index, MSG_STAT_ANY)
+    if (typeof queue !== 'number') rows.push(describeSysv(queue))
+  }
+  return rows
+}
+
+/** Why a call on a System V queue failed, and what mends it. */
+export function sysvHint(code: string, syscall: string): string | undefined {
+  switch (code) {
+    case 'EACCES':
+      return 'The queue belongs to another user, or its mode does not allow this (ipcs -q).'
+    case 'EEXIST':
+      return 'Leave exclusive out to open the queue that is there.'
+    case 'EIDRM':
+      return 'Somebody removed it (remove(), ipcrm -q), or it never was in this IPC namespace: open it anew by its key.'
+    case 'ENOENT':
+      return 'Nobody has created it in this IPC namespace: pass create: true.'
+    case 'ENOSPC':
+      return `There may be ${sysvLimits().queues} queues. Remove one (ipcs -q, ipcrm -q <id>), or as root: sysctl kernel.msgmni=<more>`
+    case 'EPERM':
+      return `Only its owner may do this; and only root with CAP_SYS_RESOURCE may raise maxBytes above ${sysvLimits().maxBytes} (sysctl kernel.msgmnb).`
+    case 'E2BIG':
+      return 'The message stays in the queue: pass a longer buffer, or truncate.'
+    case 'ENOSYS':
+      return syscall === 'msgrcv'
+        ? 'Looking without taking needs a kernel with CONFIG_CHECKPOINT_RESTORE.'
+        : 'The kernel is built without CONFIG_SYSVIPC, or a sandbox forbids the call.'
+    default:
+      return undefined
   }
 }

@@ -1,4 +1,5 @@
 // Promises that time or a signal may give up, and iterating over them.
+import { isMainThread } from 'node:worker_threads'
 import { AbortError, invalidType, isClosed, outOfRange } from './errors.ts'
 
 /** How long to wait. */
@@ -7,6 +8,41 @@ export interface WaitOptions {
   timeout?: number | undefined
   /** Gives the wait up. What was received before is never dropped. */
   signal?: AbortSignal | undefined
+}
+
+/** How a blocking call waits. */
+export interface SyncOptions {
+  /** Milliseconds, fractions allowed; 0 does not wait. Absent or `Infinity`: for ever. */
+  timeout?: number | undefined
+  /**
+   * Go on after a signal that JavaScript listens for. Its listener runs only
+   * when the call has ended. Default: false, such a signal ends the call with EINTR.
+   */
+  restart?: boolean | undefined
+}
+
+export interface SyncReceiveOptions extends SyncOptions {
+  /**
+   * Microseconds, 0 to 50000, to try again and again before going to sleep: saves
+   * the time of a wake-up, costs a core. Default: 0.
+   */
+  spin?: number | undefined
+}
+
+/** Microseconds. Nothing interrupts a spin, so that it has to be short. */
+const MAX_SPIN = 50_000
+
+export function checkSpin(spin: number | undefined): number {
+  if (spin === undefined) return 0
+  if (typeof spin !== 'number') throw invalidType('"spin" option', 'a number of microseconds', spin)
+  if (!(spin >= 0 && spin <= MAX_SPIN)) throw outOfRange('"spin" option', `0 to ${MAX_SPIN} microseconds`, spin)
+  return spin
+}
+
+/** Whether a signal has to end a blocking call, for its listener to run. */
+export function isInterruptible(options: SyncOptions | undefined): boolean {
+  if (options?.restart || !isMainThread) return false
+  return process.eventNames().some((name) => typeof name === 'string' && name.startsWith('SIG'))
 }
 
 /** Checks the options; the point of performance.now() up to which to wait. */

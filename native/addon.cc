@@ -2,6 +2,7 @@
 
 #include <vector>
 
+#include "blocked_call.h"
 #include "descriptor.h"
 #include "environment.h"
 #include "exports.h"
@@ -29,8 +30,9 @@ namespace {
 // It is theirs, not a module's: the module may be loaded twice in one thread.
 void Reserve(const Napi::CallbackInfo& info) {
   auto* environment = static_cast<Environment*>(info.Data());
-  napi_value area = environment->Reserve(
-      static_cast<size_t>(info[0].ToNumber().Int64Value()));
+  int64_t size = 0;
+  if (napi_get_value_int64(info.Env(), info[0], &size) != napi_ok) return;
+  napi_value area = environment->Reserve(static_cast<size_t>(size));
   if (area != nullptr) info.This().As<Napi::Object>()["area"] = area;
 }
 
@@ -41,11 +43,13 @@ Napi::Object Init(Napi::Env env, Napi::Object exports) {
     return exports;
   }
   exports["Descriptor"] = Descriptor::Define(env, environment);
+  exports["BlockedCall"] = BlockedCall::Define(env, environment);
   exports["received"] = Napi::Value(env, environment->ReceivedArray());
   exports["reserve"] =
       Napi::Function::New(env, Reserve, "reserve", environment);
   DefinePosix(environment, exports);
-  DefineWait(environment, exports);
+  DefinePoll(environment, exports);
+  DefineSysv(environment, exports);
   return exports;
 }
 

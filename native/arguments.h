@@ -4,7 +4,7 @@
 #ifndef KERNELMQ_NATIVE_ARGUMENTS_H_
 #define KERNELMQ_NATIVE_ARGUMENTS_H_
 
-#include <node_api.h>
+#include <napi.h>
 
 #include <cstddef>
 #include <cstdint>
@@ -18,6 +18,17 @@ struct Bytes {
   size_t length = 0;
 };
 
+// A Uint8Array or Buffer.
+inline bool GetBytes(napi_env env, napi_value value, Bytes* bytes) {
+  void* data = nullptr;
+  if (napi_get_typedarray_info(env, value, nullptr, &bytes->length, &data,
+                               nullptr, nullptr) != napi_ok) {
+    return false;
+  }
+  bytes->data = static_cast<uint8_t*>(data);
+  return true;
+}
+
 // The arguments of one call; those that are missing read as undefined.
 template <size_t kCount>
 class Arguments {
@@ -27,6 +38,10 @@ class Arguments {
     void* data = nullptr;
     napi_get_cb_info(env, info, &count, values_, nullptr, &data);
     environment_ = static_cast<Environment*>(data);
+  }
+
+  explicit Arguments(const Napi::CallbackInfo& info) : env_(info.Env()) {
+    for (size_t i = 0; i < kCount; ++i) values_[i] = info[i];
   }
 
   Environment* environment() const { return environment_; }
@@ -65,15 +80,8 @@ class Arguments {
            type == napi_undefined || type == napi_null;
   }
 
-  // A Uint8Array or Buffer.
   bool GetBytes(size_t index, Bytes* bytes) const {
-    void* data = nullptr;
-    if (napi_get_typedarray_info(env_, values_[index], nullptr, &bytes->length,
-                                 &data, nullptr, nullptr) != napi_ok) {
-      return false;
-    }
-    bytes->data = static_cast<uint8_t*>(data);
-    return true;
+    return kernelmq::GetBytes(env_, values_[index], bytes);
   }
 
   // A Uint32Array; its length in `length`.

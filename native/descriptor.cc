@@ -1,11 +1,14 @@
 #include "descriptor.h"
 
+#include <errno.h>
 #include <unistd.h>
 
 #include <mutex>
 #include <set>
 
+#include "arguments.h"
 #include "environment.h"
+#include "exports.h"
 
 namespace kernelmq {
 
@@ -27,32 +30,36 @@ bool IsOwned(int fd) {
 }
 
 Napi::Function Descriptor::Define(Napi::Env env, Environment* environment) {
-  return DefineClass(env, "Descriptor",
-                     {InstanceMethod<&Descriptor::Watch>("watch"),
-                      InstanceMethod<&Descriptor::CloseFromJs>("close")},
-                     environment);
+  return DefineClass(
+      env, "Descriptor",
+      {InstanceMethod<&Descriptor::Make<OpenQueue>>("open"),
+       InstanceMethod<&Descriptor::Make<Reopen>>("reopen"),
+       InstanceMethod<&Descriptor::Make<Duplicate>>("duplicate"),
+       InstanceMethod<&Descriptor::Make<NotifySocket>>("notifySocket"),
+       InstanceMethod<&Descriptor::Watch>("watch"),
+       InstanceMethod<&Descriptor::CloseFromJs>("close")},
+      environment);
 }
 
 Descriptor::Descriptor(const Napi::CallbackInfo& info)
-    : Napi::ObjectWrap<Descriptor>(info) {
-  int32_t fd = -1;
-  if (info.Length() < 1 ||
-      napi_get_value_int32(info.Env(), info[0], &fd) != napi_ok || fd < 0) {
-    Napi::TypeError::New(info.Env(), "Descriptor takes a file descriptor")
-        .ThrowAsJavaScriptException();
-    return;
-  }
-  {
+    : Napi::ObjectWrap<Descriptor>(info),
+      owner_(static_cast<Environment*>(info.Data())) {}
+
+template <int64_t (*kMake)(napi_env, const Arguments<5>&)>
+Napi::Value Descriptor::Make(const Napi::CallbackInfo& info) {
+  int64_t fd = -EBUSY;
+  if (environment_ == nullptr) {
+    // Held while the number is made, so that nobody closes it in between.
     std::lock_guard<std::mutex> lock(owned_mutex);
-    if (!Owned().insert(fd).second) {
-      Napi::Error::New(info.Env(), "the file descriptor has an owner")
-          .ThrowAsJavaScriptException();
-      return;
-    }
+    fd = kMake(info.Env(), Arguments<5>(info));
+    if (fd >= 0) Owned().insert(static_cast<int>(fd));
   }
-  fd_ = fd;
-  environment_ = static_cast<Environment*>(info.Data());
-  environment_->Add(this);
+  if (fd >= 0) {
+    fd_ = static_cast<int>(fd);
+    environment_ = owner_;
+    environment_->Add(this);
+  }
+  return Napi::Number::New(info.Env(), static_cast<double>(fd));
 }
 
 Descriptor::~Descriptor() { Close(); }
@@ -143,26 +150,11 @@ void Descriptor::OnPoll(uv_poll_t* poll, int status, int events) {
 }
 
 void Descriptor::CallOnReady(int events) {
-  napi_env env = environment_->env();
-  Napi::HandleScope scope(env);
-  napi_value self = Value();
-  napi_value onready;
+  Napi::HandleScope scope(environment_->env());
   napi_value argument;
-  if (self == nullptr ||
-      napi_get_named_property(env, self, "onready", &onready) != napi_ok ||
-      napi_create_int32(env, events, &argument) != napi_ok) {
-    return;
-  }
+  napi_create_int32(environment_->env(), events, &argument);
   // JavaScript may close this descriptor: nothing of it is touched after.
-  napi_status status =
-      napi_make_callback(env, nullptr, self, onready, 1, &argument, nullptr);
-  if (status != napi_pending_exception) return;
-  // Node-API leaves the exception pending; unless it is passed on, the loop
-  // would call again for ever.
-  napi_value exception;
-  if (napi_get_and_clear_last_exception(env, &exception) == napi_ok) {
-    napi_fatal_exception(env, exception);
-  }
+  environment_->CallBack(Value(), "onready", 1, &argument);
 }
 
 }  // namespace kernelmq

@@ -4,8 +4,12 @@
 #include <napi.h>
 #include <uv.h>
 
+#include "resource.h"
+
 namespace kernelmq {
 
+template <size_t kCount>
+class Arguments;
 class Environment;
 
 // True if a Descriptor of any thread owns this number.
@@ -14,14 +18,17 @@ bool IsOwned(int fd);
 // Owns one file descriptor and its one registration with the loop of the
 // environment that made it. JavaScript sees:
 //
-//   new Descriptor(fd)          takes the descriptor over
+//   open(), reopen(), duplicate(), notifySocket()
+//                               make the descriptor, see exports.h: it is owned
+//                               from the start, for a worker may end between
+//                               any two calls
 //   watch(events, keepAlive)    wants readiness (uv_poll_event bits, 0: none)
 //   close()                     idempotent
 //   onready(events)             called when one of the wanted events is there;
 //                               a negative errno if polling failed
 //
 // While something is wanted, the object holds itself alive.
-class Descriptor final : public Napi::ObjectWrap<Descriptor> {
+class Descriptor final : public Napi::ObjectWrap<Descriptor>, public Resource {
  public:
   static Napi::Function Define(Napi::Env env, Environment* environment);
 
@@ -33,11 +40,11 @@ class Descriptor final : public Napi::ObjectWrap<Descriptor> {
 
   // Leaves the loop first and closes the descriptor then, so that a number
   // that is used again is never polled by mistake.
-  void Close();
+  void Close() override;
 
  private:
-  friend class Environment;
-
+  template <int64_t (*kMake)(napi_env, const Arguments<5>&)>
+  Napi::Value Make(const Napi::CallbackInfo& info);
   Napi::Value Watch(const Napi::CallbackInfo& info);
   void CloseFromJs(const Napi::CallbackInfo& info);
 
@@ -46,14 +53,13 @@ class Descriptor final : public Napi::ObjectWrap<Descriptor> {
   void Hold(bool hold);
   void CallOnReady(int events);
 
-  Environment* environment_ = nullptr;  // null once closed
+  Environment* const owner_;
+  Environment* environment_ = nullptr;  // null unless open
   uv_poll_t* poll_ = nullptr;           // null until first watched
   int fd_ = -1;
   int wanted_ = 0;
   int armed_ = 0;  // a superset of wanted_, see OnPoll()
   bool held_ = false;
-  Descriptor* previous_ = nullptr;
-  Descriptor* next_ = nullptr;
 };
 
 }  // namespace kernelmq

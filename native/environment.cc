@@ -1,6 +1,6 @@
 #include "environment.h"
 
-#include "descriptor.h"
+#include "resource.h"
 
 namespace kernelmq {
 
@@ -12,7 +12,7 @@ Environment* Environment::Create(napi_env env) {
   napi_value buffer;
   napi_value array;
   void* data = nullptr;
-  constexpr size_t kWords = 2 * kMaxBatch;
+  constexpr size_t kWords = 3 * kMaxBatch;
   // The hook comes last: from there on it is what deletes the environment.
   if (napi_create_arraybuffer(env, kWords * sizeof(uint32_t), &data, &buffer) !=
           napi_ok ||
@@ -54,22 +54,41 @@ napi_value Environment::ReceivedArray() const {
   return value;
 }
 
-void Environment::Add(Descriptor* descriptor) {
-  descriptor->next_ = descriptors_;
-  if (descriptors_ != nullptr) descriptors_->previous_ = descriptor;
-  descriptors_ = descriptor;
+void Environment::Add(Resource* resource) {
+  resource->next_ = resources_;
+  if (resources_ != nullptr) resources_->previous_ = resource;
+  resources_ = resource;
 }
 
-void Environment::Remove(Descriptor* descriptor) {
-  if (descriptor->previous_ != nullptr) {
-    descriptor->previous_->next_ = descriptor->next_;
+void Environment::Remove(Resource* resource) {
+  if (resource->previous_ != nullptr) {
+    resource->previous_->next_ = resource->next_;
   } else {
-    descriptors_ = descriptor->next_;
+    resources_ = resource->next_;
   }
-  if (descriptor->next_ != nullptr) {
-    descriptor->next_->previous_ = descriptor->previous_;
+  if (resource->next_ != nullptr) {
+    resource->next_->previous_ = resource->previous_;
   }
-  descriptor->previous_ = descriptor->next_ = nullptr;
+  resource->previous_ = resource->next_ = nullptr;
+}
+
+void Environment::CallBack(napi_value self, const char* name, size_t count,
+                           const napi_value* arguments) {
+  napi_env env = env_;  // `this` may be gone after the call
+  napi_value function;
+  if (self == nullptr ||
+      napi_get_named_property(env, self, name, &function) != napi_ok) {
+    return;
+  }
+  const napi_status status = napi_make_callback(env, nullptr, self, function,
+                                                count, arguments, nullptr);
+  if (status != napi_pending_exception) return;
+  // Node-API leaves the exception pending; unless it is passed on, the loop
+  // would call again for ever.
+  napi_value exception;
+  if (napi_get_and_clear_last_exception(env, &exception) == napi_ok) {
+    napi_fatal_exception(env, exception);
+  }
 }
 
 // No JavaScript runs any more. The loop must be rid of every handle before
@@ -77,8 +96,12 @@ void Environment::Remove(Descriptor* descriptor) {
 // asynchronous hook, which holds the napi_env until it is removed.
 void Environment::TearDown(napi_async_cleanup_hook_handle, void* data) {
   auto* environment = static_cast<Environment*>(data);
-  while (environment->descriptors_ != nullptr) {
-    environment->descriptors_->Close();
+  for (Resource* resource = environment->resources_; resource != nullptr;
+       resource = resource->next_) {
+    resource->Hurry();
+  }
+  while (environment->resources_ != nullptr) {
+    environment->resources_->Close();
   }
   environment->torn_down_ = true;
   environment->FinishTearDown();

@@ -11,7 +11,7 @@
 
 namespace kernelmq {
 
-class Descriptor;
+class Resource;
 
 // The most messages that one batch call moves.
 constexpr uint32_t kMaxBatch = 256;
@@ -34,7 +34,8 @@ class Environment {
   // Makes the area hold at least `size` bytes; returns it as a Buffer.
   napi_value Reserve(size_t size);
 
-  // Pairs of (length, priority), one for each message of the last receive.
+  // What the last receive brought: for each message its length, then its
+  // priority (POSIX) or the two halves of its type (System V).
   uint32_t* received() const { return received_; }
   napi_value ReceivedArray() const;
 
@@ -51,8 +52,12 @@ class Environment {
     });
   }
 
-  void Add(Descriptor* descriptor);
-  void Remove(Descriptor* descriptor);
+  void Add(Resource* resource);
+  void Remove(Resource* resource);
+
+  // Calls the method `name` of `self` from the loop.
+  void CallBack(napi_value self, const char* name, size_t count,
+                const napi_value* arguments);
 
  private:
   Environment(napi_env env, uv_loop_t* loop) : env_(env), loop_(loop) {}
@@ -64,7 +69,7 @@ class Environment {
   napi_env const env_;
   uv_loop_t* const loop_;
   napi_async_cleanup_hook_handle hook_ = nullptr;
-  Descriptor* descriptors_ = nullptr;
+  Resource* resources_ = nullptr;
   napi_ref area_ref_ = nullptr;
   napi_ref received_ref_ = nullptr;
   uint8_t* area_ = nullptr;

@@ -29,23 +29,28 @@ constexpr size_t kCookieSize = 32;
 
 int64_t OrErrno(int64_t result) { return result == -1 ? -errno : result; }
 
-// For descriptors that never block; a signal is no reason to fail then.
+// Long past: O_NONBLOCK alone is not enough to never block. It belongs to the
+// open file, and whoever shares that may clear it; libuv does for a child's
+// standard input.
+constexpr timespec kPast{0, 0};
+
+// These never block; a signal is no reason to fail then.
 int64_t TimedSend(int fd, const void* data, size_t length, uint32_t priority) {
   int64_t result;
   do {
     result =
-        OrErrno(syscall(SYS_mq_timedsend, fd, data, length, priority, nullptr));
+        OrErrno(syscall(SYS_mq_timedsend, fd, data, length, priority, &kPast));
   } while (result == -EINTR);
-  return result;
+  return result == -ETIMEDOUT ? -EAGAIN : result;
 }
 
 int64_t TimedReceive(int fd, void* data, size_t length, uint32_t* priority) {
   int64_t result;
   do {
     result = OrErrno(
-        syscall(SYS_mq_timedreceive, fd, data, length, priority, nullptr));
+        syscall(SYS_mq_timedreceive, fd, data, length, priority, &kPast));
   } while (result == -EINTR);
-  return result;
+  return result == -ETIMEDOUT ? -EAGAIN : result;
 }
 
 // send(fd, bytes, priority): 0 or -errno
@@ -157,14 +162,23 @@ class Timespec {
  public:
   explicit Timespec(Napi::Value value) {
     if (!value.IsObject()) return;
-    Napi::Object object = value.As<Napi::Object>();
-    time_.tv_sec = object.Get("sec").ToNumber().Int64Value();
-    time_.tv_nsec = object.Get("nsec").ToNumber().Int64Value();
+    time_.tv_sec = Member(value, "sec");
+    time_.tv_nsec = Member(value, "nsec");
     given_ = true;
   }
   const timespec* get() const { return given_ ? &time_ : nullptr; }
 
  private:
+  static int64_t Member(const Napi::Value& object, const char* name) {
+    napi_value member;
+    int64_t number = -1;
+    if (napi_get_named_property(object.Env(), object, name, &member) ==
+        napi_ok) {
+      napi_get_value_int64(object.Env(), member, &number);
+    }
+    return number;
+  }
+
   timespec time_{};
   bool given_ = false;
 };
@@ -192,21 +206,21 @@ napi_value TimedReceiveOnce(napi_env env, napi_callback_info info) {
 }
 
 std::string GetName(napi_env env, napi_value value) {
-  return Napi::Value(env, value).ToString().Utf8Value();
+  size_t length = 0;
+  if (napi_get_value_string_utf8(env, value, nullptr, 0, &length) != napi_ok) {
+    return {};
+  }
+  std::string name(length + 1, '\0');
+  napi_get_value_string_utf8(env, value, name.data(), length + 1, &length);
+  name.resize(length);
+  return name;
 }
 
 // open(name without its slash, flags, mode, maxmsg, msgsize): a descriptor or
 // -errno. With no attributes (undefined) the kernel's defaults apply.
 napi_value Open(napi_env env, napi_callback_info info) {
   Arguments<5> arguments(env, info);
-  const std::string name = GetName(env, arguments[0]);
-  mq_attr attributes{};
-  attributes.mq_maxmsg = arguments.Long(3);
-  attributes.mq_msgsize = arguments.Long(4);
-  return arguments.Return(
-      OrErrno(syscall(SYS_mq_open, name.c_str(), arguments.Int(1),
-                      static_cast<mode_t>(arguments.Long(2)),
-                      arguments.IsNullish(3) ? nullptr : &attributes)));
+  return arguments.Return(OpenQueue(env, arguments));
 }
 
 // unlink(name without its slash)
@@ -270,13 +284,6 @@ napi_value Notify(napi_env env, napi_callback_info info) {
       OrErrno(syscall(SYS_mq_notify, arguments.Int(0), &event)));
 }
 
-// notifySocket(): a socket to which the kernel reports SIGEV_THREAD events
-napi_value NotifySocket(napi_env env, napi_callback_info info) {
-  Arguments<1> arguments(env, info);
-  return arguments.Return(OrErrno(socket(
-      AF_NETLINK, SOCK_RAW | SOCK_CLOEXEC | SOCK_NONBLOCK, NETLINK_ROUTE)));
-}
-
 // notifyRead(socket): NOTIFY_WOKENUP (1), NOTIFY_REMOVED (2) or -errno
 napi_value NotifyRead(napi_env env, napi_callback_info info) {
   Arguments<1> arguments(env, info);
@@ -285,20 +292,6 @@ napi_value NotifyRead(napi_env env, napi_callback_info info) {
   if (length == -1) return arguments.Return(-errno);
   if (length != sizeof cookie) return arguments.Return(-EBADMSG);
   return arguments.Return(cookie[kCookieSize - 1]);
-}
-
-// reopen(fd, flags): another open file description of the same file
-napi_value Reopen(napi_env env, napi_callback_info info) {
-  Arguments<2> arguments(env, info);
-  const std::string path = "/proc/self/fd/" + std::to_string(arguments.Int(0));
-  return arguments.Return(
-      OrErrno(open(path.c_str(), arguments.Int(1) | O_CLOEXEC)));
-}
-
-// duplicate(fd): another descriptor of the same open file description
-napi_value Duplicate(napi_env env, napi_callback_info info) {
-  Arguments<1> arguments(env, info);
-  return arguments.Return(OrErrno(fcntl(arguments.Int(0), F_DUPFD_CLOEXEC, 3)));
 }
 
 // accessMode(fd): O_RDONLY, O_WRONLY or O_RDWR, or -errno
@@ -317,6 +310,30 @@ napi_value SetCloseOnExec(napi_env env, napi_callback_info info) {
 
 }  // namespace
 
+int64_t OpenQueue(napi_env env, const Arguments<5>& arguments) {
+  const std::string name = GetName(env, arguments[0]);
+  mq_attr attributes{};
+  attributes.mq_maxmsg = arguments.Long(3);
+  attributes.mq_msgsize = arguments.Long(4);
+  return OrErrno(syscall(SYS_mq_open, name.c_str(), arguments.Int(1),
+                         static_cast<mode_t>(arguments.Long(2)),
+                         arguments.IsNullish(3) ? nullptr : &attributes));
+}
+
+int64_t Reopen(napi_env, const Arguments<5>& arguments) {
+  const std::string path = "/proc/self/fd/" + std::to_string(arguments.Int(0));
+  return OrErrno(open(path.c_str(), arguments.Int(1) | O_CLOEXEC));
+}
+
+int64_t Duplicate(napi_env, const Arguments<5>& arguments) {
+  return OrErrno(fcntl(arguments.Int(0), F_DUPFD_CLOEXEC, 3));
+}
+
+int64_t NotifySocket(napi_env, const Arguments<5>&) {
+  return OrErrno(socket(AF_NETLINK, SOCK_RAW | SOCK_CLOEXEC | SOCK_NONBLOCK,
+                        NETLINK_ROUTE));
+}
+
 bool DefinePosix(Environment* environment, napi_value object) {
   return DefineFunctions(environment, object,
                          {
@@ -333,10 +350,7 @@ bool DefinePosix(Environment* environment, napi_value object) {
                              {"close", Close},
                              {"getSetAttributes", GetSetAttributesCall},
                              {"notify", Notify},
-                             {"notifySocket", NotifySocket},
                              {"notifyRead", NotifyRead},
-                             {"reopen", Reopen},
-                             {"duplicate", Duplicate},
                              {"accessMode", AccessMode},
                              {"setCloseOnExec", SetCloseOnExec},
                          });

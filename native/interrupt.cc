@@ -1,0 +1,73 @@
+#include "interrupt.h"
+
+#include <signal.h>
+#include <sys/syscall.h>
+#include <time.h>
+#include <unistd.h>
+
+namespace kernelmq {
+
+// The system calls are made raw here: libc's symbols for timers and threads
+// would tie the binary to glibc 2.34.
+namespace {
+
+thread_local volatile uint32_t interrupts = 0;
+
+void OnSignal(int) { interrupts = interrupts + 1; }
+
+int Install() {
+  for (int number = SIGRTMAX; number >= SIGRTMIN; --number) {
+    struct sigaction action {};
+    if (sigaction(number, nullptr, &action) != 0 ||
+        action.sa_handler != SIG_DFL) {
+      continue;
+    }
+    action = {};
+    action.sa_handler = OnSignal;  // and no SA_RESTART
+    if (sigaction(number, &action, nullptr) == 0) return number;
+  }
+  return -1;
+}
+
+}  // namespace
+
+int InterruptSignal() {
+  static const int number = Install();
+  return number;
+}
+
+uint32_t Interrupts() { return interrupts; }
+
+int ThisThread() { return static_cast<int>(syscall(SYS_gettid)); }
+
+void Interrupt(int thread) {
+  syscall(SYS_tgkill, getpid(), thread, InterruptSignal());
+}
+
+Alarm::Alarm() {
+  sigevent event{};
+  event.sigev_notify = SIGEV_THREAD_ID;
+  event.sigev_signo = InterruptSignal();
+  event._sigev_un._tid = ThisThread();
+  valid_ = event.sigev_signo != -1 &&
+           syscall(SYS_timer_create, CLOCK_MONOTONIC, &event, &timer_) == 0;
+}
+
+Alarm::~Alarm() {
+  if (valid_) syscall(SYS_timer_delete, timer_);
+}
+
+void Alarm::Arm(int64_t nanoseconds) {
+  constexpr int64_t kSecond = 1000000000;
+  itimerspec time{};
+  time.it_value = {nanoseconds / kSecond, nanoseconds % kSecond};
+  time.it_interval = {0, 1000000};
+  syscall(SYS_timer_settime, timer_, 0, &time, nullptr);
+}
+
+void Alarm::Disarm() {
+  const itimerspec never{};
+  syscall(SYS_timer_settime, timer_, 0, &never, nullptr);
+}
+
+}  // namespace kernelmq

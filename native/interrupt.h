@@ -1,0 +1,43 @@
+// Getting a thread out of a system call that has neither a timeout nor a
+// descriptor: by a signal of our own, whose handler does nothing.
+#ifndef KERNELMQ_NATIVE_INTERRUPT_H_
+#define KERNELMQ_NATIVE_INTERRUPT_H_
+
+#include <cstdint>
+
+namespace kernelmq {
+
+// The signal, or -1 if every real-time signal has a handler of somebody else's.
+// The handler is installed once and stays: a late signal must find it.
+int InterruptSignal();
+
+// Sends it to one thread. One that has ended is no error.
+void Interrupt(int thread);
+
+// The calling thread, as Interrupt() takes it.
+int ThisThread();
+
+// How many of these signals this thread has had.
+uint32_t Interrupts();
+
+// Interrupts the thread that made it: once after a time, and then every
+// millisecond until disarmed, for a signal may land just before the call.
+class Alarm {
+ public:
+  Alarm();
+  ~Alarm();
+  Alarm(const Alarm&) = delete;
+  Alarm& operator=(const Alarm&) = delete;
+
+  bool valid() const { return valid_; }
+  void Arm(int64_t nanoseconds);
+  void Disarm();
+
+ private:
+  int timer_ = 0;
+  bool valid_ = false;
+};
+
+}  // namespace kernelmq
+
+#endif  // KERNELMQ_NATIVE_INTERRUPT_H_
