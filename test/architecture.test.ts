@@ -8,9 +8,9 @@ const root = fileURLToPath(new URL('..', import.meta.url))
 /** From the lowest up, floor by floor: a file imports only from files before it. */
 const order = [
   ['errors.ts', 'native.ts'],
-  ['waiting.ts', 'readiness.ts', 'syscalls.ts'],
-  ['queue.ts', 'system.ts', 'notifications.ts'],
-  ['posix.ts'],
+  ['waiting.ts', 'readiness.ts', 'threads.ts', 'syscalls.ts'],
+  ['outbox.ts', 'queue.ts', 'system.ts', 'notifications.ts'],
+  ['posix.ts', 'sysv.ts'],
   ['systemd.ts'],
   ['index.ts'],
 ].flat()

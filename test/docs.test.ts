@@ -4,7 +4,9 @@
 // the same time, in a process each; a first line such as `// child.mjs` names
 // the file, and a program that another one of the section mentions is left to
 // that to start. Any other js block is a fragment: it runs where `queue` is open
-// and holds two messages. A comment behind console.log() is what that prints.
+// and holds two messages; it is a System V queue, with the types 1 and 2, on the
+// page of that family and where the heading says so. Keys of examples are below
+// 0x100. A comment behind console.log() is what that prints.
 import { execFile } from 'node:child_process'
 import {
   existsSync,
@@ -20,7 +22,7 @@ import { tmpdir } from 'node:os'
 import { dirname, join } from 'node:path'
 import { fileURLToPath } from 'node:url'
 import { promisify } from 'node:util'
-import { PosixQueue } from 'kernelmq'
+import { PosixQueue, SysvQueue } from 'kernelmq'
 import { expect, onTestFinished, test } from 'vitest'
 import { isMounted } from './support.ts'
 
@@ -44,10 +46,16 @@ function sectionsOf(text: string): Section[] {
   return sections
 }
 
-const programOf = (fragment: string) => `import { PosixQueue, QueueError } from 'kernelmq'
-const queue = PosixQueue.open('/fragment', { create: true, maxMessages: 4, messageSize: 64 })
-queue.sendSync('{"id":1}')
-queue.sendSync('{"id":2}')
+const openings = {
+  posix: `PosixQueue.open('/fragment', { create: true, maxMessages: 4, messageSize: 64 })
+queue.sendMany(['{"id":1}', '{"id":2}'])`,
+  sysv: `SysvQueue.open(0xff, { create: true })
+queue.sendMany([{ data: '{"id":1}', type: 1 }, { data: '{"id":2}', type: 2 }])`,
+}
+
+const programOf = (fragment: string, family: keyof typeof openings) => `
+import { PosixQueue, QueueError, SysvQueue } from 'kernelmq'
+const queue = ${openings[family]}
 setTimeout(() => queue.close(), 500).unref()
 try {
 ${fragment}
@@ -56,6 +64,9 @@ ${fragment}
 }
 `
 
+const familyOf = (document: string, title: string) =>
+  document === 'docs/system-v.md' || title.includes('System V') ? 'sysv' : 'posix'
+
 let count = 0
 
 /** Runs programs at the same time, with queues of their own; what they print. */
@@ -63,6 +74,7 @@ async function run(programs: string[]): Promise<string> {
   const directory = mkdtempSync(join(tmpdir(), 'kernelmq-docs-'))
   const prefix = `/kmq-docs-${process.pid}-${count++}-`
   const queues = new Set<string>()
+  const keys = new Map<string, string>()
   const stop = new AbortController()
   onTestFinished(() => {
     stop.abort()
@@ -72,15 +84,28 @@ async function run(programs: string[]): Promise<string> {
         PosixQueue.unlink(queue)
       } catch {}
     }
+    for (const key of keys.keys()) {
+      try {
+        SysvQueue.open(key).remove()
+      } catch {}
+    }
   })
+  // Other runs of this file, and whoever else is there, have keys of their own.
+  const block = (0x4000 | (process.pid & 0x3fff)) * 2 ** 16 + (count & 0xff) * 2 ** 8
+  const ownKey = (key: string) => {
+    const own = `0x${(block + Number(key)).toString(16)}`
+    keys.set(own, `0x${Number(key).toString(16).padStart(8, '0')}`)
+    return own
+  }
   mkdirSync(join(directory, 'node_modules'))
   symlinkSync(root, join(directory, 'node_modules/kernelmq'))
   const files = programs.map((program, index) => {
     const name = /^\/\/ (\w+\.mjs)$/m.exec(program)?.[1] ?? `example-${index}.mjs`
-    const text = program.replaceAll(/'\/([\w.-]+)'/g, (_, queue) => {
+    const renamed = program.replaceAll(/'\/([\w.-]+)'/g, (_, queue) => {
       queues.add(prefix + queue)
       return `'${prefix}${queue}'`
     })
+    const text = renamed.replaceAll(/\b0x[0-9a-f]{1,2}\b/g, ownKey)
     writeFileSync(join(directory, name), text)
     return { name, text }
   })
@@ -89,7 +114,7 @@ async function run(programs: string[]): Promise<string> {
     const options = { cwd: directory, timeout: 50_000, signal: stop.signal }
     const { stdout, stderr } = await promisify(execFile)(process.execPath, [name], options)
     expect(stderr).toBe('')
-    return stdout.replaceAll(prefix, '/')
+    return [...keys].reduce((text, [own, key]) => text.replaceAll(own, key), stdout.replaceAll(prefix, '/'))
   })
   return (await Promise.all(outputs)).join('')
 }
@@ -103,7 +128,7 @@ for (const document of documents) {
       const programs = blocks.filter((block) => /^import /m.test(block))
       const fragments = blocks.filter((block) => !programs.includes(block))
       let output = await run(programs)
-      for (const fragment of fragments) output += await run([programOf(fragment)])
+      for (const fragment of fragments) output += await run([programOf(fragment, familyOf(document, title))])
       for (const [, printed] of code.matchAll(/console\.log\(.*\) \/\/ (.*)$/gm)) expect(output).toContain(printed)
     })
   }

@@ -6,6 +6,7 @@ import {
   type ConsumeOptions,
   type Data,
   type Message,
+  type Outgoing,
   type PosixAttributes,
   type PosixLimits,
   type PosixMessage,
@@ -23,6 +24,13 @@ import {
   type SyncOptions,
   type SyncReceiveOptions,
   type SystemdQueue,
+  type SysvKey,
+  type SysvMessage,
+  type SysvOpenOptions,
+  SysvQueue,
+  type SysvReceiveOptions,
+  type SysvSendOptions,
+  type SysvType,
   systemdQueues,
   type WaitOptions,
 } from 'kernelmq'
@@ -36,10 +44,24 @@ declare const bytes: Uint8Array
 
 // What there is, and nothing besides.
 expectTypeOf<keyof typeof kernelmq>().toEqualTypeOf<
-  'AbortError' | 'PosixMessage' | 'PosixQueue' | 'QueueError' | 'systemdQueues'
+  'AbortError' | 'PosixMessage' | 'PosixQueue' | 'QueueError' | 'SysvMessage' | 'SysvQueue' | 'systemdQueues'
 >()
 expectTypeOf<keyof typeof calls>().toEqualTypeOf<
+  | 'IPC_CREAT'
+  | 'IPC_EXCL'
+  | 'IPC_INFO'
+  | 'IPC_NOWAIT'
+  | 'IPC_PRIVATE'
+  | 'IPC_RMID'
+  | 'IPC_SET'
+  | 'IPC_STAT'
   | 'MQ_PRIO_MAX'
+  | 'MSG_COPY'
+  | 'MSG_EXCEPT'
+  | 'MSG_INFO'
+  | 'MSG_NOERROR'
+  | 'MSG_STAT'
+  | 'MSG_STAT_ANY'
   | 'O_CREAT'
   | 'O_EXCL'
   | 'O_NONBLOCK'
@@ -53,6 +75,7 @@ expectTypeOf<keyof typeof calls>().toEqualTypeOf<
   | 'POLLOUT'
   | 'SIGEV_NONE'
   | 'SIGEV_SIGNAL'
+  | 'ftok'
   | 'mqClose'
   | 'mqGetattr'
   | 'mqNotify'
@@ -63,6 +86,10 @@ expectTypeOf<keyof typeof calls>().toEqualTypeOf<
   | 'mqTimedreceive'
   | 'mqTimedsend'
   | 'mqUnlink'
+  | 'msgctl'
+  | 'msgget'
+  | 'msgrcv'
+  | 'msgsnd'
   | 'poll'
 >()
 
@@ -105,7 +132,7 @@ expectTypeOf<QueueEvent>().toEqualTypeOf<{ type: 'created' | 'removed'; name: st
 expectTypeOf(PosixQueue.waitFor('/orders', { signal, timeout: 1 })).toEqualTypeOf<Promise<void>>()
 
 // A queue
-expectTypeOf<PosixQueue>().toExtend<Queue<PosixMessage, PosixOutgoing>>()
+expectTypeOf<PosixQueue>().toExtend<Queue<PosixMessage, PosixSendOptions, unknown>>()
 expectTypeOf<PosixQueue>().toExtend<Disposable & AsyncDisposable & AsyncIterable<PosixMessage>>()
 expectTypeOf(queue.path).toEqualTypeOf<string | undefined>()
 expectTypeOf(queue.fd).toEqualTypeOf<number>()
@@ -143,9 +170,9 @@ expectTypeOf(queue.send).toEqualTypeOf<(data: Data, options?: PosixSendOptions &
 expectTypeOf(queue.sendSync).toEqualTypeOf<(data: Data, options?: PosixSendOptions & SyncOptions) => void>()
 expectTypeOf(queue.trySend).toEqualTypeOf<(data: Data, options?: PosixSendOptions) => boolean>()
 expectTypeOf(queue.sendMany).toEqualTypeOf<
-  (messages: Iterable<Data | PosixOutgoing>, options?: WaitOptions) => Promise<void>
+  (messages: Iterable<Data | Outgoing<PosixSendOptions>>, options?: WaitOptions) => Promise<void>
 >()
-expectTypeOf(queue.trySendMany).toEqualTypeOf<(messages: readonly (Data | PosixOutgoing)[]) => number>()
+expectTypeOf(queue.trySendMany).toEqualTypeOf<(messages: readonly (Data | Outgoing<PosixSendOptions>)[]) => number>()
 queue.trySendMany(['a', bytes, { data: 'b', priority: 7 }] as const)
 // @ts-expect-error: objects are not data; JSON.stringify() them
 queue.send({ id: 1 })
@@ -189,6 +216,26 @@ expectTypeOf<StreamOptions>().toEqualTypeOf<{
   highWaterMark?: number | undefined
   signal?: AbortSignal | undefined
 }>()
+
+// System V: what differs
+declare const sysv: SysvQueue
+expectTypeOf(SysvQueue.open).toEqualTypeOf<(key: SysvKey, options?: SysvOpenOptions) => SysvQueue>()
+expectTypeOf(SysvQueue.fromId).toEqualTypeOf<(id: number) => SysvQueue>()
+expectTypeOf(SysvQueue.ftok).toEqualTypeOf<(path: string, project: number) => number>()
+expectTypeOf<SysvType>().toEqualTypeOf<number | bigint>()
+expectTypeOf(sysv.id).toEqualTypeOf<number>()
+expectTypeOf(sysv.send).toEqualTypeOf<(data: Data, options?: SysvSendOptions & WaitOptions) => Promise<void>>()
+expectTypeOf(sysv.receive).toEqualTypeOf<(options?: SysvReceiveOptions & WaitOptions) => Promise<SysvMessage>>()
+expectTypeOf<keyof SysvReceiveOptions>().toEqualTypeOf<'type' | 'except' | 'size' | 'truncate'>()
+expectTypeOf(sysv.peek).returns.toEqualTypeOf<SysvMessage | undefined>()
+expectTypeOf<SysvMessage>().toExtend<Message>()
+expectTypeOf<SysvMessage['type']>().toEqualTypeOf<SysvType>()
+// @ts-expect-error: a queue is opened, not constructed
+new SysvQueue(3)
+// @ts-expect-error: System V has types, not priorities
+sysv.trySend('hello', { priority: 1 })
+// @ts-expect-error: and POSIX has priorities
+queue.trySend('hello', { type: 1 })
 
 export async function compiles(): Promise<void> {
   await using orders = PosixQueue.open('/orders', { create: true })

@@ -14,7 +14,7 @@ import {
 } from 'node:fs'
 import { constants } from 'node:os'
 import { createInterface } from 'node:readline'
-import { PosixQueue, QueueError } from 'kernelmq'
+import { PosixQueue, QueueError, SysvQueue } from 'kernelmq'
 import * as sys from 'kernelmq/syscalls'
 import { loadHarness } from '../fixtures/harness/harness.mjs'
 
@@ -176,6 +176,66 @@ async function receiveInto(queue, buffer, waits, timeout) {
   return { prio: queue.lastPriority, ...describe(buffer.subarray(0, length)) }
 }
 
+const ipcFlags = { CREAT: sys.IPC_CREAT, EXCL: sys.IPC_EXCL }
+const messageFlags = {
+  NOWAIT: sys.IPC_NOWAIT,
+  NOERROR: sys.MSG_NOERROR,
+  EXCEPT: sys.MSG_EXCEPT,
+  COPY: sys.MSG_COPY,
+}
+const allFlags = (flags, table) => (flags ?? []).reduce((all, flag) => all | table[flag], 0)
+
+/** Types beyond 2^53 come as decimal strings. */
+const typeOf = (type) => (typeof type === 'string' ? BigInt(type) : type)
+
+const identifier = ({ q = 'q' }) => (typeof q === 'number' ? q : named.get(q))
+
+/** A queue of the class; undefined for an identifier that has none, which only a system call takes. */
+function sysvQueueOf(id) {
+  try {
+    return SysvQueue.fromId(id)
+  } catch {
+    return undefined
+  }
+}
+
+// Calls that do not wait, or are malformed, are system calls. SA_RESTART makes
+// no difference to those that wait, see signal(7).
+async function snd(request) {
+  const id = identifier(request)
+  const bytes = payload(request)
+  if ((request.rawsize ?? 0) < 0) throw new Failure('EINVAL') // no Buffer has that length
+  const flags = allFlags(request.flags, messageFlags)
+  const type = typeOf(request.type ?? 1)
+  const queue = flags === 0 ? sysvQueueOf(id) : undefined
+  for (let count = request.count ?? 1; count > 0; count--) {
+    if (queue === undefined) check(sys.msgsnd(id, type, bytes, flags))
+    else if (asynchronous) await queue.send(bytes, { type })
+    else queue.sendSync(bytes, { type })
+  }
+  return {}
+}
+
+async function rcv(request) {
+  const { size = 8192 } = request
+  if (size < 0) throw new Failure('EINVAL')
+  const id = identifier(request)
+  const type = typeOf(request.type ?? 0)
+  const flags = allFlags(request.flags, messageFlags)
+  const queue = flags & (sys.IPC_NOWAIT | sys.MSG_COPY) ? undefined : sysvQueueOf(id)
+  if (queue === undefined) {
+    const buffer = Buffer.alloc(size)
+    const typeOut = new BigInt64Array(1)
+    const length = check(sys.msgrcv(id, buffer, type, flags, typeOut))
+    return { type: String(typeOut[0]), ...describe(buffer.subarray(0, length)) }
+  }
+  const except = (flags & sys.MSG_EXCEPT) !== 0
+  const truncate = (flags & sys.MSG_NOERROR) !== 0
+  const options = { type, except, truncate, size }
+  const message = asynchronous ? await queue.receive(options) : queue.receiveSync(options)
+  return { type: String(message.type), ...describe(message.data) }
+}
+
 /** Repeats until the operation fails; what it brought, and how it ended. */
 async function untilFailure(operation, request) {
   const replies = []
@@ -322,21 +382,70 @@ const operations = {
     writeFileSync(`/proc/sys/${path}`, String(value))
   },
   readsysctl: ({ path }) => ({ value: Number(readFileSync(`/proc/sys/${path}`, 'utf8')) }),
+  get(request) {
+    const { key = 'private', mode = '0600' } = request
+    const flags = allFlags(request.flags, ipcFlags) | Number.parseInt(mode, 8)
+    const id = check(sys.msgget(key === 'private' ? sys.IPC_PRIVATE : key, flags))
+    named.set(request.as ?? 'q', id)
+    return { id }
+  },
+  snd,
+  rcv,
+  async sfill(request) {
+    const { replies, stop } = await untilFailure(snd, { ...request, type: 1, flags: ['NOWAIT'] })
+    return { count: replies.length, stop }
+  },
+  async sdrain(request) {
+    const flags = [...(request.flags ?? []), 'NOWAIT']
+    const { replies, stop } = await untilFailure(rcv, { ...request, flags })
+    return { count: replies.length, items: replies.map(({ data, type }) => [data, type]), stop }
+  },
+  stat: (request) => sysvStat(check(sys.msgctl(identifier(request), sys.IPC_STAT))),
+  set(request) {
+    const id = identifier(request)
+    const present = sys.msgctl(id, sys.IPC_STAT)
+    const { mode, uid = 0, gid = 0, qbytes = 0 } = typeof present === 'number' ? {} : present
+    const settings = {
+      uid: request.uid ?? uid,
+      gid: request.gid ?? gid,
+      mode: request.mode === undefined ? (mode ?? 0) : Number.parseInt(request.mode, 8),
+      qbytes: request.qbytes ?? qbytes,
+    }
+    if (present !== -constants.errno.EACCES) check(typeof present === 'number' ? present : 0)
+    check(sys.msgctl(id, sys.IPC_SET, settings))
+  },
+  rmid(request) {
+    check(sys.msgctl(identifier(request), sys.IPC_RMID))
+  },
+  badctl(request) {
+    check(sys.msgctl(identifier(request), 1234))
+  },
+  info: ({ used }) => check(sys.msgctl(0, used ? sys.MSG_INFO : sys.IPC_INFO)),
+  statidx: ({ index }) => ({ id: check(sys.msgctl(index, sys.MSG_STAT)).id }),
+  ftok: ({ path, proj }) => ({ key: check(sys.ftok(path, proj)) }),
+  procsysv() {
+    const rows = readFileSync('/proc/sysvipc/msg', 'utf8').trim().split('\n').slice(1)
+    return { ids: rows.map((row) => Number(row.trim().split(/\s+/)[1])), n: rows.length }
+  },
   // The loops of the crash tests end by SIGKILL: what they did is in the log.
   async loopsend(request) {
-    if (request.sysv) throw new Failure('ENOSYS')
+    const put = request.sysv ? snd : send
     const log = openSync(request.log, 'a', 0o666)
     for (let count = 0; ; count++) {
       const number = String(count).padStart(8, '0')
-      await send({ ...request, data: number.repeat(4) })
+      await put({ ...request, type: 1, data: number.repeat(4) })
       writeSync(log, `${number}\n`)
     }
   },
   async looprecv(request) {
-    if (request.sysv) throw new Failure('ENOSYS')
+    const take = request.sysv ? rcv : receive
     const log = openSync(request.log, 'a', 0o666)
-    for (;;) writeSync(log, `${(await receive(request)).data.slice(0, 8)}\n`)
+    for (;;) writeSync(log, `${(await take(request)).data.slice(0, 8)}\n`)
   },
+}
+
+function sysvStat({ mode, ...queue }) {
+  return { ...queue, mode: octal(mode & 0o777) }
 }
 
 function failureOf(error) {

@@ -10,7 +10,7 @@ vi.setConfig({ maxConcurrency: 3 })
 const { cases } = JSON.parse(readFileSync(new URL('cases.json', import.meta.url), 'utf8')) as { cases: Case[] }
 
 /** The families that the package has. */
-const families: Case['family'][] = ['posix']
+const families: Case['family'][] = ['posix', 'sysv']
 const users = new Set(cases.flatMap(({ actors = {} }) => Object.values(actors).flatMap(({ user }) => user ?? [])))
 
 let stage: Stage | undefined

@@ -1,0 +1,204 @@
+// What garbage collection may take, and what it must leave alone.
+import { setImmediate as turn } from 'node:timers/promises'
+import { PosixQueue } from 'kernelmq'
+import { describe, expect, test } from 'vitest'
+import { countDescriptors, openQueue, runFixture } from './support.ts'
+
+const { gc } = globalThis as { gc?: () => void }
+
+/** Finalizers run in a turn of the loop after the collection. */
+async function collect(rounds: number): Promise<void> {
+  if (gc === undefined) throw new Error('these tests need --expose-gc')
+  for (let i = 0; i < rounds; i++) {
+    gc()
+    await turn()
+  }
+}
+
+function fill(queue: PosixQueue): void {
+  while (queue.trySend('fill'));
+}
+
+/** Another handle of the same queue, which nobody keeps. */
+const anotherHandle = (queue: PosixQueue): PosixQueue => PosixQueue.open(queue.path as string)
+
+const waits: Record<string, (queue: PosixQueue) => Promise<unknown>> = {
+  receive: async (queue) => (await queue.receive()).text(),
+  receiveMany: async (queue) => (await queue.receiveMany()).map((message) => message.text()).join(),
+  messages: async (queue) => (await queue.messages().next()).value?.text(),
+  batches: async (queue) => (await queue.batches().next()).value?.map((message) => message.text()).join(),
+  consume: (queue) => new Promise((resolve) => queue.consume((message) => resolve(message.text()))),
+  createReadStream: (queue) =>
+    new Promise((resolve) => queue.createReadStream().on('data', (message) => resolve(message.text()))),
+  waitReadable: async (queue) => (await queue.waitReadable()) ?? 'late',
+  notifications: async (queue) => (await queue.notifications().next()).value && 'late',
+}
+
+describe('what waits survives 100 collections, though nobody has its queue', () => {
+  test.each(Object.keys(waits))('%s', async (name) => {
+    const sender = openQueue()
+    const result = waits[name]?.(anotherHandle(sender))
+    await collect(100)
+    expect(sender.trySend('late')).toBe(true)
+    expect(await result).toBe('late')
+  })
+
+  test('send', async () => {
+    const receiver = openQueue()
+    fill(receiver)
+    const sent = anotherHandle(receiver).send(Buffer.from('late'), { priority: 1 })
+    await collect(100)
+    expect(receiver.tryReceive()?.text()).toBe('fill')
+    await sent
+    expect(receiver.tryReceive()?.text()).toBe('late')
+  })
+
+  test('sendMany', async () => {
+    const receiver = openQueue()
+    const texts = Array.from({ length: 20 }, (_, index) => `message ${index}`)
+    const sent = anotherHandle(receiver).sendMany(texts)
+    await collect(100)
+    for (const text of texts) expect((await receiver.receive()).text()).toBe(text)
+    await sent
+  })
+})
+
+describe('a queue that is dropped without close()', () => {
+  const uses: Record<string, (queue: PosixQueue) => unknown> = {
+    'was only opened': () => {},
+    'has received': async (queue) => {
+      const received = queue.receive()
+      queue.trySend('a message')
+      await received
+    },
+    'has given up waiting': (queue) => queue.receive({ timeout: 1 }).catch(() => {}),
+    'has iterated': async (queue) => {
+      queue.trySend('a message')
+      for await (const _ of queue) break
+    },
+    'has asked for notifications': async (queue) => {
+      queue.notifications()
+      await collect(5) // there is one registration for all
+    },
+    'has had a notification': async (queue) => {
+      queue.trySend('a message')
+      await queue.notifications().next()
+      queue.tryReceive()
+    },
+    'has had a stream': async (queue) => {
+      queue.trySend('a message')
+      for await (const _ of queue.createReadStream()) break
+    },
+  }
+
+  test.each(Object.keys(uses))('and %s, is closed within five collections', async (name) => {
+    const queue = openQueue()
+    await collect(5)
+    const before = countDescriptors()
+    for (let i = 0; i < 20; i++) await uses[name]?.(anotherHandle(queue))
+    await collect(5)
+    expect(countDescriptors()).toBe(before)
+  })
+
+  test('goes with its last descriptor, if it was unlinked', async () => {
+    // Together these would exceed the 256 queues and the 819,200 bytes of a user.
+    for (let i = 0; i < 300; i++) {
+      const name = `/kmq-test-${process.pid}-dropped`
+      PosixQueue.open(name, { create: true, exclusive: true, maxMessages: 4, messageSize: 2048 })
+      PosixQueue.unlink(name)
+      if (i % 20 === 0) await collect(2)
+    }
+  })
+})
+
+test('a dropped iterator of notifications gives up its registration, while its queue lives on', async () => {
+  const queue = openQueue()
+  await collect(5)
+  const before = countDescriptors()
+  queue.notifications()
+  await collect(5)
+  expect(countDescriptors()).toBe(before)
+  await queue.notifications().return?.()
+})
+
+describe('the data of a pending send', () => {
+  async function sentAfter(
+    data: Uint8Array<ArrayBuffer> | ArrayBuffer,
+    change: () => void,
+  ): Promise<string | undefined> {
+    const queue = openQueue()
+    fill(queue)
+    const sent = queue.send(data)
+    change()
+    await collect(3)
+    for (let message = queue.tryReceive(); message !== undefined; message = queue.tryReceive()) {
+      expect(message.text()).toBe('fill')
+    }
+    await sent
+    return queue.tryReceive()?.text()
+  }
+
+  test('is that of the call, if the buffer is written to', async () => {
+    const data = Buffer.from('at the call')
+    expect(await sentAfter(data, () => data.fill('x'))).toBe('at the call')
+  })
+
+  test('is that of the call, if the buffer is transferred', async () => {
+    const data = new TextEncoder().encode('at the call')
+    const transfer = () => structuredClone(data.buffer, { transfer: [data.buffer] })
+    expect(await sentAfter(data, transfer)).toBe('at the call')
+    expect(data.length).toBe(0)
+  })
+
+  test('is that of the call, if the array buffer is transferred', async () => {
+    const data = new TextEncoder().encode('at the call').buffer
+    expect(await sentAfter(data, () => structuredClone(data, { transfer: [data] }))).toBe('at the call')
+  })
+
+  test('is refused, if the buffer is gone already', async () => {
+    const queue = openQueue()
+    const data = new TextEncoder().encode('gone')
+    structuredClone(data.buffer, { transfer: [data.buffer] })
+    await expect(queue.send(data)).rejects.toThrow(TypeError)
+    await expect(queue.send(data.buffer)).rejects.toThrow(TypeError)
+    await expect(queue.sendMany([data])).rejects.toThrow(TypeError)
+    expect(queue.attributes.messages).toBe(0)
+  })
+})
+
+test('messages are collected when nobody has them any more', async () => {
+  const queue = openQueue()
+  const references: WeakRef<object>[] = []
+  const take = ({ data, ...message }: { data: Buffer }) => {
+    references.push(new WeakRef(message), new WeakRef(data), new WeakRef(data.buffer))
+  }
+  async function receiveInEveryWay(): Promise<void> {
+    fill(queue)
+    take(queue.receiveSync())
+    take(await queue.receive())
+    for (const message of queue.tryReceiveMany()) take(message)
+    const received = queue.receive()
+    fill(queue)
+    take(await received)
+    for await (const message of queue) {
+      take(message)
+      if (queue.attributes.messages === 0) break
+    }
+    const batch = queue.receiveMany()
+    fill(queue)
+    for (const message of await batch) take(message)
+  }
+  for (let i = 0; i < 20; i++) await receiveInEveryWay()
+  await collect(5)
+  expect(references.filter((reference) => reference.deref() !== undefined)).toEqual([])
+})
+
+test('hundreds of thousands of messages leave the memory as it was', async () => {
+  const { code, stdout, stderr } = await runFixture('memory.mjs', [openQueue().path as string], ['--expose-gc'])
+  expect({ code, stderr }).toEqual({ code: 0, stderr: '' })
+  const grown = JSON.parse(stdout)
+  // One byte kept of every message would be a third of a megabyte.
+  expect(grown.heapUsed).toBeLessThan(2e6)
+  expect(grown.external).toBeLessThan(0.3e6)
+  expect(grown.rss).toBeLessThan(16e6)
+})
