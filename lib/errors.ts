@@ -33,7 +33,7 @@ const descriptions: Record<string, string> = {
 /** What is known of a failure beyond its code. */
 export interface QueueErrorDetails {
   syscall: string
-  /** The name of a POSIX queue, with its slash. */
+  /** The name of a POSIX queue, with its slash; the key of a System V queue that has no identifier yet; a file. */
   path?: string | undefined
   /** The identifier of a System V queue. */
   id?: number | undefined
@@ -55,7 +55,7 @@ export class QueueError extends Error {
   /** Negative, as everywhere in Node.js; absent for the library's own codes. */
   declare readonly errno?: number
   readonly syscall: string
-  /** The name of a POSIX queue, with its slash. */
+  /** The name of a POSIX queue, with its slash; of `SysvQueue.open` the key, of `ftok` the file. */
   declare readonly path?: string
   /** The identifier of a System V queue. */
   declare readonly id?: number

@@ -233,7 +233,11 @@ export class PosixQueue extends Queue<PosixMessage, PosixSendOptions, unknown> {
     }
   }
 
-  /** The limits of this system and process. */
+  /**
+   * The limits of this system and process.
+   *
+   * @throws QueueError ENOSYS (a kernel without POSIX queues)
+   */
   static limits(): PosixLimits {
     return posixLimits()
   }

@@ -56,7 +56,10 @@ export interface SysvOpenOptions {
   exclusive?: boolean | undefined
   /** Permission bits of a created queue; the umask does not touch them. Default: 0o600. */
   mode?: number | undefined
-  /** Bytes that a created queue holds. Default: the kernel's (kernel.msgmnb), usually 16384. */
+  /**
+   * Bytes that a created queue holds; a longer message waits for ever. Default:
+   * the kernel's (kernel.msgmnb), usually 16384.
+   */
   maxBytes?: number | undefined
 }
 
@@ -250,12 +253,22 @@ export class SysvQueue extends Queue<SysvMessage, SysvSendOptions, SysvReceiveOp
     return key
   }
 
-  /** The limits of this IPC namespace. */
+  /**
+   * The limits of this IPC namespace.
+   *
+   * @throws QueueError ENOSYS (a kernel without System V queues)
+   * @see msgctl(2), IPC_INFO
+   */
   static limits(): SysvLimits {
     return sysvLimits()
   }
 
-  /** The queues of this IPC namespace, those of others too. */
+  /**
+   * The queues of this IPC namespace, those of others too.
+   *
+   * @throws QueueError ENOSYS (a kernel without System V queues)
+   * @see msgctl(2), MSG_STAT_ANY
+   */
   static list(): Promise<SysvQueueInfo[]> {
     return listSysv()
   }
