@@ -3,7 +3,7 @@ import { cpSync, mkdirSync, mkdtempSync, readdirSync, readFileSync, rmSync, syml
 import { tmpdir } from 'node:os'
 import { join } from 'node:path'
 import { fileURLToPath } from 'node:url'
-import { PosixQueue } from 'kernelmq'
+import { PosixQueue, SysvQueue } from 'kernelmq'
 import { describe, expect, onTestFailed, onTestFinished, test } from 'vitest'
 import { isMounted } from './support.ts'
 
@@ -28,8 +28,11 @@ const expected: Record<string, RegExp> = {
   'pass-to-child.mjs': /child: got 'three'\nparent: the child ended with exit code 0/,
   'priorities.mjs':
     /32767 put out the fire\n +10 answer the phone\n +10 answer the door\n +0 write the report\n +0 water/,
+  'request-reply.mjs': /(\d squared is \d\n){4}the server stops: ABORT_ERR\n/,
   'streams.mjs': /the same words: true/,
   'syscalls.mjs': /priority 32767\n[\s\S]*-EAGAIN\? true\n[\s\S]*close: 0\nunlink: 0/,
+  'system-v.mjs':
+    /lowest first: call chat\n[\s\S]*all but type 3: call chat\nwaited for: for 7 and for 8\n[\s\S]*mode: 660\nlisted: true/,
   'systemd.mjs': /queue 'jobs' is handed over, with: the message[\s\S]*exit code 0/,
   'workers.mjs': /worker 2 took \d+ messages\nthe sum of all: 50005000/,
 }
@@ -47,6 +50,13 @@ function temporaryFolder(): string {
 
 /** The queues that a process has left behind; without discovery, as far as their names can be guessed. */
 async function queuesOf(pid: number | undefined): Promise<string[]> {
+  const sysv = (await SysvQueue.list()).filter(({ lastSender, lastReceiver }) =>
+    [lastSender, lastReceiver].includes(pid),
+  )
+  return [...(await posixQueuesOf(pid)), ...sysv.map(({ id }) => `#${id}`)]
+}
+
+async function posixQueuesOf(pid: number | undefined): Promise<string[]> {
   if (isMounted) {
     const rows = await PosixQueue.list()
     return rows.map(({ name }) => name).filter((name) => name.split('-').includes(`${pid}`))
@@ -131,6 +141,7 @@ describe('the transfer', () => {
     })
     return pid
   }
+  const families = ['posix', 'sysv']
   const halfway = ({ printed }: Run) => printed(/ [1-9]\d?% of/)
 
   function isAlive(pid: number): boolean {
@@ -147,11 +158,15 @@ describe('the transfer', () => {
     expect(code).toBe(0)
     const bytes = Number(/^text: ([\d,]+) bytes, of \d+ file/.exec(stdout)?.[1]?.replaceAll(',', ''))
     expect(bytes).toBeGreaterThanOrEqual(1e6)
-    expect(stdout).toMatch(/^\[=+\] 100% of \d/m)
     expect(stdout).not.toContain('\x1b')
-    expect(stdout).toMatch(/^text: the same, SHA-256 [0-9a-f]{64}\norder: as sent within each of [23] priorities; /m)
-    expect(stdout).toMatch(/^[\d,]+ messages in [\d.]+ s: [\d,]+ messages\/s, [\d.]+ MB\/s$/m)
-    expect(stdout).toMatch(/p50 [\d,]+, p90 [\d,]+, p99 [\d,]+, p99\.9 [\d,]+, max [\d,]+$/m)
+    const [, ...families] = stdout.split(/^through a .* queue\n/m)
+    expect(families).toHaveLength(2)
+    for (const said of families) {
+      expect(said).toMatch(/^\[=+\] 100% of \d/m)
+      expect(said).toMatch(/^text: the same, SHA-256 [0-9a-f]{64}\norder: as sent within each of [23] ranks; /m)
+      expect(said).toMatch(/^[\d,]+ messages in [\d.]+ s: [\d,]+ messages\/s, [\d.]+ MB\/s$/m)
+      expect(said).toMatch(/p50 [\d,]+, p90 [\d,]+, p99 [\d,]+, p99\.9 [\d,]+, max [\d,]+$/m)
+    }
   })
 
   test('writes the text it sent, line by line, where it is kept', async () => {
@@ -176,8 +191,8 @@ describe('the transfer', () => {
     expect(bare?.[0]).toMatch(/files of the package/)
   })
 
-  test('fails when the receiver is killed halfway', async () => {
-    const running = run(transfer, ['--megabytes', '15'])
+  test.each(families)('fails when the receiver is killed halfway, through %s', async (family) => {
+    const running = run(transfer, ['--family', family, '--megabytes', '15'])
     const pid = await receiverPid(running)
     await halfway(running)
     process.kill(pid, 'SIGKILL')
@@ -187,8 +202,8 @@ describe('the transfer', () => {
     expect(stdout).not.toMatch(/100%|the same/)
   })
 
-  test('fails when the receiver stands still, and takes it along', async () => {
-    const running = run(transfer, ['--megabytes', '15', '--timeout', '3'])
+  test.each(families)('fails when the receiver stands still, and takes it along, through %s', async (family) => {
+    const running = run(transfer, ['--family', family, '--megabytes', '15', '--timeout', '3'])
     const pid = await receiverPid(running)
     process.kill(pid, 'SIGSTOP')
     const { code, stderr } = await running.ended
@@ -198,10 +213,11 @@ describe('the transfer', () => {
   })
 
   test.each([
-    ['SIGINT', 130],
-    ['SIGTERM', 143],
-  ] as const)('cleans up on %s', async (signal, exitCode) => {
-    const running = run(transfer, ['--megabytes', '15'])
+    ['SIGINT', 130, 'posix'],
+    ['SIGINT', 130, 'sysv'],
+    ['SIGTERM', 143, 'sysv'],
+  ] as const)('cleans up on %s', async (signal, exitCode, family) => {
+    const running = run(transfer, ['--family', family, '--megabytes', '15'])
     const pid = await receiverPid(running)
     await halfway(running)
     running.process.kill(signal)
@@ -211,12 +227,13 @@ describe('the transfer', () => {
     expect(isAlive(pid)).toBe(false)
   })
 
-  test('leaves neither queue nor receiver when it is killed itself', async () => {
-    const running = run(transfer, ['--megabytes', '15'], { tidy: false })
+  test.each(families)('leaves neither queue nor receiver when it is killed itself, through %s', async (family) => {
+    const running = run(transfer, ['--family', family, '--megabytes', '15'], { tidy: false })
     await halfway(running)
     running.process.kill('SIGKILL')
     // The receiver holds the same pipes: only when both are gone have they ended.
     expect((await running.ended).signal).toBe('SIGKILL')
+    expect(await queuesOf(running.process.pid)).toEqual([])
   })
 
   test('refuses options that make no sense', async () => {
@@ -247,9 +264,9 @@ describe('the transfer', () => {
   test.each([
     ['nothing where nothing is wrong', write, write, undefined],
     ['a changed byte', '(piece)', "(message.sequence === 50 ? Buffer.from('x') : piece)", /differ from line \d+ on/],
-    ['another order', 'sequence} ', 'sequence ^ 1} ', /of priority \d, message \d+ came where \d+ was sent/],
-    ['another priority', '{priority}', '{message.sequence === 50 ? 1 : priority}', /of priority \d, message/],
-    ['a duplicate', write, `if (message.sequence === 50) log.write('50 0\\n')\n${write}`, /of priority \d, message/],
+    ['another order', 'sequence} ', 'sequence ^ 1} ', /of rank \d, message \d+ came where \d+ was sent/],
+    ['another priority', '{rank}', '{message.sequence === 50 ? 1 : rank}', /of rank \d, message/],
+    ['a duplicate', write, `if (message.sequence === 50) log.write('50 0\\n')\n${write}`, /of rank \d, message/],
     [
       'a quiet death',
       write,

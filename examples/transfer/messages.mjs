@@ -10,13 +10,13 @@ const HEADER = 16
 const PIECE = 0
 /** The line ends here, without its newline; an empty line has nothing else. */
 const LINE = 1
-/** Nothing follows. Of the lowest priority and sent last, it is received last. */
+/** Nothing follows. Of the lowest rank and sent last, it is received last. */
 export const END = 2
 
 const NEWLINE = 10
 
 /** Headings overtake imports and exports, and these the rest. */
-function priorityOf(line) {
+function rankOf(line) {
   if (line[0] === 0x23) return 9 // #
   const start = line.toString('latin1', 0, 7)
   return start === 'import ' || start === 'export ' ? 5 : 0
@@ -50,22 +50,22 @@ export function* toMessages(text, messageSize) {
   let position = 0
   while (position < text.length) {
     const lineEnd = text.indexOf(NEWLINE, position)
-    const priority = priorityOf(text.subarray(position, lineEnd))
+    const rank = rankOf(text.subarray(position, lineEnd))
     while (lineEnd - position > room) {
       const piece = text.subarray(position, position + room)
       position += room
-      yield { data: encode(sequence++, PIECE, piece), priority, position }
+      yield { data: encode(sequence++, PIECE, piece), rank, position }
     }
     const rest = text.subarray(position, lineEnd)
     position = lineEnd + 1
-    yield { data: encode(sequence++, LINE, rest), priority, position }
+    yield { data: encode(sequence++, LINE, rest), rank, position }
   }
-  yield { data: encode(sequence, END, Buffer.alloc(0)), priority: 0, position }
+  yield { data: encode(sequence, END, Buffer.alloc(0)), rank: 0, position }
 }
 
 const newline = Buffer.of(NEWLINE)
 
-/** Puts messages that came by priority back into the order of the text. */
+/** Puts messages that came by rank back into the order of the text. */
 export class Reassembly {
   /** Messages that overtook others, by sequence number. */
   #early = new Map()

@@ -1,9 +1,9 @@
-// The child of transfer.mjs: has the queue as descriptor 3, writes the text to
-// one file and the order in which messages arrived to another.
+// The child of transfer.mjs: writes the text to one file and the order in which
+// messages arrived to another.
 import { createWriteStream } from 'node:fs'
 import { createHistogram } from 'node:perf_hooks'
 import { finished, pipeline } from 'node:stream/promises'
-import { PosixQueue } from 'kernelmq'
+import { families } from './families.mjs'
 import { decode, END, Reassembly } from './messages.mjs'
 
 const CHUNK = 65536
@@ -17,17 +17,18 @@ async function* receiveText(queue, log) {
   const reassembly = new Reassembly()
   let pieces = []
   let length = 0
-  for await (const batch of queue.batches()) {
+  for await (const batch of batches(queue)) {
     lastReceivedAt = process.hrtime.bigint()
-    for (const { data, priority } of batch) {
-      const message = decode(data)
+    for (const received of batch) {
+      const message = decode(received.data)
       if (message.kind === END) {
         yield Buffer.concat(pieces)
         return
       }
       if (message.sequence === 0) firstSentAt = message.sentAt
       latency.record(lastReceivedAt - message.sentAt)
-      log.write(`${message.sequence} ${priority}\n`)
+      const rank = rankOf(received)
+      log.write(`${message.sequence} ${rank}\n`)
       for (const piece of reassembly.add(message)) {
         pieces.push(piece)
         length += piece.length
@@ -40,11 +41,15 @@ async function* receiveText(queue, log) {
   }
 }
 
-// Without its parent it would wait for ever.
-process.once('disconnect', () => process.exit(1))
+const [, , textPath, logPath, family, id] = process.argv
+const { connect, batches, rankOf, discard } = families[family]
+const queue = connect(id)
 
-const [, , textPath, logPath] = process.argv
-const queue = PosixQueue.fromFd(3)
+// Without its parent it would wait for ever, and nobody would remove the queue.
+process.once('disconnect', () => {
+  discard(queue)
+  process.exit(1)
+})
 try {
   const log = createWriteStream(logPath)
   process.send('ready')

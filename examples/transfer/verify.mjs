@@ -13,12 +13,12 @@ export function checkText(received, sent) {
   throw new Error(`${received.length} bytes arrived and ${sent.length} were sent; they differ from line ${line} on`)
 }
 
-/** Sequence numbers by priority, in order. */
-function byPriority(messages) {
+/** Sequence numbers by rank, in order. */
+function byRank(messages) {
   const groups = new Map()
-  for (const { sequence, priority } of messages) {
-    if (!groups.has(priority)) groups.set(priority, [])
-    groups.get(priority).push(sequence)
+  for (const { sequence, rank } of messages) {
+    if (!groups.has(rank)) groups.set(rank, [])
+    groups.get(rank).push(sequence)
   }
   return groups
 }
@@ -34,28 +34,28 @@ function countOvertaking(arrivals) {
 }
 
 /**
- * Checks that every message arrived once, with the priority it was sent with,
- * and after all that were sent before it with that priority.
+ * Checks that every message arrived once, with the rank it was sent with,
+ * and after all that were sent before it with that rank.
  *
- * @param {string} log a line for each message as it arrived: sequence number, priority
- * @param {number[]} priorities of the messages as they were sent
+ * @param {string} log a line for each message as it arrived: sequence number, rank
+ * @param {number[]} ranks of the messages as they were sent
  */
-export function checkOrder(log, priorities) {
-  const arrivals = [...log.matchAll(/^(\d+) (\d+)$/gm)].map(([, sequence, priority]) => ({
+export function checkOrder(log, ranks) {
+  const arrivals = [...log.matchAll(/^(\d+) (\d+)$/gm)].map(([, sequence, rank]) => ({
     sequence: Number(sequence),
-    priority: Number(priority),
+    rank: Number(rank),
   }))
-  const sent = byPriority(priorities.map((priority, sequence) => ({ sequence, priority })))
-  const arrived = byPriority(arrivals)
-  for (const priority of new Set([...sent.keys(), ...arrived.keys()])) {
-    const wanted = sent.get(priority) ?? []
-    const got = arrived.get(priority) ?? []
+  const sent = byRank(ranks.map((rank, sequence) => ({ sequence, rank })))
+  const arrived = byRank(arrivals)
+  for (const rank of new Set([...sent.keys(), ...arrived.keys()])) {
+    const wanted = sent.get(rank) ?? []
+    const got = arrived.get(rank) ?? []
     for (let index = 0; index < Math.max(wanted.length, got.length); index++) {
       if (wanted[index] === got[index]) continue
       throw new Error(
-        `of priority ${priority}, message ${got[index] ?? 'nothing'} came where ${wanted[index] ?? 'nothing'} was sent`,
+        `of rank ${rank}, message ${got[index] ?? 'nothing'} came where ${wanted[index] ?? 'nothing'} was sent`,
       )
     }
   }
-  return { priorities: sent.size, overtaking: countOvertaking(arrivals) }
+  return { ranks: sent.size, overtaking: countOvertaking(arrivals) }
 }
