@@ -108,7 +108,6 @@ export interface Native {
     type: number | bigint,
     flags: number,
     bytesOrSize: Uint8Array | number,
-    grow: boolean,
   ) => BlockedCall
   msgSend(id: number, type: number | bigint, bytes: Uint8Array, flags: number): number
   msgSendBatch(id: number, bytes: Uint8Array, triples: Uint32Array, from: number, to: number): number

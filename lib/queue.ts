@@ -378,6 +378,7 @@ export abstract class Queue<M extends Message, S extends object, R>
     const receive = (max: number) =>
       this.receiveMany({ ...options, max: Math.max(max, 1), signal: stop.signal } as R & ReceiveManyOptions)
     const fetched: M[] = []
+    let receiving: Promise<void> | undefined
     // Each leaves `fetched` before push() runs handlers: what they throw must
     // neither lose the others nor end the stream.
     const deliver = (stream: Readable): void => {
@@ -397,18 +398,19 @@ export abstract class Queue<M extends Message, S extends object, R>
           deliver(this)
           return
         }
-        receive(this.readableHighWaterMark - this.readableLength).then(
+        receiving = receive(this.readableHighWaterMark - this.readableLength).then(
           (messages) => {
             fetched.push(...messages)
             // Not in the promise: what a handler throws is an uncaught exception.
             process.nextTick(deliver, this)
           },
-          (error) => (isClosed(error) ? this.push(null) : this.destroy(error)),
+          (error) => void (isClosed(error) ? this.push(null) : this.destroy(error)),
         )
       },
+      // 'close' comes when nothing waits any more: a message sent after that stays in the queue.
       destroy(error, callback) {
         stop.abort()
-        callback(error)
+        Promise.resolve(receiving).then(() => callback(error))
       },
     })
   }
@@ -417,8 +419,9 @@ export abstract class Queue<M extends Message, S extends object, R>
   createWriteStream(options: StreamOptions = {}): Writable {
     const { highWaterMark = 16, signal } = options
     const stop = new AbortController()
+    let sending: Promise<void> | undefined
     const send = (items: (Data | Outgoing<S>)[], callback: (error?: Error | null) => void) => {
-      this.sendMany(items, { signal: stop.signal }).then(() => callback(), callback)
+      sending = this.sendMany(items, { signal: stop.signal }).then(() => callback(), callback)
     }
     return new Writable({
       objectMode: true,
@@ -432,7 +435,7 @@ export abstract class Queue<M extends Message, S extends object, R>
         ),
       destroy(error, callback) {
         stop.abort()
-        callback(error)
+        Promise.resolve(sending).then(() => callback(error))
       },
     })
   }

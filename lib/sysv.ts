@@ -130,22 +130,29 @@ function checkType(type: SysvType, min: bigint): SysvType {
 interface Selection {
   type: SysvType
   flags: number
-  /** The most bytes to take; undefined: all. */
-  size: number | undefined
+  /** The most bytes to take. */
+  size: number
 }
 
-const ANY: Selection = { type: 0, flags: 0, size: undefined }
+const ANY: Selection = { type: 0, flags: 0, size: Number.POSITIVE_INFINITY }
 
 function selectionOf(options: SysvReceiveOptions | undefined, buffer?: Uint8Array): Selection {
   if (options === undefined && buffer === undefined) return ANY
   const type = options?.type
   const most = options?.size
   if (most !== undefined) checkInteger('"size" option', most, 0, 2 ** 31 - 1)
-  const size = buffer === undefined ? most : Math.min(buffer.length, most ?? buffer.length)
-  if (size !== undefined && size > longest) reserve(size)
-  const flags = (options?.except ? MSG_EXCEPT : 0) | (options?.truncate && size !== undefined ? MSG_NOERROR : 0)
+  const size = Math.min(most ?? Number.POSITIVE_INFINITY, buffer?.length ?? Number.POSITIVE_INFINITY)
+  const flags = (options?.except ? MSG_EXCEPT : 0) | (options?.truncate ? MSG_NOERROR : 0)
   return { type: type === undefined ? 0 : checkType(type, -(2n ** 63n)), flags, size }
 }
+
+/**
+ * What one call asks for: not more than a message can have, so that a generous
+ * size costs nothing. A message that is longer all the same is E2BIG then; see
+ * {@link grow}.
+ */
+const boundsOf = ({ flags, size }: Selection): [room: number, flags: number] =>
+  size <= longest ? [size, flags] : [longest, flags & ~MSG_NOERROR]
 
 const lineOf = ({ type, flags, size }: Selection): string => `${type} ${flags} ${size}`
 
@@ -155,8 +162,15 @@ const SEND = 'send'
 let longest = 0
 
 function reserve(size: number): void {
-  longest = Math.max(size, longest)
+  longest = Math.max(size, longest, 1)
   native.reserve(Math.max(HEADER + longest, BATCH_BYTES))
+}
+
+/** Whether it helps to try again: kernel.msgmax was raised since, or was higher when it was sent. */
+function grow(errno: number, room: number, { size }: Selection): boolean {
+  if (errno !== -E2BIG || room >= size) return false
+  if (room === longest) reserve(2 * longest)
+  return true
 }
 
 /**
@@ -340,7 +354,7 @@ export class SysvQueue extends Queue<SysvMessage, SysvSendOptions, SysvReceiveOp
    */
   peek(index = 0): SysvMessage | undefined {
     checkInteger('"index" argument', index, 0, Number.MAX_SAFE_INTEGER)
-    const length = this.#take({ type: index, flags: MSG_COPY, size: undefined })
+    const length = this.#take({ type: index, flags: MSG_COPY, size: Number.POSITIVE_INFINITY })
     if (length >= 0) return this.#message(0, length, 1)
     if (length === -ENOMSG) return undefined
     throw this.#error(length, 'msgrcv')
@@ -369,14 +383,12 @@ export class SysvQueue extends Queue<SysvMessage, SysvSendOptions, SysvReceiveOp
 
   override tryReceiveMany(max: number = MAX_BATCH, options?: SysvReceiveOptions): SysvMessage[] {
     checkInteger('"max" argument', max, 1, Number.MAX_SAFE_INTEGER)
-    const { type, flags, size } = selectionOf(options)
+    const selection = selectionOf(options)
     const messages: SysvMessage[] = []
     while (messages.length < max) {
-      const count = native.msgReceiveBatch(this.#live, type, size ?? longest, flags, max - messages.length)
-      if (count === -E2BIG && size === undefined) {
-        reserve(2 * longest)
-        continue
-      }
+      const [room, flags] = boundsOf(selection)
+      const count = native.msgReceiveBatch(this.#live, selection.type, room, flags, max - messages.length)
+      if (grow(count, room, selection)) continue
       if (count < 0) {
         // What is in hand comes first; the next call meets the error again.
         if (count === -ENOMSG || messages.length > 0) break
@@ -400,9 +412,7 @@ export class SysvQueue extends Queue<SysvMessage, SysvSendOptions, SysvReceiveOp
    * the queue; see `truncate`), EACCES, EIDRM, ERR_MQ_CLOSED
    */
   tryReceiveInto(buffer: Uint8Array, options?: SysvReceiveOptions): number {
-    const selection = selectionOf(options, checkBuffer(buffer))
-    const { type, flags } = selection
-    const length = native.msgReceive(this.#live, type, targetOf(buffer, selection), flags | IPC_NOWAIT)
+    const length = this.#take(selectionOf(options, checkBuffer(buffer)), buffer)
     return length === -ENOMSG ? -1 : this.#received(length, buffer)
   }
 
@@ -414,7 +424,7 @@ export class SysvQueue extends Queue<SysvMessage, SysvSendOptions, SysvReceiveOp
    */
   receiveIntoSync(buffer: Uint8Array, options?: SysvReceiveOptions & SyncReceiveOptions): number {
     const selection = selectionOf(options, checkBuffer(buffer))
-    return this.#received(this.#receiveBlocking(targetOf(buffer, selection), selection, options), buffer)
+    return this.#received(this.#receiveBlocking(selection, options, buffer), buffer)
   }
 
   /**
@@ -424,24 +434,20 @@ export class SysvQueue extends Queue<SysvMessage, SysvSendOptions, SysvReceiveOp
    * @see msgrcv(2)
    */
   receiveSync(options?: SysvReceiveOptions & SyncReceiveOptions): SysvMessage {
-    const length = this.#receiveBlocking(undefined, selectionOf(options), options)
+    const length = this.#receiveBlocking(selectionOf(options), options)
     if (length < 0) throw this.#error(length, 'msgrcv')
     return this.#message(0, length, 1)
   }
 
-  #receiveBlocking(
-    target: Uint8Array | undefined,
-    selection: Selection,
-    options: SyncReceiveOptions | undefined,
-  ): number {
+  #receiveBlocking(selection: Selection, options: SyncReceiveOptions | undefined, buffer?: Uint8Array): number {
     const deadline = deadlineOf(options)
     const spin = checkSpin(options?.spin)
-    const { type, flags } = selection
+    const { type } = selection
     for (;;) {
-      let length =
-        target === undefined ? this.#take(selection) : native.msgReceive(this.#live, type, target, flags | IPC_NOWAIT)
+      let length = this.#take(selection, buffer)
       if (length !== -ENOMSG) return length
-      const into = target ?? selection.size ?? longest
+      const [room, flags] = boundsOf(selection)
+      const into = targetOf(room, buffer)
       const most = Math.min(spin, (deadline - performance.now()) * 1000)
       if (most > 0) length = native.msgReceiveSpinning(this.#live, type, into, flags, most)
       if (length === -ENOMSG) {
@@ -449,18 +455,17 @@ export class SysvQueue extends Queue<SysvMessage, SysvSendOptions, SysvReceiveOp
         if (left <= 0) return -ETIMEDOUT
         length = msgReceiveSync(this.#live, type, into, flags, left, isInterruptible(options))
       }
-      // A message too long for the area is taken by the next round, which grows it.
-      if (length !== -E2BIG || selection.size !== undefined) return length
+      if (!grow(length, room, selection)) return length
     }
   }
 
-  /** Takes a message into the area, however long it is. */
-  #take({ type, flags, size }: Selection): number {
+  /** Takes a message into the area, and into the buffer if there is one. */
+  #take(selection: Selection, buffer?: Uint8Array): number {
     for (;;) {
-      const length = native.msgReceive(this.#live, type, size ?? longest, flags | IPC_NOWAIT)
-      if (length !== -E2BIG || size !== undefined) return length
-      // kernel.msgmax was raised since, or was higher when it was sent.
-      reserve(2 * longest)
+      const [room, flags] = boundsOf(selection)
+      const into = targetOf(room, buffer)
+      const length = native.msgReceive(this.#live, selection.type, into, flags | IPC_NOWAIT)
+      if (!grow(length, room, selection)) return length
     }
   }
 
@@ -514,10 +519,11 @@ export class SysvQueue extends Queue<SysvMessage, SysvSendOptions, SysvReceiveOp
 
   protected override waitToSend(sending: Sending, deadline: number, signal: AbortSignal | undefined): Waiter<true> {
     const blocking = {
+      ordered: true,
       attempt: () => sending.attempt(),
       call: () => {
         const { bytes, tag } = sending.next
-        return new native.BlockedCall(this.#live, tag, 0, bytes, false)
+        return new native.BlockedCall(this.#live, tag, 0, bytes)
       },
       answer: (errno: number) => {
         if (errno < 0) throw this.sendError(errno, sending.next.bytes.length)
@@ -532,14 +538,21 @@ export class SysvQueue extends Queue<SysvMessage, SysvSendOptions, SysvReceiveOp
     options: (SysvReceiveOptions & WaitOptions) | undefined,
     deadline: number,
   ): Waiter<T> {
-    const selection = selectionOf(options)
-    const { type, flags, size } = selection
+    const given = { ...options } as SysvReceiveOptions & WaitOptions // the caller may use it for another call
+    const selection = selectionOf(given)
+    let room = 0
+    let flags = 0
     const blocking = {
-      attempt: () => take(options),
-      call: () => new native.BlockedCall(this.#live, type, flags, size ?? longest, size === undefined),
+      ordered: false,
+      attempt: () => take(given),
+      call: () => {
+        ;[room, flags] = boundsOf(selection)
+        return new native.BlockedCall(this.#live, selection.type, flags, room)
+      },
       answer: (length: number, data: Buffer | undefined) => {
+        if (grow(length, room, selection)) return undefined
         if (length < 0 || data === undefined) throw this.#error(length, 'msgrcv')
-        return take(options, new SysvMessage(data, typeAt(1)))
+        return take(given, new SysvMessage(data, typeAt(1)))
       },
     }
     return this.#threads.wait(lineOf(selection), blocking, deadline, options?.signal)
@@ -592,9 +605,10 @@ function checkBuffer(buffer: Uint8Array): Uint8Array {
   return buffer
 }
 
-/** As much of the buffer as the selection allows. */
-function targetOf(buffer: Uint8Array, { size = buffer.length }: Selection): Uint8Array {
-  return size < buffer.length ? buffer.subarray(0, size) : buffer
+/** As much of the buffer as there may be in it; without one, the area. */
+function targetOf(room: number, buffer: Uint8Array | undefined): Uint8Array | number {
+  if (buffer === undefined) return room
+  return room < buffer.length ? buffer.subarray(0, room) : buffer
 }
 
 function keyOf(key: SysvKey): number {

@@ -22,6 +22,8 @@ interface Entry {
 
 /** What a wait needs to be put into a line. */
 export interface Blocking<T> {
+  /** Whether it must not come before those that wait already. */
+  ordered: boolean
   /** The result, undefined if it would block. */
   attempt(): T | undefined
   call(): BlockedCall
@@ -67,11 +69,12 @@ class Line {
         this.#cancel(error)
         return
       }
-      // It may have waited for its turn only: what is there is not refused.
-      const served = first && reason === 'timeout' && entry.attempt()
+      // What came in time is not refused, though the loop has not heard of it yet;
+      // but sends keep their order.
+      const served = reason === 'timeout' && (first || !blocking.ordered) && entry.attempt()
       if (!this.#entries.delete(pending)) return
-      if (served) this.#serve()
-      else pending.reject(error)
+      if (!served) pending.reject(error)
+      else if (first) this.#serve()
       this.#checkIdle()
     }
     const waiter = new Waiter<T>(deadline, signal, leave)

@@ -1,7 +1,6 @@
 #include "blocked_call.h"
 
 #include <errno.h>
-#include <limits.h>
 #include <signal.h>
 #include <sys/ipc.h>
 #include <sys/msg.h>
@@ -53,7 +52,6 @@ BlockedCall::BlockedCall(const Napi::CallbackInfo& info)
     uint32_t size = 0;
     napi_get_value_uint32(env, info[3], &size);
     bytes.length = size;
-    napi_get_value_bool(env, info[4], &grows_);
   }
   capacity_ = bytes.length;
   message_ = static_cast<uint8_t*>(malloc(kMessageHeader + capacity_));
@@ -135,16 +133,6 @@ void BlockedCall::Call() {
     if (result >= 0) {
       result_ = result;
       return;
-    }
-    if (errno == E2BIG && grows_ && capacity_ < INT_MAX / 2) {
-      // It is longer than msgmax was when the area was made.
-      void* larger = realloc(message_, kMessageHeader + 2 * capacity_);
-      if (larger != nullptr) {
-        message_ = static_cast<uint8_t*>(larger);
-        capacity_ *= 2;
-        continue;
-      }
-      errno = ENOMEM;
     }
     if (errno == EINTR) continue;
     result_ = -errno;

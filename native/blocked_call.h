@@ -16,9 +16,7 @@ class Environment;
 // sees:
 //
 //   new BlockedCall(id, type, flags, bytes)   sends
-//   new BlockedCall(id, type, flags, size, grow)
-//                                             receives up to so many bytes, or
-//                                             more if it may grow
+//   new BlockedCall(id, type, flags, size)    receives up to so many bytes
 //   start(keepAlive)   0 or a negative errno
 //   cancel()           asks the thread to stop
 //   hold(keepAlive)    whether the call keeps the loop alive
@@ -70,7 +68,6 @@ class BlockedCall final : public Napi::ObjectWrap<BlockedCall>,
   int64_t type_ = 0;
   int flags_ = 0;
   bool sends_ = false;
-  bool grows_ = false;
   uint8_t* message_ = nullptr;  // malloc(3): the type, then the text
   size_t capacity_ = 0;         // of the text
   int64_t result_ = 0;
