@@ -277,6 +277,7 @@ describe('fromFd', () => {
       path: queue.path,
       text: 'ping',
       warnings: [],
+      closedByExec: true,
       attributes: { maxMessages: 4, messageSize: 64, messages: 1 },
       given: { maxmsg: 4 },
     })
@@ -295,6 +296,7 @@ describe('fromFd', () => {
       path: queue.path,
       text: 'ping',
       warnings: ['KERNELMQ_SHARED_DESCRIPTOR'],
+      closedByExec: true,
       given: { flags: O_NONBLOCK },
     })
     expect(queue.tryReceive()?.text()).toBe('pong')

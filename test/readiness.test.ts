@@ -1,4 +1,4 @@
-import { setImmediate as turn } from 'node:timers/promises'
+import { setTimeout as after, setImmediate as turn } from 'node:timers/promises'
 import { PosixQueue } from 'kernelmq'
 import { describe, expect, onTestFinished, test } from 'vitest'
 import { failureOf, isPending, openQueue, startFixture, turns } from './support.ts'
@@ -98,6 +98,21 @@ test('a queue that another process empties first is waited for again', async () 
   expect(await isPending(received)).toBe(true)
   thief.trySend('left')
   expect((await received).text()).toBe('left')
+})
+
+test('what is ready while nobody waits does not keep the loop turning', async () => {
+  const queue = openQueue()
+  const received = queue.receive()
+  await turns()
+  queue.trySendMany(['1', '2', '3', '4'])
+  expect((await received).text()).toBe('1')
+  const sent = queue.send('5').then(() => queue.send('6'))
+  expect(await isPending(sent)).toBe(true)
+  queue.tryReceiveMany(3)
+  await sent
+  const { loopCount } = performance.nodeTiming.uvMetricsInfo
+  await after(100)
+  expect(performance.nodeTiming.uvMetricsInfo.loopCount - loopCount).toBeLessThan(1000)
 })
 
 describe('the loop gets its turn while', () => {

@@ -255,7 +255,8 @@ describe('waitFor', () => {
     PosixQueue.open(`${name}-other`, small).close()
     PosixQueue.unlink(`${name}-other`)
     expect(await isPending(waiting)).toBe(true)
-    await attempt([['open', name, { ...small, exclusive: true }]])
+    // Without create: what it creates outlives it.
+    await attempt([['open', name, { ...small, create: false, exclusive: true }]])
     expect(await waiting).toBeUndefined()
   })
 
