@@ -258,7 +258,8 @@ export class PosixQueue extends Queue<PosixMessage, PosixSendOptions, unknown> {
   }
 
   /**
-   * Tells of queues that are created and removed, from now on.
+   * Tells of queues that are created and removed, from now on; not of one that is
+   * gone again before the loop turns.
    *
    * @throws QueueError ERR_MQ_NOT_MOUNTED
    */

@@ -1,6 +1,6 @@
 // What the system says about its queues: limits, names, comings and goings; and
 // what its errors mean.
-import { constants as fs, readdirSync, readFileSync, statSync, watch } from 'node:fs'
+import { type FSWatcher, constants as fs, readdirSync, readFileSync, statSync, watch } from 'node:fs'
 import { readdir, readFile, stat } from 'node:fs/promises'
 import { constants } from 'node:os'
 import { checkInteger, QueueError } from './errors.ts'
@@ -243,6 +243,9 @@ function inodeOf(directory: string, name: string): number | undefined {
   return statSync(`${directory}/${name}`, { throwIfNoEntry: false })?.ino
 }
 
+/** A watch that nobody can ask any more would gather events for ever. */
+const dropped = new FinalizationRegistry<FSWatcher>((watcher) => watcher.close())
+
 /** Events up to a deadline, at which a request is rejected with what `timeout` makes. */
 export function watchPosix(
   options: Pick<WaitOptions, 'signal'>,
@@ -285,7 +288,7 @@ export function watchPosix(
     for (const waiter of waiters) waiter.reject(error)
     waiters.clear()
   })
-  return new Puller(
+  const iterator = new Puller(
     () => {
       checkSignal(signal)
       const event = events.shift()
@@ -300,6 +303,8 @@ export function watchPosix(
     },
     () => watcher.close(),
   )
+  dropped.register(iterator, watcher)
+  return iterator
 }
 
 /** What the file system has, or cannot have, though no queue has such a name; as mq_open(3) fails. */
