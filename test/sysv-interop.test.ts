@@ -1,30 +1,9 @@
 import { execFileSync, spawnSync } from 'node:child_process'
-import { mkdtempSync, rmSync } from 'node:fs'
-import { tmpdir } from 'node:os'
-import { join } from 'node:path'
-import { fileURLToPath } from 'node:url'
 import { SysvQueue } from 'kernelmq'
-import { afterAll, beforeAll, expect, onTestFinished, test } from 'vitest'
+import { expect, test } from 'vitest'
+import { compile, hasCompiler, openSysv, removeAfter } from './sysv-support.ts'
 
-const hasCompiler = spawnSync('cc', ['--version']).status === 0
-const folder = mkdtempSync(join(tmpdir(), 'kernelmq-test-'))
-const peer = join(folder, 'peer')
-
-beforeAll(() => {
-  const source = fileURLToPath(new URL('fixtures/sysv-peer.c', import.meta.url))
-  if (hasCompiler) execFileSync('cc', ['-Wall', '-Werror', '-o', peer, source])
-})
-afterAll(() => rmSync(folder, { recursive: true }))
-
-function privateQueue(): SysvQueue {
-  const queue = SysvQueue.open('private')
-  onTestFinished(() => {
-    try {
-      queue.remove()
-    } catch {}
-  })
-  return queue
-}
+const peer = compile('sysv-peer.c')
 
 const everyByte = Buffer.from(Array.from({ length: 256 }, (_, byte) => byte))
 const messages: [type: string, hex: string][] = [
@@ -36,7 +15,7 @@ const messages: [type: string, hex: string][] = [
 
 test('a program in C receives what was sent, byte for byte and type for type', ({ skip }) => {
   skip(!hasCompiler, 'there is no cc')
-  const queue = privateQueue()
+  const queue = openSysv()
   for (const [type, hex] of messages) queue.sendSync(Buffer.from(hex, 'hex'), { type: BigInt(type) })
   const printed = execFileSync(peer, ['receive', String(queue.id), String(messages.length)], { encoding: 'utf8' })
   expect(printed).toBe(messages.map(([type, hex]) => `${type} ${hex}\n`).join(''))
@@ -44,7 +23,7 @@ test('a program in C receives what was sent, byte for byte and type for type', (
 
 test('what a program in C sends is received, byte for byte and type for type', ({ skip }) => {
   skip(!hasCompiler, 'there is no cc')
-  const queue = privateQueue()
+  const queue = openSysv()
   for (const [type, hex] of messages) execFileSync(peer, ['send', String(queue.id), type, hex])
   const received = queue.tryReceiveMany().map((message) => [String(message.type), message.data.toString('hex')])
   expect(received).toEqual(messages)
@@ -54,11 +33,7 @@ test('ipcmk, ipcs and ipcrm of util-linux speak of the same queues', ({ skip }) 
   skip(spawnSync('ipcmk', ['--version']).status !== 0, 'there is no ipcmk')
   const id = /(\d+)\s*$/.exec(execFileSync('ipcmk', ['-Q', '-p', '0640'], { encoding: 'utf8' }))?.[1]
   const queue = SysvQueue.fromId(Number(id))
-  onTestFinished(() => {
-    try {
-      queue.remove()
-    } catch {}
-  })
+  removeAfter(queue.id)
   queue.trySend('hello')
   const { key, mode, maxBytes } = queue.stat()
   expect(mode).toBe(0o640)

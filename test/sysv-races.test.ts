@@ -1,21 +1,9 @@
-import { readdirSync } from 'node:fs'
 import { SysvQueue } from 'kernelmq'
-import { expect, onTestFinished, test } from 'vitest'
+import { expect, test } from 'vitest'
 import { runFixture } from './support.ts'
+import { countThreads, openSysv } from './sysv-support.ts'
 
 const types = [1, 2, 3, 4]
-
-function privateQueue(maxBytes?: number): SysvQueue {
-  const queue = SysvQueue.open('private', maxBytes === undefined ? {} : { maxBytes })
-  onTestFinished(() => {
-    try {
-      queue.remove()
-    } catch {}
-  })
-  return queue
-}
-
-const threads = () => readdirSync('/proc/self/task').length
 
 const nextTurn = () => new Promise((resolve) => setImmediate(resolve))
 
@@ -24,10 +12,10 @@ const gaveUp = ({ code }: { code?: string }) => ['ABORT_ERR', 'ETIMEDOUT', 'ERR_
 
 test('100,000 races of abort, timeout and close against arrival lose, double and reorder nothing', async () => {
   const RACES = 100_000
-  const queue = privateQueue()
+  const queue = openSysv()
   let reader = SysvQueue.fromId(queue.id)
   await reader.receive({ timeout: 1 }).catch(() => {}) // what is made once is made
-  const before = threads()
+  const before = countThreads()
   const sending = runFixture('sysv-sender.mjs', [String(queue.id), String(RACES / 2)])
   const got: number[][] = types.map(() => [])
   const take = (type: number, text: string) => got[type - 1]?.push(Number(text))
@@ -77,11 +65,11 @@ test('100,000 races of abort, timeout and close against arrival lose, double and
   expect(outcomes.received).toBeGreaterThan(RACES / 100)
   expect(outcomes.gaveUp).toBeGreaterThan(RACES / 100)
   await reader.close()
-  expect(threads()).toBeLessThanOrEqual(before)
+  expect(countThreads()).toBeLessThanOrEqual(before)
 }, 300_000)
 
 test('sends that are given up were not sent, and all others were, in order', async () => {
-  const queue = privateQueue(64)
+  const queue = openSysv({ maxBytes: 64 })
   const sender = SysvQueue.fromId(queue.id)
   const sent: string[] = []
   const received: string[] = []
@@ -113,7 +101,7 @@ test('sends that are given up were not sent, and all others were, in order', asy
 })
 
 test('the error of sendMany tells exactly how many went out', async () => {
-  const queue = privateQueue(40)
+  const queue = openSysv({ maxBytes: 40 })
   for (let round = 0; round < 300; round++) {
     const stop = new AbortController()
     const sending = queue.sendMany(
@@ -137,7 +125,7 @@ test('the error of sendMany tells exactly how many went out', async () => {
 })
 
 test('removal settles every wait with EIDRM, and later calls say that the queue is gone', async () => {
-  const queue = privateQueue()
+  const queue = openSysv()
   const waits = [...types.map((type) => queue.receive({ type })), queue.receive(), queue.receive()]
   const settled = Promise.allSettled(waits)
   await nextTurn()

@@ -1,30 +1,17 @@
 import { lookup } from 'node:dns/promises'
-import { readdirSync } from 'node:fs'
 import { readFile } from 'node:fs/promises'
 import { monitorEventLoopDelay } from 'node:perf_hooks'
 import { setTimeout as sleep } from 'node:timers/promises'
 import { fileURLToPath } from 'node:url'
-import { SysvQueue } from 'kernelmq'
-import { expect, onTestFinished, test } from 'vitest'
+import { expect, test } from 'vitest'
 import { runToEnd } from './support.ts'
-
-function privateQueue(): SysvQueue {
-  const queue = SysvQueue.open('private')
-  onTestFinished(() => {
-    try {
-      queue.remove()
-    } catch {}
-  })
-  return queue
-}
-
-const threads = () => readdirSync('/proc/self/task').length
+import { countThreads, openSysv } from './sysv-support.ts'
 
 test('16 pending receives delay neither files nor look-ups nor the loop, and each gets its message', async () => {
-  const queues = Array.from({ length: 16 }, privateQueue)
-  const before = threads()
+  const queues = Array.from({ length: 16 }, () => openSysv())
+  const before = countThreads()
   const receives = queues.map((queue) => queue.receive())
-  expect(threads()).toBe(before + 16)
+  expect(countThreads()).toBe(before + 16)
   const lag = monitorEventLoopDelay({ resolution: 1 })
   lag.enable()
   // All of libuv's pool, and more: with one waiting there, these would not end.
@@ -37,21 +24,21 @@ test('16 pending receives delay neither files nor look-ups nor the loop, and eac
   for (const [index, queue] of queues.entries()) queue.trySend(`${index}`)
   const messages = await Promise.all(receives)
   expect(messages.map((message) => message.text())).toEqual(queues.map((_, index) => `${index}`))
-  expect(threads()).toBe(before)
+  expect(countThreads()).toBe(before)
 })
 
 test('a wait that is given up leaves no thread behind', async () => {
-  const queue = privateQueue()
-  const before = threads()
+  const queue = openSysv()
+  const before = countThreads()
   const stop = new AbortController()
   const waits = Array.from({ length: 8 }, (_, type) => queue.receive({ type: type + 1, signal: stop.signal }))
-  expect(threads()).toBe(before + 8)
+  expect(countThreads()).toBe(before + 8)
   const settled = Promise.allSettled(waits)
   stop.abort('enough')
   for (const outcome of await settled) {
     expect(outcome).toMatchObject({ status: 'rejected', reason: { code: 'ABORT_ERR', cause: 'enough' } })
   }
-  expect(threads()).toBe(before)
+  expect(countThreads()).toBe(before)
 })
 
 const ends: Record<string, { code: number | null; signal: string | null; stderr?: RegExp }> = {
@@ -68,7 +55,7 @@ test.each(stages.flatMap((stage) => Object.keys(ends).map((end) => [stage, end] 
   'in the stage "%s", the end "%s" takes less than a second and has its exit code',
   async (stage, end) => {
     const { stderr = /^$/, ...expected } = ends[end] ?? { code: -1, signal: null }
-    const queue = privateQueue()
+    const queue = openSysv()
     const outcome = await runToEnd('sysv-lifetime.mjs', [String(queue.id), stage, end])
     expect(outcome).toMatchObject(expected)
     expect(outcome.stderr).toMatch(stderr)
