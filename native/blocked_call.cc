@@ -108,7 +108,9 @@ Napi::Value BlockedCall::Start(const Napi::CallbackInfo& info) {
 void BlockedCall::Hold(const Napi::CallbackInfo& info) {
   if (async_ == nullptr) return;
   auto* handle = reinterpret_cast<uv_handle_t*>(async_);
-  if (cancelled_ || (info.Length() > 0 && info[0].ToBoolean())) {
+  bool hold = false;
+  if (info.Length() > 0) napi_get_value_bool(info.Env(), info[0], &hold);
+  if (cancelled_ || hold) {
     uv_ref(handle);
   } else {
     uv_unref(handle);
