@@ -46,21 +46,23 @@ const { connect, batches, rankOf, discard } = families[family]
 const queue = connect(id)
 
 // Without its parent it would wait for ever, and nobody would remove the queue.
-process.once('disconnect', () => {
+const leave = () => {
   discard(queue)
   process.exit(1)
-})
-try {
-  const log = createWriteStream(logPath)
-  process.send('ready')
-  await pipeline(receiveText(queue, log), createWriteStream(textPath))
-  await finished(log.end())
-} finally {
-  queue.close()
 }
+process.once('disconnect', leave)
+if (!process.connected) leave()
+// Sending fails when the parent is gone; 'disconnect' tells of that.
+const tell = (message) => process.send(message, () => {})
+
+const log = createWriteStream(logPath)
+tell('ready')
+await pipeline(receiveText(queue, log), createWriteStream(textPath))
+await finished(log.end())
+await discard(queue) // all of it has come, so it does not take the parent for that
 
 const microseconds = (percentile) => latency.percentile(percentile) / 1000
-process.send({
+tell({
   messages: latency.count,
   seconds: Number(lastReceivedAt - firstSentAt) / 1e9,
   latency: {
