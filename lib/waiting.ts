@@ -16,7 +16,8 @@ export interface SyncOptions {
   timeout?: number | undefined
   /**
    * Go on after a signal that JavaScript listens for. Its listener runs only
-   * when the call has ended. Default: false, such a signal ends the call with EINTR.
+   * when the call has ended. Default: false, such a signal ends the call with EINTR
+   * (but not SIGWINCH).
    */
   restart?: boolean | undefined
 }
@@ -42,7 +43,8 @@ export function checkSpin(spin: number | undefined): number {
 /** Whether a signal has to end a blocking call, for its listener to run. */
 export function isInterruptible(options: SyncOptions | undefined): boolean {
   if (options?.restart || !isMainThread) return false
-  return process.eventNames().some((name) => typeof name === 'string' && name.startsWith('SIG'))
+  // Node.js itself listens for SIGWINCH, once it has used a terminal as stdout.
+  return process.eventNames().some((name) => typeof name === 'string' && name.startsWith('SIG') && name !== 'SIGWINCH')
 }
 
 /** Checks the options; the point of performance.now() up to which to wait. */

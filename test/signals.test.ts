@@ -1,7 +1,8 @@
+import { spawnSync } from 'node:child_process'
 import { setTimeout as after } from 'node:timers/promises'
 import type { PosixQueue } from 'kernelmq'
 import { describe, expect, onTestFinished, test } from 'vitest'
-import { openQueue, type Running, signalUntilEnded, startFixture } from './support.ts'
+import { fixture, openQueue, type Running, signalUntilEnded, start, startFixture } from './support.ts'
 
 const interrupted = `waiting\nQueueError EINTR -4\nlistener\n`
 
@@ -56,6 +57,15 @@ describe.each(['receiveSync', 'receiveIntoSync', 'sendSync'])('%s', (what) => {
     const queue = prepare(what)
     const child = startFixture('signals.mjs', [queue.path ?? '', what, 'deaf', 'children', 'timeout'])
     expect((await child.outcome).stdout).toBe('waiting\nQueueError ETIMEDOUT -110\n')
+  })
+
+  test('is not ended by children of the process, when only Node.js listens, for the size of a terminal', async (ctx) => {
+    ctx.skip(spawnSync('script', ['--version']).status !== 0, 'needs script(1)')
+    const queue = prepare(what)
+    const args = [fixture('signals.mjs'), queue.path ?? '', what, 'deaf', 'stdout', 'children', 'timeout']
+    const command = [process.execPath, ...args].map((arg) => `'${arg}'`).join(' ')
+    const child = start('script', ['--quiet', '--command', command, '/dev/null'])
+    expect((await child.outcome).stdout).toBe('waiting\r\nQueueError ETIMEDOUT -110\r\n')
   })
 
   test('that nothing listens for ends the process', async () => {
