@@ -68,11 +68,18 @@ function checkNumber(name: string, value: unknown): asserts value is number {
   if (typeof value !== 'number') throw invalidType(name, 'a number', value)
 }
 
-/** What is no descriptor, such as 2 ** 32 + 3, must not be cut to one. */
-function checkDescriptor(fd: unknown): number {
-  checkNumber('"fd" argument', fd)
-  return Number.isInteger(fd) && fd >= 0 && fd < 2 ** 31 ? fd : -1
+// Node-API cuts numbers to 32 bits, and NaN to 0: nothing must become another call.
+const isInt32 = (value: number): boolean => (value | 0) === value
+const isUint32 = (value: number): boolean => value >>> 0 === value
+
+/** What is no descriptor or identifier becomes one that there cannot be. */
+function checkHandle(name: string, value: unknown): number {
+  checkNumber(name, value)
+  return isInt32(value) ? value : -1
 }
+
+const checkDescriptor = (fd: unknown): number => checkHandle('"fd" argument', fd)
+const checkId = (id: unknown): number => checkHandle('"id" argument', id)
 
 function checkBytes(value: unknown): asserts value is Uint8Array {
   if (!(value instanceof Uint8Array)) throw invalidType('"data" argument', 'a Uint8Array or Buffer', value)
@@ -126,7 +133,7 @@ export function mqOpen(name: string, flags: number, mode = 0o600, attr?: Pick<Mq
   const path = kernelName(name)
   checkNumber('"flags" argument', flags)
   checkNumber('"mode" argument', mode)
-  if (path === undefined) return EINVAL
+  if (path === undefined || !isInt32(flags) || !isInt32(mode)) return EINVAL
   if (attr === undefined || attr === null) return native.open(path, flags, mode)
   checkNumber('"attr.maxmsg" property', attr.maxmsg)
   checkNumber('"attr.msgsize" property', attr.msgsize)
@@ -222,6 +229,7 @@ export function mqGetattr(fd: number): MqAttr | number {
 export function mqSetattr(fd: number, attr: Pick<MqAttr, 'flags'>): MqAttr | number {
   fd = checkDescriptor(fd)
   checkNumber('"attr.flags" property', attr?.flags)
+  if (!isInt32(attr.flags)) return EINVAL
   return native.getSetAttributes(fd, attr.flags)
 }
 
@@ -269,6 +277,7 @@ export function poll(fd: number, events: number, timeout = -1): number {
 export function msgget(key: number, flags: number): number {
   checkNumber('"key" argument', key)
   checkNumber('"flags" argument', flags)
+  if (!(isInt32(key) || isUint32(key)) || !isInt32(flags)) return EINVAL
   return native.msgGet(key | 0, flags)
 }
 
@@ -280,10 +289,11 @@ export function msgget(key: number, flags: number): number {
  * @see msgsnd(2)
  */
 export function msgsnd(id: number, type: number | bigint, data: Uint8Array, flags = 0): number {
-  checkNumber('"id" argument', id)
+  id = checkId(id)
   checkType(type)
   checkBytes(data)
   checkNumber('"flags" argument', flags)
+  if (!isInt32(flags)) return EINVAL
   return native.msgSend(id, type, data, flags)
 }
 
@@ -302,13 +312,14 @@ export function msgrcv(
   flags = 0,
   typeOut?: BigInt64Array,
 ): number {
-  checkNumber('"id" argument', id)
+  id = checkId(id)
   checkBytes(data)
   checkType(type)
   checkNumber('"flags" argument', flags)
   if (typeOut !== undefined && !(typeOut instanceof BigInt64Array)) {
     throw invalidType('"typeOut" argument', 'a BigInt64Array or undefined', typeOut)
   }
+  if (!isInt32(flags)) return EINVAL
   native.reserve(8 + data.length)
   const length = native.msgReceive(id, type, data, flags)
   if (length >= 0 && typeOut !== undefined) typeOut[0] = BigInt(typeAt(1))
@@ -330,8 +341,9 @@ export function msgctl(id: number, command: typeof IPC_INFO | typeof MSG_INFO): 
 export function msgctl(id: number, command: typeof IPC_SET, settings: MsgSettings): number
 export function msgctl(id: number, command: number): number
 export function msgctl(id: number, command: number, settings?: MsgSettings): MsqidDs | Msginfo | number {
-  checkNumber('"id" argument', id)
+  id = checkId(id)
   checkNumber('"command" argument', command)
+  if (!isInt32(command)) return EINVAL
   switch (command) {
     case IPC_STAT:
     case MSG_STAT:
@@ -349,6 +361,7 @@ export function msgctl(id: number, command: number, settings?: MsgSettings): Msq
       checkNumber('"gid" property', gid)
       checkNumber('"mode" property', mode)
       checkNumber('"qbytes" property', qbytes)
+      if (![uid, gid, mode].every(isUint32) || !(Number.isSafeInteger(qbytes) && qbytes >= 0)) return EINVAL
       return native.msgSet(id, uid, gid, mode, qbytes)
     }
     default:

@@ -2,6 +2,11 @@ import { closeSync, constants as fs, fstatSync, openSync, readFileSync } from 'n
 import { constants } from 'node:os'
 import * as syscalls from 'kernelmq/syscalls'
 import {
+  IPC_NOWAIT,
+  IPC_PRIVATE,
+  IPC_RMID,
+  IPC_SET,
+  IPC_STAT,
   type MqAttr,
   mqClose,
   mqGetattr,
@@ -13,6 +18,10 @@ import {
   mqTimedreceive,
   mqTimedsend,
   mqUnlink,
+  msgctl,
+  msgget,
+  msgrcv,
+  msgsnd,
   O_CREAT,
   O_EXCL,
   O_NONBLOCK,
@@ -489,4 +498,33 @@ test('a number that is no descriptor is not taken for another', () => {
     }
   }
   expect(mqGetattr(fd)).toMatchObject({ flags: O_NONBLOCK, curmsgs: 0 })
+})
+
+test('numbers that are no identifiers, commands, keys and flags make no other call', () => {
+  const id = msgget(IPC_PRIVATE, 0o600)
+  onTestFinished(() => void msgctl(id, IPC_RMID))
+  const before = msgctl(id, IPC_STAT)
+  const settings = { uid: 0, gid: 0, mode: 0o600, qbytes: 100 }
+  for (const wrong of [id + 0.5, id + 2 ** 32, id - 2 ** 32, Number.NaN, Number.POSITIVE_INFINITY]) {
+    for (const result of [
+      msgctl(wrong, IPC_RMID),
+      msgctl(id, wrong),
+      msgctl(wrong, IPC_SET, settings),
+      msgsnd(wrong, 1, bytes('x')),
+      msgsnd(id, 1, bytes('x'), wrong),
+      msgrcv(wrong, Buffer.alloc(16), 0, IPC_NOWAIT),
+      msgrcv(id, Buffer.alloc(16), 0, wrong),
+      mqSetattr(create(), { flags: wrong }),
+    ]) {
+      expect(result).toBe(-errno.EINVAL)
+    }
+  }
+  for (const wrong of [0.5, 2 ** 53, -(2 ** 32), Number.NaN]) {
+    for (const key of Object.keys(settings))
+      expect(msgctl(id, IPC_SET, { ...settings, [key]: wrong })).toBe(-errno.EINVAL)
+    expect(msgget(wrong, 0o600)).toBe(-errno.EINVAL)
+    expect(msgget(IPC_PRIVATE, wrong)).toBe(-errno.EINVAL)
+    expect(mqOpen('/never', wrong)).toBe(-errno.EINVAL)
+  }
+  expect(msgctl(id, IPC_STAT)).toEqual(before)
 })
