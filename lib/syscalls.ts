@@ -85,12 +85,14 @@ function checkBytes(value: unknown): asserts value is Uint8Array {
   if (!(value instanceof Uint8Array)) throw invalidType('"data" argument', 'a Uint8Array or Buffer', value)
 }
 
-function checkTimespec(value: unknown): asserts value is Timespec | undefined {
-  if (value === undefined || value === null) return
-  const time = value as Partial<Timespec>
-  if (typeof value !== 'object' || typeof time.sec !== 'number' || typeof time.nsec !== 'number') {
+/** A copy: while C++ holds the buffer of a message, no getter may run, which could detach that. */
+function checkTimespec(value: unknown): Timespec | undefined {
+  if (value === undefined || value === null) return undefined
+  const { sec, nsec } = value as Partial<Timespec>
+  if (typeof value !== 'object' || typeof sec !== 'number' || typeof nsec !== 'number') {
     throw invalidType('"deadline" argument', '{ sec, nsec } or undefined', value)
   }
+  return { sec, nsec }
 }
 
 function checkType(value: unknown): asserts value is number | bigint {
@@ -178,9 +180,9 @@ export function mqTimedsend(fd: number, data: Uint8Array, priority: number, dead
   fd = checkDescriptor(fd)
   checkBytes(data)
   checkNumber('"priority" argument', priority)
-  checkTimespec(deadline)
+  const time = checkTimespec(deadline)
   if (!Number.isInteger(priority) || priority < 0 || priority >= MQ_PRIO_MAX) return EINVAL
-  return native.timedSend(fd, data, priority, deadline)
+  return native.timedSend(fd, data, priority, time)
 }
 
 /**
@@ -206,8 +208,8 @@ export function mqTimedreceive(fd: number, data: Uint8Array, priority?: Uint32Ar
   fd = checkDescriptor(fd)
   checkBytes(data)
   checkPriorityOut(priority)
-  checkTimespec(deadline)
-  return priorityOf(native.timedReceive(fd, data, deadline), priority)
+  const time = checkTimespec(deadline)
+  return priorityOf(native.timedReceive(fd, data, time), priority)
 }
 
 /**

@@ -319,6 +319,24 @@ describe('mqTimedsend and mqTimedreceive', () => {
     expect(mqTimedreceive(fd, Buffer.alloc(16), undefined, inMilliseconds(60_000))).toBe(-errno.EAGAIN)
   })
 
+  test('read a deadline before they look at the buffer, which a getter may detach', () => {
+    const fd = create()
+    mqSend(fd, bytes('x'))
+    const data = new Uint8Array(16)
+    let kept = new Uint8Array(0)
+    let reads = 0
+    const deadline = {
+      get sec() {
+        // What checks the type may read it before.
+        if (++reads === 2) kept = structuredClone(data, { transfer: [data.buffer] })
+        return 0
+      },
+      nsec: 0,
+    }
+    const length = mqTimedreceive(fd, data, undefined, deadline)
+    expect([length, data[0], kept.some((byte) => byte !== 0)]).toEqual([1, 'x'.charCodeAt(0), false])
+  })
+
   test('refuse a deadline that is none', () => {
     const fd = create(O_RDWR)
     for (const deadline of [
