@@ -114,8 +114,11 @@ export class Outbox<O> {
     this.sent += count
   }
 
+  /** Lets the iterable clean up after a failure, which is what counts, as in a for loop. */
   close(): void {
-    this.#messages.return?.()
+    try {
+      this.#messages.return?.()
+    } catch {}
   }
 
   #lengthOf(index: number): number {

@@ -893,6 +893,19 @@ describe('sendMany', () => {
     expect(cleaned).toBe(1)
   })
 
+  test('rejects with what failed, though the iterable fails to clean up', async () => {
+    const queue = openQueue()
+    const failing = {
+      [Symbol.iterator]: () => ({
+        next: () => ({ value: 7 as never }),
+        return: () => {
+          throw new Error('no way to clean up')
+        },
+      }),
+    }
+    await expect(queue.sendMany(failing)).rejects.toMatchObject({ code: 'ERR_INVALID_ARG_TYPE', sent: 0 })
+  })
+
   test('rejects with what the iterable throws', async () => {
     const queue = openQueue()
     const failure = new Error('no more')
