@@ -502,7 +502,7 @@ export class SysvQueue extends Queue<SysvMessage, SysvSendOptions, SysvReceiveOp
   }
 
   protected override get sendsWait(): boolean {
-    return !this.#threads.idle(SEND)
+    return this.#closed === undefined && !this.#threads.idle(SEND)
   }
 
   protected override admitSend(): boolean {

@@ -631,6 +631,16 @@ describe('many at once', () => {
     expect(received.map(({ type }) => type)).toEqual(numbers(count).map((index) => 1 + (Number(index) % 3)))
   })
 
+  test('a closed queue says so, though a send that waited has not ended yet', async () => {
+    const queue = fullQueue()
+    const pending = failureOf(() => queue.send('5'))
+    const ended = queue.close()
+    expect(() => queue.trySend('6')).toThrow(closed(queue))
+    expect(() => queue.trySendMany(['6'])).toThrow(closed(queue))
+    await ended
+    expect(await pending).toEqual(closed(queue))
+  })
+
   test('sendMany tells how many went, whatever ended it', async () => {
     const ends: [string, (queue: SysvQueue, signal: AbortController) => void][] = [
       ['ABORT_ERR', (_, controller) => controller.abort()],
