@@ -69,6 +69,7 @@ export class Outbox<O> {
   #bytes: Uint8Array = new Uint8Array(0)
   #next = 0
   #count = 0
+  #flushing = false
   sent = 0
 
   constructor(messages: Iterable<Data | ({ data: Data } & O)>, packing: Packing<O>) {
@@ -85,8 +86,21 @@ export class Outbox<O> {
     if (this.#count === 0) this.#fill()
   }
 
-  /** 0 when all is sent; EAGAIN if the queue is full or `most` are sent; or another errno. */
+  /**
+   * 0 when all is sent; EAGAIN if the queue is full, `most` are sent, or the
+   * iterable itself led here; or another errno.
+   */
   flush(most: number): number {
+    if (this.#flushing) return EAGAIN
+    this.#flushing = true
+    try {
+      return this.#flush(most)
+    } finally {
+      this.#flushing = false
+    }
+  }
+
+  #flush(most: number): number {
     const end = this.sent + most
     while (this.#next < this.#count || this.#fill()) {
       if (this.sent >= end) return EAGAIN

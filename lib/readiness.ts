@@ -60,11 +60,9 @@ export class Readiness {
   ): Waiter<T> {
     const line = this.#lines[direction]
     const leave = (waiter: Waiter<T>, reason: 'timeout' | AbortError) => {
-      const first = line.keys().next().value === waiter
-      // It may have waited for its turn only: what is there is not refused.
-      const served = reason === 'timeout' && first && serve()
-      if (!line.delete(waiter)) return
-      if (!served) waiter.reject(reason === 'timeout' ? this.#errors.timeout(direction) : reason)
+      // What is there is not refused, though the loop has not heard of it; those before it come first.
+      if (reason === 'timeout') this.#serve(line, waiter)
+      if (line.delete(waiter)) waiter.reject(reason === 'timeout' ? this.#errors.timeout(direction) : reason)
       this.#watch()
     }
     const waiter = new Waiter<T>(deadline, signal, leave)
@@ -108,10 +106,12 @@ export class Readiness {
     this.#watch()
   }
 
-  #serve(line: Line): void {
+  /** In order, as many as one turn of the loop allows; or all up to `last`. */
+  #serve(line: Line, last?: Pending): void {
     for (const [waiter, serve] of line) {
-      if (this.#turn-- <= 0 || !serve()) return
+      if ((this.#turn-- <= 0 && last === undefined) || !serve()) return
       line.delete(waiter)
+      if (waiter === last) return
     }
   }
 

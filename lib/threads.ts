@@ -69,12 +69,9 @@ class Line {
         this.#cancel(error)
         return
       }
-      // What came in time is not refused, though the loop has not heard of it yet;
-      // but sends keep their order.
-      const served = reason === 'timeout' && (first || !blocking.ordered) && entry.attempt()
-      if (!this.#entries.delete(pending)) return
-      if (!served) pending.reject(error)
-      else if (first) this.#serve()
+      // What is there is not refused, though the loop has not heard of it; those before it come first.
+      if (reason === 'timeout') this.#serveUpTo(pending, blocking.ordered)
+      if (this.#entries.delete(pending)) pending.reject(error)
       this.#checkIdle()
     }
     const waiter = new Waiter<T>(deadline, signal, leave)
@@ -156,6 +153,20 @@ class Line {
       this.#entries.delete(pending)
     }
     this.#checkIdle()
+  }
+
+  /** Attempts in order, but for one that has a thread. */
+  #serveUpTo(last: Pending, ordered: boolean): void {
+    const entries = this.#entries.entries()
+    if (this.#call !== undefined) {
+      if (ordered) return
+      entries.next()
+    }
+    for (const [pending, entry] of entries) {
+      if (!entry.attempt()) return
+      this.#entries.delete(pending)
+      if (pending === last) return
+    }
   }
 
   #block(pending: Pending, entry: Entry): void {

@@ -916,6 +916,25 @@ describe('sendMany', () => {
     await expect(queue.sendMany(failing())).rejects.toBe(failure)
   })
 
+  test('is not disturbed by sends of its iterable that do not wait', async () => {
+    const queue = openQueue()
+    fill(queue)
+    const failures: Promise<unknown>[] = []
+    const numbers = Array.from({ length: 600 }, (_, index) => String(index))
+    function* sending() {
+      for (const number of numbers) {
+        failures.push(failureOf(() => queue.send('x', { timeout: 0 })))
+        yield number
+      }
+    }
+    const sent = queue.sendMany(sending())
+    const received: string[] = []
+    for await (const message of queue) if (received.push(message.text()) === 604) break
+    await sent
+    expect(received.slice(4)).toEqual(numbers)
+    for (const failure of await Promise.all(failures)) expect(failure).toMatchObject({ code: 'ETIMEDOUT' })
+  })
+
   test('sends nothing to another queue when its iterable closes this one', async () => {
     const queue = openQueue()
     const others: PosixQueue[] = []
@@ -1087,6 +1106,17 @@ describe('concurrent waiters', () => {
     expect((await first).text()).toBe('1')
     expect((await second).text()).toBe('2')
     expect((await third).map((message) => message.text())).toEqual(['3'])
+  })
+
+  test('that give up at once take what is there, after those before them', async () => {
+    const queue = openQueue()
+    const before = [queue.receive(), queue.receive()]
+    queue.trySendMany(['1', '2', '3'])
+    const last = queue.receive({ timeout: 0 })
+    const none = failureOf(() => queue.receive({ timeout: 0 }))
+    const received = await Promise.all([...before, last])
+    expect(received.map((message) => message.text())).toEqual(['1', '2', '3'])
+    expect(await none).toMatchObject({ code: 'ETIMEDOUT' })
   })
 
   test('of every kind share one line', async () => {

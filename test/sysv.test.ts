@@ -986,6 +986,20 @@ describe('waiting', () => {
     expect(await queue.receiveMany({ timeout: 0 })).toHaveLength(1)
   })
 
+  test('with timeout 0 takes what is there, after those who asked before', async () => {
+    const queue = openSysv()
+    const other = reopen(queue)
+    const before = [queue.receive(), queue.receive()]
+    await turns()
+    // The thread of the first has one, of which the loop has not heard yet.
+    other.trySend('1')
+    while (other.stat().messages > 0);
+    other.trySendMany(['2', '3'])
+    const last = queue.receive({ timeout: 0 })
+    const received = await Promise.all([...before, last])
+    expect(received.map((message) => message.text())).toEqual(['1', '2', '3'])
+  })
+
   test('with one signal many times over adds one listener, and leaves none', async () => {
     const warnings: Error[] = []
     const listener = (warning: Error) => warnings.push(warning)
