@@ -36,7 +36,7 @@ import {
   type WaitOptions,
 } from './waiting.ts'
 
-const { E2BIG, EAGAIN, EEXIST, EIDRM, EINVAL, ENOMSG, ETIMEDOUT } = os.errno
+const { E2BIG, EAGAIN, EEXIST, EIDRM, EINVAL, ENOENT, ENOMSG, ETIMEDOUT } = os.errno
 
 /** A message of a queue begins with its type. */
 const HEADER = 8
@@ -222,9 +222,13 @@ export class SysvQueue extends Queue<SysvMessage, SysvSendOptions, SysvReceiveOp
     if (maxBytes !== undefined) checkInteger('"maxBytes" option', maxBytes, 0, Number.MAX_SAFE_INTEGER)
     const creating = create || exclusive || number === IPC_PRIVATE
     const hint = (code: string) => sysvHint(code, 'msgget')
-    let id = creating ? native.msgGet(number, IPC_CREAT | IPC_EXCL | mode) : native.msgGet(number, 0)
-    if (id >= 0 && creating && maxBytes !== undefined) SysvQueue.#limit(id, maxBytes)
-    if (id === -EEXIST && !exclusive) id = native.msgGet(number, IPC_CREAT | mode)
+    let id: number
+    do {
+      id = native.msgGet(number, creating ? IPC_CREAT | IPC_EXCL | mode : 0)
+      if (id >= 0 && creating && maxBytes !== undefined) SysvQueue.#limit(id, maxBytes)
+      // Opens what is there, and creates nothing: if that is gone by now, it begins again.
+      if (id === -EEXIST && !exclusive) id = native.msgGet(number, mode)
+    } while (id === -ENOENT && creating)
     if (id < 0) throw new QueueError(id, { syscall: 'msgget', path: formatKey(number), hint })
     return new SysvQueue(id)
   }

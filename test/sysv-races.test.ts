@@ -1,7 +1,9 @@
+import { once } from 'node:events'
+import { Worker } from 'node:worker_threads'
 import { SysvQueue } from 'kernelmq'
 import { expect, test } from 'vitest'
 import { runFixture } from './support.ts'
-import { countThreads, openSysv } from './sysv-support.ts'
+import { countThreads, openSysv, uniqueKey } from './sysv-support.ts'
 
 const types = [1, 2, 3, 4]
 
@@ -134,4 +136,34 @@ test('removal settles every wait with EIDRM, and later calls say that the queue 
   expect(await settled).toEqual(waits.map(() => gone))
   expect(() => queue.trySend('late')).toThrow(/^EIDRM: the queue was removed/)
   expect(() => queue.stat()).toThrow(/^EIDRM/)
+})
+
+test('a queue is never created without its limit, though another thread removes it all the time', async () => {
+  const key = uniqueKey()
+  const stopped = new Int32Array(new SharedArrayBuffer(4))
+  const remover = `import { parentPort, workerData } from 'node:worker_threads'
+    import { IPC_RMID, msgctl, msgget } from 'kernelmq/syscalls'
+    parentPort.postMessage('ready')
+    while (Atomics.load(workerData.stopped, 0) === 0) {
+      const id = msgget(workerData.key, 0)
+      if (id >= 0) msgctl(id, IPC_RMID)
+    }`
+  const worker = new Worker(remover, { eval: true, workerData: { key, stopped } })
+  const ended = once(worker, 'exit')
+  await once(worker, 'message')
+  let created = 0
+  const limits = new Set<number>()
+  for (const end = performance.now() + 1000; performance.now() < end; ) {
+    try {
+      const queue = SysvQueue.open(key, { create: true, maxBytes: 100 })
+      created++
+      limits.add(queue.stat().maxBytes)
+    } catch (error) {
+      expect(error).toMatchObject({ code: 'EIDRM' })
+    }
+  }
+  Atomics.store(stopped, 0, 1)
+  await ended
+  expect(created).toBeGreaterThan(0)
+  expect([...limits]).toEqual([100])
 })
