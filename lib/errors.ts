@@ -77,8 +77,17 @@ export class QueueError extends Error {
     this.syscall = syscall
     if (path !== undefined) this.path = path
     if (id !== undefined) this.id = id
-    const mend = typeof hint === 'function' ? hint(code) : hint
+    const mend = typeof hint === 'function' ? tryHint(hint, code) : hint
     if (mend !== undefined) this.hint = mend
+  }
+}
+
+/** What cannot find out its figures, without /proc for example, must not hide the error. */
+function tryHint(hint: (code: string) => string | undefined, code: string): string | undefined {
+  try {
+    return hint(code)
+  } catch {
+    return undefined
   }
 }
 

@@ -295,6 +295,15 @@ describe('the hint', () => {
     expect(third?.error?.hint).toContain('fs.mqueue.queues_max')
   })
 
+  test('is left out where its figures cannot be read, and the error is the same', async ({ skip }) => {
+    skip(!canUnshare, 'needs a mount namespace of its own')
+    const [refused] = await attempt([['open', uniqueName(), { create: true, maxMessages: 65537, messageSize: 8 }]], {
+      through: ['unshare', '--mount', 'sh', '-c', 'mount -t tmpfs none /proc/sys/fs && exec "$@"', 'sh'],
+    })
+    expect(refused?.error).toMatchObject({ code: 'EINVAL', syscall: 'mq_open' })
+    expect(refused?.error).not.toHaveProperty('hint')
+  })
+
   test('of EBUSY says where to see who is registered', () => {
     const queue = openQueue()
     queue.notifications()
