@@ -5,6 +5,11 @@
 #include <time.h>
 #include <unistd.h>
 
+// musl has the name of the manual page, glibc has not.
+#ifndef sigev_notify_thread_id
+#define sigev_notify_thread_id _sigev_un._tid
+#endif
+
 namespace kernelmq {
 
 // The system calls are made raw here: libc's symbols for timers and threads
@@ -48,7 +53,7 @@ Alarm::Alarm() {
   sigevent event{};
   event.sigev_notify = SIGEV_THREAD_ID;
   event.sigev_signo = InterruptSignal();
-  event._sigev_un._tid = ThisThread();
+  event.sigev_notify_thread_id = ThisThread();
   valid_ = event.sigev_signo != -1 &&
            syscall(SYS_timer_create, CLOCK_MONOTONIC, &event, &timer_) == 0;
 }

@@ -4,6 +4,7 @@
 #define KERNELMQ_NATIVE_MESSAGE_H_
 
 #include <node_api.h>
+#include <sys/msg.h>
 
 #include <cstdint>
 #include <cstring>
@@ -11,6 +12,8 @@
 namespace kernelmq {
 
 constexpr size_t kMessageHeader = sizeof(int64_t);
+// Where a long has 32 bits, so has the type of a message: this would garble it.
+static_assert(sizeof(msgbuf::mtype) == kMessageHeader, "needs 64 bits");
 
 // Types come as numbers, or as bigints beyond 2^53.
 inline bool GetMessageType(napi_env env, napi_value value, int64_t* type) {
