@@ -400,7 +400,8 @@ export abstract class Queue<M extends Message, S extends object, R>
         }
         receiving = receive(this.readableHighWaterMark - this.readableLength).then(
           (messages) => {
-            fetched.push(...messages)
+            // Not as arguments, of which a call can have so many only.
+            for (const message of messages) fetched.push(message)
             // Not in the promise: what a handler throws is an uncaught exception.
             process.nextTick(deliver, this)
           },

@@ -1758,6 +1758,22 @@ test('a message longer than kernel.msgmax was when the queue was opened is recei
   expect(refused).toMatch(/^EINVAL: invalid argument, msgsnd #id \(101 > 100 bytes\); .*kernel\.msgmax=101/)
 })
 
+test('a read stream holds as many messages as it is told to', async ({ skip }) => {
+  skip(!canUnshare, 'needs an IPC namespace of its own')
+  const code = `import { SysvQueue } from 'kernelmq'
+    const count = 200_000
+    const queue = SysvQueue.open('private', { maxBytes: count })
+    await queue.sendMany(Array(count).fill('x'))
+    let received = 0
+    for await (const _ of queue.createReadStream({ highWaterMark: count })) if (++received === count) break
+    console.log(received)`
+  const shell = ['sh', '-c', 'echo 200000 > /proc/sys/kernel/msgmnb; exec "$@"', 'sh']
+  const node = [process.execPath, '--input-type=module', '--eval', code]
+  const { stdout, stderr } = await start('unshare', ['--ipc', ...shell, ...node]).outcome
+  expect(stderr).toBe('')
+  expect(stdout).toBe('200000\n')
+})
+
 describe.runIf(hasCompiler)('on a kernel that lacks', () => {
   const without = compile('without.c')
   const { ENOSYS } = errno
