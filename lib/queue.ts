@@ -142,7 +142,8 @@ export abstract class Queue<M extends Message, S extends object, R>
   }
 
   /**
-   * Sends; blocks the thread while the queue is full.
+   * Sends; blocks the thread while the queue is full. It goes past asynchronous
+   * sends that wait: those need the loop, which is blocked.
    *
    * @throws QueueError as {@link trySend}; ETIMEDOUT, EINTR (see `restart`)
    * @see mq_timedsend(3), msgsnd(2)
