@@ -23,13 +23,18 @@ export function systemdQueues(): SystemdQueue[] {
   const { LISTEN_PID, LISTEN_FDS, LISTEN_FDNAMES } = process.env
   if (LISTEN_PID === undefined || Number(LISTEN_PID) !== process.pid) return []
   const names = (LISTEN_FDNAMES ?? '').split(':')
-  return Array.from({ length: Number(LISTEN_FDS ?? 0) }, (_, index) => {
+  const end = FIRST_DESCRIPTOR + Number(LISTEN_FDS ?? 0)
+  const descriptors: number[] = []
+  // They come without gaps, whatever the environment says; and all are found before
+  // the first is adopted, which makes another descriptor.
+  for (let fd = FIRST_DESCRIPTOR; fd < end && native.setCloseOnExec(fd) >= 0; fd++) descriptors.push(fd)
+  const queues: SystemdQueue[] = []
+  for (const [index, fd] of descriptors.entries()) {
     try {
-      native.setCloseOnExec(FIRST_DESCRIPTOR + index)
-      return { name: names[index] || 'unknown', queue: PosixQueue.fromFd(FIRST_DESCRIPTOR + index) }
+      queues.push({ name: names[index] || 'unknown', queue: PosixQueue.fromFd(fd) })
     } catch (error) {
-      if (error instanceof QueueError && error.code === 'EBADF') return undefined
-      throw error
+      if (!(error instanceof QueueError && error.code === 'EBADF')) throw error
     }
-  }).filter((entry) => entry !== undefined)
+  }
+  return queues
 }

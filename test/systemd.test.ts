@@ -63,6 +63,14 @@ test('no more are taken than LISTEN_FDS says', async () => {
   expect(queues).toMatchObject([{ name: 'a' }])
 })
 
+test('a count beyond what was handed over ends where the descriptors do', async () => {
+  const queue = openQueue()
+  for (const LISTEN_FDS of ['1000000000', 'Infinity', '0x7fffffff']) {
+    const { queues } = await serve([queue.fd], { LISTEN_FDS, LISTEN_FDNAMES: 'a' })
+    expect(queues).toEqual([{ name: 'a', path: queue.path }])
+  }
+})
+
 test('what was handed to another process is left alone', async () => {
   const queue = openQueue()
   queue.trySend('not for it')
