@@ -131,7 +131,7 @@ export abstract class Queue<M extends Message, S extends object, R>
    * Sends without waiting.
    *
    * @returns false if the queue is full, or if asynchronous sends wait before it
-   * @throws QueueError EMSGSIZE (System V: EINVAL), ERR_MQ_CLOSED, EBADF (POSIX:
+   * @throws QueueError EMSGSIZE (System V: EINVAL as well), ERR_MQ_CLOSED, EBADF (POSIX:
    * opened for reading only), EACCES and EIDRM (System V)
    * @see mq_send(3), msgsnd(2)
    */

@@ -454,6 +454,8 @@ export function sysvHint(code: string, syscall: string): string | undefined {
       return `There may be ${sysvLimits().queues} queues. Remove one (ipcs -q, ipcrm -q <id>), or as root: sysctl kernel.msgmni=<more>`
     case 'EPERM':
       return `Only its owner may do this; and only root with CAP_SYS_RESOURCE may raise maxBytes above ${sysvLimits().maxBytes} (sysctl kernel.msgmnb).`
+    case 'EMSGSIZE':
+      return 'The queue never holds so much (maxBytes): send less, or let its owner raise that with set({ maxBytes }).'
     case 'E2BIG':
       return 'The message stays in the queue: pass a longer buffer, or truncate.'
     case 'ENOSYS':

@@ -36,7 +36,7 @@ import {
   type WaitOptions,
 } from './waiting.ts'
 
-const { E2BIG, EAGAIN, EEXIST, EIDRM, EINVAL, ENOENT, ENOMSG, ETIMEDOUT } = os.errno
+const { E2BIG, EAGAIN, EEXIST, EIDRM, EINVAL, EMSGSIZE, ENOENT, ENOMSG, ETIMEDOUT } = os.errno
 
 /** A message of a queue begins with its type. */
 const HEADER = 8
@@ -57,8 +57,8 @@ export interface SysvOpenOptions {
   /** Permission bits of a created queue; the umask does not touch them. Default: 0o600. */
   mode?: number | undefined
   /**
-   * Bytes that a created queue holds; a longer message waits for ever. Default:
-   * the kernel's (kernel.msgmnb), usually 16384.
+   * Bytes that a created queue holds; a longer message is EMSGSIZE. Default: the
+   * kernel's (kernel.msgmnb), usually 16384.
    */
   maxBytes?: number | undefined
 }
@@ -192,7 +192,10 @@ export class SysvQueue extends Queue<SysvMessage, SysvSendOptions, SysvReceiveOp
     this.id = id
     this.packing = {
       ...packing,
-      send: (bytes, table, from, to) => native.msgSendBatch(this.#live, bytes, table, from, to),
+      send: (bytes, table, from, to) => {
+        const result = native.msgSendBatch(this.#live, bytes, table, from, to)
+        return this.#unlessTooLong(result, table[packing.words * from] ?? 0)
+      },
     }
     this.#threads = new Threads((line) => {
       const syscall = line === SEND ? 'msgsnd' : 'msgrcv'
@@ -211,7 +214,7 @@ export class SysvQueue extends Queue<SysvMessage, SysvSendOptions, SysvReceiveOp
    *
    * @param key a number or hexadecimal string of 32 bits, {@link ftok}'s result,
    * or `'private'` for a new queue without a key
-   * @throws QueueError EACCES, EEXIST, ENOENT, ENOMEM, ENOSPC (kernel.msgmni);
+   * @throws QueueError EEXIST, ENOENT, ENOMEM, ENOSPC (kernel.msgmni);
    * EPERM (`maxBytes` above kernel.msgmnb)
    * @see msgget(2)
    */
@@ -226,8 +229,9 @@ export class SysvQueue extends Queue<SysvMessage, SysvSendOptions, SysvReceiveOp
     do {
       id = native.msgGet(number, creating ? IPC_CREAT | IPC_EXCL | mode : 0)
       if (id >= 0 && creating && maxBytes !== undefined) SysvQueue.#limit(id, maxBytes)
-      // Opens what is there, and creates nothing: if that is gone by now, it begins again.
-      if (id === -EEXIST && !exclusive) id = native.msgGet(number, mode)
+      // Opens what is there, and asks for no permission, as the bits of mode would: if it is gone by now,
+      // it begins again.
+      if (id === -EEXIST && !exclusive) id = native.msgGet(number, 0)
     } while (id === -ENOENT && creating)
     if (id < 0) throw new QueueError(id, { syscall: 'msgget', path: formatKey(number), hint })
     return new SysvQueue(id)
@@ -484,10 +488,17 @@ export class SysvQueue extends Queue<SysvMessage, SysvSendOptions, SysvReceiveOp
   }
 
   protected override put(bytes: Uint8Array, type: Tag): boolean {
-    const errno = native.msgSend(this.#live, type, bytes, IPC_NOWAIT)
+    const errno = this.#unlessTooLong(native.msgSend(this.#live, type, bytes, IPC_NOWAIT), bytes.length)
     if (errno === 0) return true
     if (errno === -EAGAIN) return false
     throw this.sendError(errno, bytes.length)
+  }
+
+  /** To the kernel the queue is full, too, for a message that no empty one has room for. */
+  #unlessTooLong(result: number, length: number): number {
+    if (result !== -EAGAIN) return result
+    const stat = statSysv(this.#live, true)
+    return typeof stat !== 'number' && length > stat.maxBytes ? -EMSGSIZE : result
   }
 
   protected override putBlocking(
@@ -597,6 +608,11 @@ export class SysvQueue extends Queue<SysvMessage, SysvSendOptions, SysvReceiveOp
         const hint = `Messages may have ${messageSize} bytes here; root raises that: sysctl kernel.msgmax=${length}`
         return new QueueError(errno, { ...details, detail: `${length} > ${messageSize} bytes`, hint })
       }
+    }
+    if (errno === -EMSGSIZE) {
+      const stat = statSysv(id, true)
+      const maxBytes = typeof stat === 'number' ? 0 : stat.maxBytes
+      return new QueueError(errno, { ...details, detail: `${length} > ${maxBytes} bytes` })
     }
     if (errno === -E2BIG && length !== undefined)
       return new QueueError(errno, { ...details, detail: `buffer of ${length} bytes` })

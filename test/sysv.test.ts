@@ -132,25 +132,35 @@ describe('open', () => {
     expect(() => SysvQueue.open(key)).toThrow(expect.objectContaining({ code: 'ENOENT' }))
   })
 
-  test('with create, says why the queue of another user is refused', async ({ skip }) => {
+  test('with create, opens the queue of another user as without, for each call to be granted or refused', async ({
+    skip,
+  }) => {
     skip(!isRoot, 'only root can become another user')
-    const key = uniqueKey()
-    SysvQueue.open(key, { create: true })
-    const [refused, found] = await attemptSysv(
+    const [secret, letterbox] = [uniqueKey(), uniqueKey()]
+    SysvQueue.open(secret, { create: true })
+    const queue = SysvQueue.open(letterbox, { create: true, mode: 0o622 })
+    const [refused, found, , sent, received] = await attemptSysv(
       [
-        ['open', key, { create: true }],
-        ['open', key],
+        ['open', secret, { create: true }],
+        ['open', secret],
+        ['open', letterbox, { create: true }],
+        ['trySend', null, 'theirs'],
+        ['tryReceive', null],
       ],
       { uid: stranger },
     )
-    expect(refused?.error).toMatchObject({ code: 'EACCES', syscall: 'msgget', path: hex(key) })
-    expect(refused?.error?.hint).toContain('ipcs -q')
-    // Without create the kernel checks no permission before the first call on the queue.
-    expect(found?.error).toMatchObject({ code: 'EACCES', syscall: 'msgctl' })
+    // What is refused is stat(), in which this ends.
+    for (const attempted of [refused, found]) {
+      expect(attempted?.error).toMatchObject({ code: 'EACCES', syscall: 'msgctl' })
+      expect(attempted?.error?.hint).toContain('ipcs -q')
+    }
+    expect(sent).toEqual({ value: true })
+    expect(received?.error).toMatchObject({ code: 'EACCES', syscall: 'msgrcv' })
+    expect(queue.tryReceive()?.text()).toBe('theirs')
   })
 
   test('when there are as many queues as there may be, says so', async ({ skip }) => {
-    skip(!canUnshare, 'needs an IPC namespace of its own')
+    skip(!canUnshare, 'needs an IPC namespace of its own, which root can make')
     const [, , refused] = await attemptSysv(
       [
         ['sysctl', 'msgmni', 1],
@@ -611,6 +621,46 @@ describe('many at once', () => {
     expect(queue.trySendMany(['x'])).toBe(0)
     expect(queue.trySendMany([])).toBe(0)
     expect(drain(queue)).toEqual(numbers(5))
+  })
+
+  test.each(senders)('%s says that a message is longer than the queue ever holds, full or not', async (_, send) => {
+    const queue = openSysv({ maxBytes: 4 })
+    for (const held of [[], ['1'], ['1', '2', '3', '4']]) {
+      queue.trySendMany(held)
+      const error = await failureOf(() => send(queue, '12345'))
+      expect(error).toMatchObject({ name: 'QueueError', code: 'EMSGSIZE', syscall: 'msgsnd', id: queue.id })
+      expect(error).toMatchObject({ message: expect.stringContaining('(5 > 4 bytes)') })
+      expect(error).toMatchObject({ hint: expect.stringContaining('set({ maxBytes })') })
+      expect(drain(queue)).toEqual(held)
+    }
+    queue.set({ maxBytes: 5 })
+    await send(queue, '12345')
+    expect(drain(queue)).toEqual(['12345'])
+  })
+
+  test('such a message among others ends sendMany and trySendMany there', async () => {
+    const queue = openSysv({ maxBytes: 4 })
+    const messages = ['1', '2', '12345', '3']
+    expect(() => queue.trySendMany(messages)).toThrow(expect.objectContaining({ code: 'EMSGSIZE', sent: 2 }))
+    expect(drain(queue)).toEqual(['1', '2'])
+    await expect(queue.sendMany(messages)).rejects.toMatchObject({ code: 'EMSGSIZE', sent: 2 })
+    expect(drain(queue)).toEqual(['1', '2'])
+  })
+
+  test('such a message is refused when its turn comes, and those behind it are sent', async () => {
+    const queue = fullQueue()
+    const sends = ['5', '12345', '6'].map((data) => failureOf(() => queue.send(data).then(() => Promise.reject(data))))
+    expect(queue.tryReceive()?.text()).toBe('1')
+    expect(queue.receiveSync({ timeout: 5000 }).text()).toBe('2')
+    expect(await Promise.all(sends)).toEqual(['5', expect.objectContaining({ code: 'EMSGSIZE' }), '6'])
+    expect(drain(queue)).toEqual(['3', '4', '5', '6'])
+  })
+
+  test('one who may only send hears of it too', async ({ skip }) => {
+    skip(!isRoot, 'only root can become another user')
+    const queue = openSysv({ maxBytes: 4, mode: 0o622 })
+    const [attempted] = await attemptSysv([['send', queue.id, '12345']], { uid: stranger })
+    expect(attempted?.error).toMatchObject({ code: 'EMSGSIZE', syscall: 'msgsnd' })
   })
 
   test('trySendMany tells in its error how many went before', () => {
@@ -1440,7 +1490,7 @@ describe('list and limits', () => {
   })
 
   test('list agrees with /proc/sysvipc/msg', async ({ skip }) => {
-    skip(!canUnshare, 'needs an IPC namespace of its own, where no other test is busy')
+    skip(!canUnshare, 'needs an IPC namespace of its own, which root can make, where no other test is busy')
     const [, , , listed, proc] = await attemptSysv(
       [
         ['open', '0x2a', { create: true, mode: 0o640 }],
@@ -1495,7 +1545,7 @@ describe('list and limits', () => {
   })
 
   test('list is empty where there is no queue', async ({ skip }) => {
-    skip(!canUnshare, 'needs an IPC namespace of its own')
+    skip(!canUnshare, 'needs an IPC namespace of its own, which root can make')
     expect(await attemptSysv([['list']], { through: ['unshare', '--ipc'] })).toEqual([{ value: [] }])
   })
 
@@ -1505,7 +1555,7 @@ describe('list and limits', () => {
       messageSize: sysctl('msgmax'),
       maxBytes: sysctl('msgmnb'),
     })
-    skip(!canUnshare, 'needs an IPC namespace of its own')
+    skip(!canUnshare, 'needs an IPC namespace of its own, which root can make')
     const [, , , limits] = await attemptSysv(
       [['sysctl', 'msgmni', 7], ['sysctl', 'msgmax', 70_000], ['sysctl', 'msgmnb', 100_000], ['limits']],
       { through: ['unshare', '--ipc'] },
@@ -1748,7 +1798,7 @@ describe('an error', () => {
 test('a message longer than kernel.msgmax was when the queue was opened is received like any other', async ({
   skip,
 }) => {
-  skip(!canUnshare, 'needs an IPC namespace of its own')
+  skip(!canUnshare, 'needs an IPC namespace of its own, which root can make')
   const { stdout, stderr } = await start('unshare', ['--ipc', process.execPath, fixture('sysv-large.mjs')]).outcome
   expect(stderr).toBe('')
   const { sent, received, others, lowered, kept, refused } = JSON.parse(stdout)
