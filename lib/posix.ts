@@ -1,4 +1,5 @@
-import { constants as fs, readlinkSync } from 'node:fs'
+import { isUtf8 } from 'node:buffer'
+import { constants as fs, fstatSync, readlinkSync } from 'node:fs'
 import { constants as os } from 'node:os'
 import { basename } from 'node:path'
 import { isUint8Array } from 'node:util/types'
@@ -568,7 +569,11 @@ export class PosixQueue extends Queue<PosixMessage, PosixSendOptions, unknown> {
 /** The name of a queue that came as a descriptor; the kernel shows it as a path. */
 function nameOf(fd: number): string | undefined {
   try {
-    return `/${basename(readlinkSync(`/proc/self/fd/${fd}`).replace(/ \(deleted\)$/, ''))}`
+    const target = readlinkSync(`/proc/self/fd/${fd}`, 'buffer')
+    if (!isUtf8(target)) return undefined // there is no string for it
+    const name = `/${basename(target.toString('utf8'))}`
+    // The kernel adds a word to the name of one that is unlinked, but a name may end like that.
+    return fstatSync(fd).nlink === 0 ? name.replace(/ \(deleted\)$/, '') : name
   } catch {
     return undefined // no /proc
   }

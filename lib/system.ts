@@ -1,7 +1,7 @@
 // What the system says about its queues: limits, names, comings and goings; and
 // what its errors mean.
 import { type FSWatcher, constants as fs, readdirSync, readFileSync, statSync, watch } from 'node:fs'
-import { readdir, readFile, stat } from 'node:fs/promises'
+import { open, readdir, stat } from 'node:fs/promises'
 import { constants } from 'node:os'
 import { checkInteger, QueueError } from './errors.ts'
 import { type MqAttributes, type MsqidDs, native } from './native.ts'
@@ -37,7 +37,7 @@ type WantedSize = { [Key in keyof QueueSize]?: QueueSize[Key] | undefined }
 
 /** A queue as `PosixQueue.list()` finds it. */
 export interface PosixQueueInfo {
-  /** With its slash. */
+  /** With its slash; U+FFFD stands for what is no UTF-8. */
   name: string
   uid: number
   gid: number
@@ -198,27 +198,30 @@ function mountPoint(): string {
   })
 }
 
-function attributesOf(name: string): MqAttributes | undefined {
-  const fd = native.open(name, fs.O_RDONLY | fs.O_NONBLOCK, 0)
-  if (fd < 0) return undefined
-  const attributes = native.getSetAttributes(fd)
-  native.close(fd)
-  return typeof attributes === 'number' ? undefined : attributes
+/** What the file of a queue says, and its attributes; undefined if it may not be read. */
+async function readQueue(path: Buffer): Promise<[text: string, attributes: MqAttributes] | undefined> {
+  const file = await open(path, fs.O_RDONLY | fs.O_NONBLOCK).catch(() => undefined)
+  try {
+    const attributes = file && native.getSetAttributes(file.fd)
+    return typeof attributes === 'object' ? [(await file?.readFile('utf8')) ?? '', attributes] : undefined
+  } finally {
+    await file?.close()
+  }
 }
 
-async function describe(directory: string, name: string): Promise<PosixQueueInfo> {
-  const path = `${directory}/${name}`
+/** Whoever creates a queue chooses its name, which need not be UTF-8. */
+async function describe(directory: string, name: Buffer): Promise<PosixQueueInfo> {
+  const path = Buffer.concat([Buffer.from(`${directory}/`), name])
   const { uid, gid, mode } = await stat(path)
-  const text = await readFile(path, 'utf8').catch(() => '')
+  const [text, attributes] = (await readQueue(path)) ?? ['']
   const field = (key: string) => {
     const value = new RegExp(`\\b${key}:(\\d+)`).exec(text)?.[1]
     return value === undefined ? undefined : Number(value)
   }
-  const attributes = attributesOf(name)
   const pid = field('NOTIFY_PID')
   const method = (['signal', 'none', 'thread'] as const)[field('NOTIFY') ?? 0] ?? 'none'
   return {
-    name: `/${name}`,
+    name: `/${name.toString('utf8')}`,
     uid,
     gid,
     mode: mode & 0o7777,
@@ -232,7 +235,7 @@ async function describe(directory: string, name: string): Promise<PosixQueueInfo
 
 export async function listPosix(): Promise<PosixQueueInfo[]> {
   const directory = mountPoint()
-  const names = (await readdir(directory)).sort()
+  const names = (await readdir(directory, { encoding: 'buffer' })).sort(Buffer.compare)
   const rows = await Promise.allSettled(names.map((name) => describe(directory, name)))
   // One that is gone by now is no row.
   return rows.flatMap((row) => (row.status === 'fulfilled' ? [row.value] : []))
