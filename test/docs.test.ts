@@ -124,7 +124,10 @@ for (const document of documents) {
     if (blocks.length === 0) continue
     test(`${document} is right about: ${title}`, async ({ skip }) => {
       const code = blocks.join('')
-      skip(!isMounted && /[=t] PosixQueue\.(list|watch|waitFor)\(/.test(code), 'the mqueue file system is not mounted')
+      skip(
+        !isMounted && /[=t] PosixQueue\.(list|watch|waitFor)\(/.test(code),
+        'the mqueue file system is not mounted, which root can do',
+      )
       const programs = blocks.filter((block) => /^import /m.test(block))
       const fragments = blocks.filter((block) => !programs.includes(block))
       let output = await run(programs)

@@ -280,7 +280,7 @@ describe('the hint', () => {
   })
 
   test('of ENOSPC says how many queues there may be, and which sysctl allows more', async ({ skip }) => {
-    skip(!canUnshare, 'needs an IPC namespace of its own')
+    skip(!canUnshare, 'needs an IPC namespace of its own, which root can make')
     const size = { create: true, maxMessages: 1, messageSize: 1 }
     const names = Array.from({ length: 3 }, uniqueName)
     const [first, second, third] = await attempt(

@@ -949,7 +949,7 @@ describe('sendMany', () => {
   })
 
   test('moves hundreds of messages in a deep queue', async ({ skip }) => {
-    skip(!canUnshare, 'needs an IPC namespace of its own')
+    skip(!canUnshare, 'needs an IPC namespace of its own, which root can make')
     const through = inNamespace('msg_max=600')
     const child = start(through[0] ?? '', [...through.slice(1), process.execPath, fixture('deep.mjs')])
     const { stdout, stderr } = await child.outcome
@@ -959,7 +959,7 @@ describe('sendMany', () => {
 })
 
 test('messages larger than what many share at once come through every form', async ({ skip }) => {
-  skip(!canUnshare, 'needs an IPC namespace of its own')
+  skip(!canUnshare, 'needs an IPC namespace of its own, which root can make')
   const through = inNamespace('msgsize_max=100000')
   const args = [...through.slice(1), process.execPath, fixture('large.mjs'), String(stranger)]
   const { stdout, stderr } = await start(through[0] ?? '', args).outcome

@@ -19,7 +19,7 @@ import {
   uniqueName,
 } from './support.ts'
 
-const notMounted = 'the mqueue file system is not mounted'
+const notMounted = 'the mqueue file system is not mounted, which root can do'
 const small = { create: true, maxMessages: 2, messageSize: 16 }
 
 async function rowOf(name: string | undefined): Promise<PosixQueueInfo | undefined> {
@@ -379,7 +379,7 @@ describe('limits', () => {
     ['below the limits', ['msg_default=3', 'msgsize_default=1000'], [3, 1000]],
     ['cut by the limits', ['msg_max=2', 'msgsize_max=500'], [2, 500]],
   ])('tell that size also where the defaults are %s', async ([_, sysctls, [maxMessages, messageSize]], { skip }) => {
-    skip(!canUnshare, 'needs an IPC namespace of its own')
+    skip(!canUnshare, 'needs an IPC namespace of its own, which root can make')
     const name = uniqueName()
     const [limits, both, one, other] = await attempt(
       [
@@ -446,7 +446,7 @@ describe('cost', () => {
 
 describe('where the mqueue file system is not mounted', () => {
   test('discovery alone fails, and says how to mount it', async ({ skip }) => {
-    skip(!canUnshare, 'needs a mount namespace of its own')
+    skip(!canUnshare, 'needs a mount namespace of its own, which root can make')
     const queue = openQueue()
     const [list, watch, waitFor, limits, exchange] = await attempt(
       [['list'], ['watch'], ['waitFor', queue.path], ['limits'], ['exchange', queue.path]],
