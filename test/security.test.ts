@@ -1,0 +1,592 @@
+// What docs/security.md says of other users, each time with one.
+import { spawnSync } from 'node:child_process'
+import {
+  closeSync,
+  fchmodSync,
+  fchownSync,
+  fstatSync,
+  mkdtempSync,
+  openSync,
+  readFileSync,
+  rmSync,
+  symlinkSync,
+  unlinkSync,
+  writeFileSync,
+} from 'node:fs'
+import { tmpdir } from 'node:os'
+import { join } from 'node:path'
+import { PosixQueue, SysvQueue } from 'kernelmq'
+import * as syscalls from 'kernelmq/syscalls'
+import { beforeEach, describe, expect, onTestFinished, test } from 'vitest'
+import { canUnshare, failureOf, fixture, isMounted, isRoot, openQueue, start, stranger, uniqueName } from './support.ts'
+import { openSysv, removeAfter, uniqueKey } from './sysv-support.ts'
+
+interface Who {
+  uid: number
+  gid: number
+  groups: number[]
+}
+
+/** What test/fixtures/as.mjs hands to a function. */
+interface Hands {
+  PosixQueue: typeof PosixQueue
+  SysvQueue: typeof SysvQueue
+  syscalls: typeof syscalls
+  fs: typeof import('node:fs')
+  codeOf(call: () => unknown): Promise<string>
+  tell(line: string): void
+  told(): Promise<unknown>
+}
+
+type Act<A extends unknown[], R> = (hands: Hands, ...args: A) => R
+
+const someone: Who = { uid: stranger, gid: stranger, groups: [] }
+
+/** Starts a process of another user that calls the function, which sees nothing but its arguments. */
+function startAs<A extends unknown[]>(who: Partial<Who>, act: Act<A, unknown>, args: [...A], through: string[] = []) {
+  const [command = '', ...rest] = [...through, process.execPath, fixture('as.mjs')]
+  return start(command, [...rest, JSON.stringify({ ...who, code: String(act), args })])
+}
+
+/** What the function returns to another user. */
+async function as<A extends unknown[], R>(who: Partial<Who>, act: Act<A, R>, args: [...A], through?: string[]) {
+  const { stdout, stderr } = await startAs(who, act, args, through).outcome
+  if (stdout === '') throw new Error(stderr)
+  return JSON.parse(stdout) as Awaited<R>
+}
+
+/** What each way to use a POSIX queue comes to. */
+const usePosix: Act<[name: string], Promise<Record<string, string>>> = async ({ PosixQueue, codeOf }, name) => ({
+  read: await codeOf(() => PosixQueue.open(name, { access: 'read' }).close()),
+  write: await codeOf(() => PosixQueue.open(name, { access: 'write' }).close()),
+  both: await codeOf(() => PosixQueue.open(name).close()),
+})
+
+/** The same of a System V queue. */
+const useSysv: Act<[id: number], Promise<Record<string, string>>> = async ({ SysvQueue, codeOf }, id) => {
+  const queue = SysvQueue.fromId(id)
+  return {
+    write: await codeOf(() => queue.trySend('x')),
+    look: await codeOf(() => queue.peek()),
+    stat: await codeOf(() => queue.stat()),
+    read: await codeOf(() => queue.tryReceive()),
+  }
+}
+
+/** Sets what mq_open(3) and msgget(2) take for the permissions of a class, and the opposite for the others. */
+const modeFor = (shift: number, bits: number) => (bits << shift) | (0o666 & ~(0o6 << shift) & ~(bits * 0o111))
+
+const classes: [name: string, shift: number, who: Who][] = [
+  ['its owner', 6, { uid: stranger, gid: stranger + 1, groups: [stranger + 2] }],
+  ['its group', 3, { uid: stranger + 1, gid: stranger + 2, groups: [] }],
+  ['its group, as a supplementary one,', 3, { uid: stranger + 1, gid: stranger + 1, groups: [stranger + 2] }],
+  ['others', 0, { uid: stranger + 1, gid: stranger + 1, groups: [] }],
+]
+
+/** What that user may do is done, all else is EACCES. */
+const allowed = (bits: number, needed: number) => ((bits & needed) === needed ? 'done' : 'EACCES')
+
+describe('to other users', () => {
+  beforeEach(({ skip }) => skip(!isRoot, 'only root can become another user'))
+
+  describe('permissions', () => {
+    test('are the creator’s alone, unless mode says otherwise', async () => {
+      const umask = process.umask(0)
+      onTestFinished(() => void process.umask(umask))
+      const posix = openQueue()
+      const sysv = openSysv()
+      expect(fstatSync(posix.fd).mode & 0o7777).toBe(0o600)
+      expect(sysv.stat().mode).toBe(0o600)
+      expect(await as(someone, usePosix, [posix.path ?? ''])).toEqual({
+        read: 'EACCES',
+        write: 'EACCES',
+        both: 'EACCES',
+      })
+      const refused = { write: 'EACCES', look: 'EACCES', stat: 'EACCES', read: 'EACCES' }
+      expect(await as(someone, useSysv, [sysv.id])).toEqual(refused)
+      const raw = uniqueName()
+      const fd = syscalls.mqOpen(raw, syscalls.O_CREAT | syscalls.O_RDWR, undefined, { maxmsg: 1, msgsize: 8 })
+      expect(fstatSync(fd).mode & 0o7777).toBe(0o600)
+      syscalls.mqClose(fd)
+    })
+
+    test('of a POSIX queue lose the bits of the umask, and those of a System V queue do not', () => {
+      const umask = process.umask(0o027)
+      onTestFinished(() => void process.umask(umask))
+      expect(fstatSync(openQueue({ mode: 0o666 }).fd).mode & 0o7777).toBe(0o640)
+      expect(openSysv({ mode: 0o666 }).stat().mode).toBe(0o666)
+    })
+
+    test.each(classes)('are for %s those of that class alone', async (_, shift, who) => {
+      for (const bits of [0, 2, 4, 6]) {
+        const mode = modeFor(shift, bits)
+        const posix = openQueue()
+        fchownSync(posix.fd, stranger, stranger + 2)
+        fchmodSync(posix.fd, mode)
+        const sysv = openSysv({ mode })
+        sysv.set({ uid: stranger, gid: stranger + 2 })
+        sysv.trySend('x')
+        const [read, write, both] = [allowed(bits, 4), allowed(bits, 2), allowed(bits, 6)]
+        expect(await as(who, usePosix, [posix.path ?? '']), `POSIX, ${mode.toString(8)}`).toEqual({ read, write, both })
+        const expected = { read, look: read, stat: read, write }
+        expect(await as(who, useSysv, [sysv.id]), `System V, ${mode.toString(8)}`).toEqual(expected)
+      }
+    })
+
+    test('of a System V queue are those of its creator, too, after it was given away', async () => {
+      const create: Act<[], Promise<[number, string[]]>> = async ({ SysvQueue, codeOf }) => {
+        const queue = SysvQueue.open('private')
+        queue.set({ uid: 1, gid: 1 })
+        return [queue.id, [await codeOf(() => queue.trySend('x')), await codeOf(() => queue.set({ mode: 0o640 }))]]
+      }
+      const [id, codes] = await as(someone, create, [])
+      removeAfter(id)
+      expect(codes).toEqual(['done', 'done'])
+      expect(SysvQueue.fromId(id).stat()).toMatchObject({ uid: 1, creatorUid: stranger, mode: 0o640 })
+      const inCreatorsGroup = { uid: stranger + 1, gid: stranger, groups: [] }
+      expect(await as(inCreatorsGroup, useSysv, [id])).toMatchObject({ write: 'EACCES', read: 'done' })
+      expect(await as(someone, ({ SysvQueue }, id) => SysvQueue.fromId(id).remove(), [id])).toBe(null)
+    })
+
+    test('of a POSIX queue matter when it is opened, and no more after', async () => {
+      const queue = openQueue()
+      fchmodSync(queue.fd, 0o666)
+      const child = startAs(
+        someone,
+        async ({ PosixQueue, tell, told }, name) => {
+          const queue = PosixQueue.open(name)
+          tell('opened')
+          await told()
+          queue.trySend('from before')
+        },
+        [queue.path ?? ''],
+      )
+      expect(await child.line()).toBe('opened')
+      fchmodSync(queue.fd, 0)
+      child.end()
+      expect((await child.outcome).stderr).toBe('')
+      expect(queue.tryReceive()?.text()).toBe('from before')
+    })
+
+    test.each([
+      ['receives', 'receive', 'receiveSync', 0o622],
+      ['sends', 'send', 'sendSync', 0o644],
+    ] as const)(
+      'of a System V queue are taken back from one who %s, even while it waits',
+      async (_, wait, block, mode) => {
+        for (const method of [wait, block]) {
+          const queue = openSysv({ mode: 0o666, maxBytes: 1 })
+          if (wait === 'send') queue.trySend('x')
+          const child = startAs(
+            someone,
+            ({ SysvQueue, codeOf, tell }, id, method) => {
+              const queue = SysvQueue.fromId(id)
+              if (method.endsWith('Sync')) tell('waiting')
+              else setImmediate(tell, 'waiting')
+              return codeOf(() =>
+                method.startsWith('send') ? queue[method as 'send']('y') : queue[method as 'receive'](),
+              )
+            },
+            [queue.id, method],
+          )
+          expect(await child.line()).toBe('waiting')
+          queue.set({ mode })
+          // The kernel tells a receiver at once, and a sender when there is room.
+          if (wait === 'send') queue.tryReceive()
+          expect(JSON.parse(await child.line())).toBe('EACCES')
+        }
+      },
+    )
+
+    test('to remove a queue are its owner’s, whatever the mode says', async () => {
+      const posix = openQueue()
+      fchmodSync(posix.fd, 0o666)
+      const sysv = openSysv({ mode: 0o666 })
+      const remove: Act<[string, number], Promise<string[]>> = async ({ PosixQueue, SysvQueue, codeOf }, name, id) => [
+        await codeOf(() => PosixQueue.unlink(name)),
+        await codeOf(() => SysvQueue.fromId(id).remove()),
+        await codeOf(() => SysvQueue.fromId(id).set({ mode: 0o600 })),
+      ]
+      const [unlinked, ...others] = await as(someone, remove, [posix.path ?? '', sysv.id])
+      expect(['EPERM', 'EACCES']).toContain(unlinked)
+      expect(others).toEqual(['EPERM', 'EPERM'])
+      fchownSync(posix.fd, stranger, stranger)
+      sysv.set({ uid: stranger })
+      expect(await as(someone, remove, [posix.path ?? '', sysv.id])).toEqual(['done', 'done', 'EIDRM'])
+    })
+
+    const use: Act<[string, number], Promise<string[]>> = async ({ PosixQueue, SysvQueue, codeOf }, name, id) => [
+      await codeOf(() => PosixQueue.open(name)),
+      await codeOf(() => SysvQueue.fromId(id).tryReceive()),
+      await codeOf(() => SysvQueue.fromId(id).remove()),
+      await codeOf(() => PosixQueue.unlink(name)),
+    ]
+
+    test.each<[string, string[], string[]]>([
+      ['no capability', [], ['EACCES', 'EACCES', 'EPERM', 'done']],
+      ['CAP_DAC_OVERRIDE', ['+dac_override'], ['done', 'EACCES', 'EPERM', 'done']],
+      ['CAP_IPC_OWNER', ['+ipc_owner'], ['EACCES', 'done', 'EPERM', 'done']],
+      ['CAP_SYS_ADMIN', ['+sys_admin'], ['EACCES', 'EACCES', 'done', 'done']],
+    ])('of root with %s are what that grants, and to unlink', async (_, capabilities, expected) => {
+      const posix = openQueue()
+      fchownSync(posix.fd, stranger, stranger)
+      // The creator keeps its permissions: that has to be the stranger.
+      const id = await as(someone, ({ SysvQueue }) => SysvQueue.open('private').id, [])
+      removeAfter(id)
+      SysvQueue.fromId(id).trySend('x')
+      const through = ['setpriv', `--bounding-set=${['-all', ...capabilities].join(',')}`, '--inh-caps=-all']
+      expect(await as({}, use, [posix.path ?? '', id], through)).toEqual(expected)
+    })
+
+    /** Becomes somebody before Node.js starts, who has to be able to read these files then. */
+    const become = ['setpriv', `--reuid=${stranger}`, `--regid=${stranger}`, '--clear-groups']
+    const unreadable =
+      isRoot && spawnSync('setpriv', [...become.slice(1), 'cat', fixture('as.mjs')]).status !== 0
+        ? 'another user cannot read these files, which root can change'
+        : undefined
+
+    test('to unlink are those of CAP_FOWNER, too', async ({ skip }) => {
+      skip(unreadable !== undefined, unreadable)
+      const [posix, sysv] = [openQueue(), openSysv()]
+      const through = [...become, '--inh-caps=-all,+fowner', '--ambient-caps=-all,+fowner']
+      const codes = await as({}, use, [posix.path ?? '', sysv.id], through)
+      expect(codes).toEqual(['EACCES', 'EACCES', 'EPERM', 'done'])
+    })
+
+    test('of the root of a user namespace are those of the user who made it', async ({ skip }) => {
+      skip(unreadable !== undefined, unreadable)
+      const [posix, sysv] = [openQueue(), openSysv()]
+      const through = [...become, 'unshare', '--user', '--map-root-user']
+      const codes = await as({}, use, [posix.path ?? '', sysv.id], through)
+      expect(codes).toEqual(['EACCES', 'EACCES', 'EPERM', 'EPERM'])
+    })
+  })
+
+  describe('a queue of somebody else’s', () => {
+    test('is what open with create finds if they were first, and its owner tells', async () => {
+      const name = uniqueName()
+      const key = uniqueKey()
+      const create: Act<[string, number], void> = ({ PosixQueue, SysvQueue }, name, key) => {
+        process.umask(0)
+        PosixQueue.open(name, { create: true, mode: 0o666, maxMessages: 2, messageSize: 16 })
+        SysvQueue.open(key, { create: true, mode: 0o666 })
+      }
+      await as(someone, create, [name, key])
+      const posix = PosixQueue.open(name, { create: true, mode: 0o600 })
+      onTestFinished(() => posix.close())
+      const sysv = SysvQueue.open(key, { create: true, mode: 0o600 })
+      expect(fstatSync(posix.fd).uid).toBe(stranger)
+      expect(sysv.stat()).toMatchObject({ uid: stranger, creatorUid: stranger })
+      expect(() => PosixQueue.open(name, { exclusive: true })).toThrow(expect.objectContaining({ code: 'EEXIST' }))
+      expect(() => SysvQueue.open(key, { exclusive: true })).toThrow(expect.objectContaining({ code: 'EEXIST' }))
+    })
+
+    test('goes on for who has it open when it was unlinked, and a later one is another', async () => {
+      const queue = openQueue()
+      const name = queue.path ?? ''
+      fchownSync(queue.fd, stranger, stranger)
+      const replace: Act<[string], void> = ({ PosixQueue }, name) => {
+        PosixQueue.unlink(name)
+        PosixQueue.open(name, { create: true, maxMessages: 1, messageSize: 8 }).trySend('new')
+      }
+      await as(someone, replace, [name])
+      expect(fstatSync(queue.fd).nlink).toBe(0)
+      queue.trySend('old')
+      expect(queue.tryReceive()?.text()).toBe('old')
+      expect(queue.tryReceive()).toBeUndefined()
+    })
+
+    test('that its owner removes ends every wait', async () => {
+      const queue = openSysv()
+      queue.set({ uid: stranger })
+      const waiting = failureOf(() => queue.receive())
+      await as(someone, ({ SysvQueue }, id) => SysvQueue.fromId(id).remove(), [queue.id])
+      expect(await waiting).toMatchObject({ code: 'EIDRM' })
+    })
+
+    test('that its owner makes smaller refuses what it holds no more, and holds up the rest no longer than its timeout', async () => {
+      const queue = openSysv()
+      queue.set({ uid: stranger })
+      queue.trySend('1234')
+      await as(someone, ({ SysvQueue }, id) => SysvQueue.fromId(id).set({ maxBytes: 4 }), [queue.id])
+      await expect(queue.send('12345')).rejects.toMatchObject({ code: 'EMSGSIZE' })
+      await expect(queue.send('5678', { timeout: 10 })).rejects.toMatchObject({ code: 'ETIMEDOUT' })
+    })
+  })
+
+  describe('a peer on the same queue', () => {
+    /** Queues that everybody may use. */
+    const shared = (options: Parameters<typeof openQueue>[0] = {}) => {
+      const queue = openQueue(options)
+      fchmodSync(queue.fd, 0o666)
+      return queue
+    }
+
+    test('can send no longer message, and no other priority or type, than the kernel allows', async () => {
+      const posix = shared({ messageSize: 16 })
+      const sysv = openSysv({ mode: 0o666, maxBytes: 16 })
+      const attempt: Act<[string, number], number[]> = ({ syscalls }, name, id) => {
+        const fd = syscalls.mqOpen(name, syscalls.O_RDWR)
+        const x = Buffer.from('x')
+        return [
+          syscalls.mqSend(fd, Buffer.alloc(17)),
+          syscalls.mqSend(fd, x, 32768),
+          syscalls.msgsnd(id, 0, x),
+          syscalls.msgsnd(id, -1, x),
+          syscalls.msgsnd(id, -(2n ** 63n), x),
+          syscalls.msgsnd(id, 1, Buffer.alloc(17), syscalls.IPC_NOWAIT),
+          syscalls.msgsnd(id, 1, Buffer.alloc(2 ** 20), syscalls.IPC_NOWAIT),
+        ]
+      }
+      const [EMSGSIZE, EINVAL, EAGAIN] = [-90, -22, -11]
+      const results = await as(someone, attempt, [posix.path ?? '', sysv.id])
+      expect(results).toEqual([EMSGSIZE, EINVAL, EINVAL, EINVAL, EINVAL, EAGAIN, EINVAL])
+      expect([posix.attributes.messages, sysv.stat().messages]).toEqual([0, 0])
+    })
+
+    test('can choose a type that is a bigint', async () => {
+      const queue = openSysv({ mode: 0o666 })
+      await as(someone, ({ SysvQueue }, id) => SysvQueue.fromId(id).trySend('x', { type: 2n ** 63n - 1n }), [queue.id])
+      expect(queue.tryReceive()?.type).toBe(9223372036854775807n)
+    })
+
+    test('can send a longer message than a buffer has room for, which stays first until it is taken', async () => {
+      const queue = openSysv({ mode: 0o666 })
+      await as(someone, ({ SysvQueue }, id) => SysvQueue.fromId(id).trySend(Buffer.alloc(8000, 'x')), [queue.id])
+      queue.trySend('next')
+      const buffer = Buffer.alloc(100)
+      for (let round = 0; round < 3; round++) {
+        expect(() => queue.tryReceiveInto(buffer)).toThrow(expect.objectContaining({ code: 'E2BIG' }))
+      }
+      expect(queue.tryReceiveInto(buffer, { truncate: true })).toBe(100)
+      expect(queue.tryReceive()?.text()).toBe('next')
+    })
+
+    test('can send what is neither UTF-8 nor JSON, and pollutes no prototype', async () => {
+      const queue = openSysv({ mode: 0o666 })
+      const send: Act<[number], void> = ({ SysvQueue }, id) => {
+        const queue = SysvQueue.fromId(id)
+        queue.trySend(Buffer.from([0xff, 0x00, 0xc0]))
+        queue.trySend('{"id": 1')
+        queue.trySend('['.repeat(4000) + ']'.repeat(4000))
+        queue.trySend('{"__proto__": {"admin": true}}')
+      }
+      await as(someone, send, [queue.id])
+      expect(queue.tryReceive()?.text()).toBe('\ufffd\0\ufffd')
+      expect(() => queue.tryReceive()?.json()).toThrow(SyntaxError)
+      expect(queue.tryReceive()?.json()).toBeInstanceOf(Array)
+      const parsed = queue.tryReceive()?.json<{ admin?: boolean }>()
+      expect([parsed?.admin, ({} as { admin?: boolean }).admin]).toEqual([undefined, undefined])
+    })
+
+    test('can end a consumer whose handler lets errors out, and loses it no other message', async () => {
+      const queue = openSysv({ mode: 0o666 })
+      await as(someone, ({ SysvQueue }, id) => SysvQueue.fromId(id).trySendMany(['no JSON', '{"id":1}']), [queue.id])
+      await expect(queue.consume((message) => message.json())).rejects.toThrow(SyntaxError)
+      expect(queue.tryReceive()?.json()).toEqual({ id: 1 })
+    })
+
+    test('can take messages, send more urgent ones, and fill the queue', async () => {
+      const queue = shared({ maxMessages: 2 })
+      queue.trySend('mine')
+      const take: Act<[string], string | undefined> = ({ PosixQueue }, name) => {
+        const queue = PosixQueue.open(name)
+        const taken = queue.tryReceive()?.text()
+        queue.trySend('low')
+        queue.trySend('urgent', { priority: 32767 })
+        return taken
+      }
+      expect(await as(someone, take, [queue.path ?? ''])).toBe('mine')
+      expect(queue.trySend('no room')).toBe(false)
+      await expect(queue.send('no room', { timeout: 10 })).rejects.toMatchObject({ code: 'ETIMEDOUT' })
+      expect(queue.tryReceive()?.text()).toBe('urgent')
+    })
+
+    test.each(['POSIX', 'System V'])(
+      'of a %s queue that never stops sending does not stop the loop',
+      async (family) => {
+        const [posix, sysv] = [shared(), openSysv({ mode: 0o666 })]
+        const queue = family === 'POSIX' ? posix : sysv
+        const flood = startAs(
+          someone,
+          ({ PosixQueue, SysvQueue, tell }, name, id, family) => {
+            const queue = family === 'POSIX' ? PosixQueue.open(name) : SysvQueue.fromId(id)
+            tell('flooding')
+            for (;;) queue.sendSync('flood')
+          },
+          [posix.path ?? '', sysv.id, family],
+        )
+        expect(await flood.line()).toBe('flooding')
+        let ticks = 0
+        const timer = setInterval(() => ticks++, 2)
+        onTestFinished(() => clearInterval(timer))
+        let received = 0
+        for await (const message of queue) {
+          expect(message.text()).toBe('flood')
+          received++
+          if (ticks >= 20 && received >= 1000) break
+        }
+      },
+    )
+
+    test('can take the one registration for notification, which receiving does without', async () => {
+      const queue = shared()
+      const child = startAs(
+        someone,
+        async ({ PosixQueue, tell, told }, name) => {
+          PosixQueue.open(name).notifications()
+          tell('registered')
+          await told()
+        },
+        [queue.path ?? ''],
+      )
+      expect(await child.line()).toBe('registered')
+      expect(() => queue.notifications()).toThrow(expect.objectContaining({ code: 'EBUSY' }))
+      const received = queue.receive({ timeout: 5000 })
+      queue.trySend('all the same')
+      expect((await received).text()).toBe('all the same')
+      child.end()
+      expect((await child.outcome).stderr).toBe('')
+      queue.notifications().return?.()
+    })
+
+    test('that shares a descriptor can make it blocking, and blocks nobody', async () => {
+      const queue = shared()
+      const clear: Act<[], unknown> = ({ syscalls }) => syscalls.mqSetattr(3, { flags: 0 })
+      const child = start(
+        process.execPath,
+        [fixture('as.mjs'), JSON.stringify({ ...someone, code: String(clear), args: [] })],
+        {
+          descriptors: [queue.fd],
+        },
+      )
+      expect((await child.outcome).stderr).toBe('')
+      expect(syscalls.mqGetattr(queue.fd)).toMatchObject({ flags: 0 })
+      expect(queue.tryReceive()).toBeUndefined()
+      await expect(queue.receive({ timeout: 5 })).rejects.toMatchObject({ code: 'ETIMEDOUT' })
+    })
+
+    test('uses up no bytes but those of its own user', async () => {
+      const fill: Act<[string], Promise<string[]>> = async ({ PosixQueue, codeOf }, prefix) => {
+        const codes: string[] = []
+        for (let index = 0; index < 3; index++) {
+          const options = { create: true, maxMessages: 1, messageSize: 904 }
+          codes.push(await codeOf(() => PosixQueue.open(`${prefix}-${index}`, options)))
+        }
+        for (let index = 0; index < 2; index++) PosixQueue.unlink(`${prefix}-${index}`)
+        return codes
+      }
+      const codes = await as(someone, fill, [uniqueName()], ['prlimit', '--msgqueue=2000'])
+      expect(codes).toEqual(['done', 'done', 'EMFILE'])
+      expect(() => openQueue()).not.toThrow()
+    })
+
+    test('can use up the number of queues, of which all users of the namespace have one', async ({ skip }) => {
+      skip(!canUnshare, 'needs an IPC namespace of its own, which root can make')
+      const fill: Act<[number], Promise<string[]>> = async ({ PosixQueue, SysvQueue, fs, codeOf }, uid) => {
+        fs.writeFileSync('/proc/sys/fs/mqueue/queues_max', '1')
+        fs.writeFileSync('/proc/sys/kernel/msgmni', '1')
+        const options = { create: true, maxMessages: 1, messageSize: 8 }
+        const codes: string[] = []
+        for (const user of [uid, uid + 1]) {
+          process.seteuid?.(user)
+          codes.push(await codeOf(() => PosixQueue.open(`/${user}`, options)))
+          codes.push(await codeOf(() => SysvQueue.open(user, { create: true })))
+          process.seteuid?.(0)
+        }
+        PosixQueue.unlink(`/${uid}`)
+        return codes
+      }
+      expect(await as({}, fill, [stranger], ['unshare', '--ipc'])).toEqual(['done', 'done', 'ENOSPC', 'ENOSPC'])
+    })
+  })
+})
+
+test('a key of ftok is that of the file which a link leads to', () => {
+  const directory = mkdtempSync(join(tmpdir(), 'kernelmq-security-'))
+  onTestFinished(() => rmSync(directory, { recursive: true }))
+  const [file, link] = [join(directory, 'file'), join(directory, 'link')]
+  writeFileSync(file, '')
+  symlinkSync(file, link)
+  expect(SysvQueue.ftok(link, 1)).toBe(SysvQueue.ftok(file, 1))
+})
+
+describe('a name that somebody chose', () => {
+  const directory = /^\S+ (\S+) mqueue /m.exec(readFileSync('/proc/self/mounts', 'utf8'))?.[1] ?? ''
+  const mayBe = isRoot ? someone : {}
+
+  /** Queues of these names, in hexadecimal, of another user if there can be one. */
+  async function create(names: Buffer[]) {
+    const paths = names.map((name) => Buffer.concat([Buffer.from(`${directory}/`), name]))
+    onTestFinished(() => {
+      for (const path of paths) unlinkSync(path)
+    })
+    const make: Act<[string[]], void> = ({ fs }, paths) => {
+      for (const path of paths) {
+        fs.closeSync(fs.openSync(Buffer.from(path, 'hex'), fs.constants.O_CREAT | fs.constants.O_EXCL, 0o600))
+      }
+    }
+    await as(mayBe, make, [paths.map((path) => path.toString('hex'))])
+    return paths
+  }
+
+  beforeEach(({ skip }) => skip(!isMounted, 'the mqueue file system is not mounted, which root can do'))
+
+  test('is listed as it is, and describes no other queue', async () => {
+    const prefix = uniqueName().slice(1)
+    const shown = openQueue({ maxMessages: 1, messageSize: 8 })
+    const lookalike = `${prefix}\ufffd`
+    const plain = PosixQueue.open(`/${lookalike}`, { create: true, maxMessages: 1, messageSize: 8 })
+    onTestFinished(() => {
+      plain.close()
+      PosixQueue.unlink(`/${lookalike}`)
+    })
+    const words = ['\n\u001b[2Jx', ' mqueue 0 0', '__proto__', 'QSIZE:999 NOTIFY_PID:1']
+    const names = words.map((word) => Buffer.from(prefix + word))
+    await create([...names, Buffer.concat([Buffer.from(prefix), Buffer.from([0xff])])])
+    const rows = (await PosixQueue.list()).filter(({ name }) => name.startsWith(`/${prefix}`))
+    for (const name of names) {
+      const row = rows.find((row) => row.name === `/${name}`)
+      expect(row).toMatchObject({ bytes: 0, messages: 0, maxMessages: expect.any(Number), mode: 0o600 })
+    }
+    // One name is no UTF-8, and looks like the other; each has its own attributes.
+    const alike = rows.filter(({ name }) => name === `/${lookalike}`)
+    expect(alike.map(({ maxMessages }) => maxMessages).sort()).toEqual(
+      [1, PosixQueue.limits().defaultMaxMessages].sort(),
+    )
+    expect(shown.attributes.messages).toBe(0)
+  })
+
+  test('does not pass for that of an unlinked queue, or one that it is not', async () => {
+    const prefix = uniqueName().slice(1)
+    const paths = await create([
+      Buffer.from(`${prefix} (deleted)`),
+      Buffer.concat([Buffer.from(prefix), Buffer.from([0xff])]),
+    ])
+    const adopted = paths.map((path) => {
+      const fd = openSync(path, 'r')
+      const queue = PosixQueue.fromFd(fd)
+      closeSync(fd)
+      onTestFinished(() => queue.close())
+      return queue.path
+    })
+    expect(adopted).toEqual([`/${prefix} (deleted)`, undefined])
+    const queue = openQueue()
+    PosixQueue.unlink(queue.path ?? '')
+    const again = PosixQueue.fromFd(queue.fd)
+    onTestFinished(() => again.close())
+    expect(again.path).toBe(queue.path)
+  })
+})
+
+test('no descriptor of a queue is inherited, however it was made', () => {
+  const flagsOf = (fd: number) =>
+    Number.parseInt(/flags:\s+(\d+)/.exec(readFileSync(`/proc/self/fdinfo/${fd}`, 'utf8'))?.[1] ?? '', 8)
+  const queue = openQueue()
+  const adopted = PosixQueue.fromFd(queue.fd)
+  onTestFinished(() => adopted.close())
+  const raw = syscalls.mqOpen(queue.path ?? '', syscalls.O_RDWR)
+  onTestFinished(() => void syscalls.mqClose(raw))
+  const descriptors = [queue.fd, adopted.fd, raw]
+  for (const fd of descriptors) expect(flagsOf(fd) & 0o2000000).toBe(0o2000000)
+})
