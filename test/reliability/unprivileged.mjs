@@ -1,7 +1,7 @@
 // Runs the tests as an ordinary user, who may do less than root: nothing may
 // fail, and only what names root may be skipped.
 import { spawn, spawnSync } from 'node:child_process'
-import { cpSync, mkdirSync, mkdtempSync, readdirSync, realpathSync, rmSync } from 'node:fs'
+import { mkdirSync, mkdtempSync, readdirSync, realpathSync, rmSync } from 'node:fs'
 import { tmpdir } from 'node:os'
 import { join } from 'node:path'
 import { createInterface } from 'node:readline'
@@ -45,11 +45,8 @@ const notCopied = new Set(['.git', 'coverage'])
 function prepare(folder) {
   const root = fileURLToPath(new URL('../..', import.meta.url))
   for (const name of ['project', 'home', 'tmp']) mkdirSync(join(folder, name))
-  for (const name of readdirSync(root)) {
-    // Links are kept as they are: those of node_modules/.bin are relative.
-    const options = { recursive: true, verbatimSymlinks: true }
-    if (!notCopied.has(name)) cpSync(join(root, name), join(folder, 'project', name), options)
-  }
+  const copied = readdirSync(root).filter((name) => !notCopied.has(name))
+  run('cp', ['-R', ...copied.map((name) => join(root, name)), join(folder, 'project')])
   if (isRoot) run('chown', ['-R', `${uid}:${gid}`, folder])
 }
 
@@ -62,7 +59,8 @@ const become = ['setpriv', `--reuid=${uid}`, `--regid=${gid}`, '--clear-groups',
 const mounting = 'at=/dev/mqueue; [ -d $at ] || at=$HOME; mount -t mqueue none $at'
 
 // In a mount namespace, so that nobody else's mounts come or go meanwhile.
-const asUser = isRoot ? ['unshare', '--mount', 'sh', '-c', `${mounting}; exec "$@"`, 'sh', ...become] : []
+const unlessMounted = `grep -q ' mqueue ' /proc/self/mounts || { ${mounting}; }`
+const asUser = isRoot ? ['unshare', '--mount', 'sh', '-c', `${unlessMounted}; exec "$@"`, 'sh', ...become] : []
 
 // Mounting needs the root of the user namespace, who then becomes the user again
 // in one below. Process 1 stays a shell, which waits for whatever is orphaned.
@@ -82,6 +80,7 @@ async function runTests(through, folder) {
   const [command, ...args] = [...through, process.execPath, 'node_modules/vitest/vitest.mjs', 'run', ...positionals]
   const env = { ...process.env, HOME: join(folder, 'home'), TMPDIR: join(folder, 'tmp'), NO_COLOR: '1' }
   const child = spawn(command, args, { cwd: join(folder, 'project'), env, stdio: ['ignore', 'pipe', 'inherit'] })
+  process.once('exit', () => child.kill())
   const ended = new Promise((resolve, reject) => {
     child.on('error', reject)
     child.on('close', (code, signal) => resolve(signal ?? code))
@@ -101,22 +100,20 @@ const wanted = Object.entries(stages).filter(([name]) => values.stage === undefi
 if (wanted.length === 0) throw new RangeError(`--stage must be one of ${Object.keys(stages).join(', ')}`)
 
 const folder = mkdtempSync(join(realpathSync(tmpdir()), 'kernelmq-unprivileged-'))
+process.on('exit', () => rmSync(folder, { recursive: true, force: true }))
+for (const signal of ['SIGHUP', 'SIGINT', 'SIGTERM']) process.once(signal, () => process.exit(1))
+prepare(folder)
 const summaries = []
-try {
-  prepare(folder)
-  for (const [, { title, through }] of wanted) {
-    console.log(`\n${title}`)
-    const { ended, skipped, summary } = await runTests(through, folder)
-    for (const [reason, names] of skipped) {
-      console.log(`skipped, ${reason}:`)
-      for (const name of names) console.log(`  ${name}`)
-    }
-    const unnamed = [...skipped.keys()].filter((reason) => !/\broot\b|^python3 has no /.test(reason))
-    for (const reason of unnamed) console.log(`skipped for a reason that does not name root: ${reason}`)
-    if (ended !== 0 || unnamed.length > 0) process.exitCode = 1
-    summaries.push(`${title}: ${summary || `ended with ${ended}`}`)
+for (const [, { title, through }] of wanted) {
+  console.log(`\n${title}`)
+  const { ended, skipped, summary } = await runTests(through, folder)
+  for (const [reason, names] of skipped) {
+    console.log(`skipped, ${reason}:`)
+    for (const name of names) console.log(`  ${name}`)
   }
-} finally {
-  rmSync(folder, { recursive: true, force: true })
+  const unnamed = [...skipped.keys()].filter((reason) => !/\broot\b|^python3 has no /.test(reason))
+  for (const reason of unnamed) console.log(`skipped for a reason that does not name root: ${reason}`)
+  if (ended !== 0 || unnamed.length > 0) process.exitCode = 1
+  summaries.push(`${title}: ${summary || `ended with ${ended}`}`)
 }
 console.log(`\n${summaries.join('\n')}`)
