@@ -80,7 +80,7 @@ async function runTests(through, folder) {
   const [command, ...args] = [...through, process.execPath, 'node_modules/vitest/vitest.mjs', 'run', ...positionals]
   const env = { ...process.env, HOME: join(folder, 'home'), TMPDIR: join(folder, 'tmp'), NO_COLOR: '1' }
   const child = spawn(command, args, { cwd: join(folder, 'project'), env, stdio: ['ignore', 'pipe', 'inherit'] })
-  process.once('exit', () => child.kill())
+  process.prependOnceListener('exit', () => child.kill())
   const ended = new Promise((resolve, reject) => {
     child.on('error', reject)
     child.on('close', (code, signal) => resolve(signal ?? code))
