@@ -107,7 +107,9 @@ function checkType(value: unknown): asserts value is number | bigint {
 /** The kernel's calls take the name without its slash; `undefined` if it has none. */
 function kernelName(name: unknown): string | undefined {
   if (typeof name !== 'string') throw invalidType('"name" argument', 'a string', name)
-  if (name.includes('\0')) throw invalidValue('"name" argument', 'a string without null characters', name)
+  if (name.includes('\0') || !name.isWellFormed()) {
+    throw invalidValue('"name" argument', 'a string without null characters and lone surrogates', name)
+  }
   return name.startsWith('/') ? name.slice(1) : undefined
 }
 

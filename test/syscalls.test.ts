@@ -156,6 +156,7 @@ describe('mqOpen', () => {
       () => mqOpen(7 as never, O_RDWR),
       () => mqOpen(undefined as never, O_RDWR),
       () => mqOpen('/x\0', O_RDWR),
+      () => mqOpen('/x\ud800', O_RDWR),
       () => mqOpen('/x', '2' as never),
       () => mqOpen('/x', undefined as never),
       () => mqOpen('/x', O_RDWR, '600' as never),
@@ -222,7 +223,7 @@ describe('mqUnlink', () => {
   })
 
   test('throws for a name of another type', () => {
-    for (const name of [7, undefined, null, '/a\0b']) expect(() => mqUnlink(name as never)).toThrow(TypeError)
+    for (const name of [7, undefined, null, '/a\0b', '/a\udc00b']) expect(() => mqUnlink(name as never)).toThrow(TypeError)
   })
 })
 
