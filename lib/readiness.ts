@@ -90,6 +90,7 @@ export class Readiness {
 
   close(): void {
     this.#descriptor.close()
+    this.#watched = 0 // what comes to wait now has to hear that it is closed
     this.#fail('read')
     this.#fail('write')
   }

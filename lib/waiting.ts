@@ -99,18 +99,19 @@ export class Waiter<T> implements Pending {
       this.#settle = [resolve, reject]
     })
     this.#giveUp = giveUp
-    if (deadline !== Number.POSITIVE_INFINITY) this.#arm(deadline)
+    // First what may throw: nobody has a waiter that was not made, nor may its timer fire.
     if (signal !== undefined) this.#listen(signal)
+    if (deadline !== Number.POSITIVE_INFINITY) this.#arm(deadline)
   }
 
   resolve(value: T): void {
-    this.#rest()
     this.#settle[0](value)
+    this.#rest()
   }
 
   reject(error: unknown): void {
-    this.#rest()
     this.#settle[1](error)
+    this.#rest()
   }
 
   abort(reason: unknown): void {
@@ -144,11 +145,12 @@ export class Waiter<T> implements Pending {
 
   #rest(): void {
     if (this.#timer !== undefined) clearTimeout(this.#timer)
-    if (this.#signal === undefined) return
-    const pending = pendingOf.get(this.#signal)
-    pending?.delete(this)
-    if (pending?.size === 0) this.#signal.removeEventListener('abort', onAbort)
+    const signal = this.#signal
+    if (signal === undefined) return
     this.#signal = undefined
+    const pending = pendingOf.get(signal)
+    pending?.delete(this)
+    if (pending?.size === 0) signal.removeEventListener('abort', onAbort)
   }
 }
 
