@@ -72,7 +72,7 @@ class Line {
       // What is there is not refused, though the loop has not heard of it; those before it come first.
       if (reason === 'timeout') this.#serveUpTo(pending, blocking.ordered)
       if (this.#entries.delete(pending)) pending.reject(error)
-      this.#checkIdle()
+      this.checkIdle()
     }
     const waiter = new Waiter<T>(deadline, signal, leave)
     const settle = (bring: () => T | undefined) => {
@@ -117,10 +117,10 @@ class Line {
     }
     this.#entries.delete(first[0])
     first[1].reject(this.#errors.closed())
-    this.#checkIdle()
+    this.checkIdle()
   }
 
-  #checkIdle(): void {
+  checkIdle(): void {
     if (this.#entries.size === 0) this.#onidle()
   }
 
@@ -152,7 +152,7 @@ class Line {
       }
       this.#entries.delete(pending)
     }
-    this.#checkIdle()
+    this.checkIdle()
   }
 
   /** Attempts in order, but for one that has a thread. */
@@ -240,7 +240,12 @@ export class Threads {
       this.#lines.set(name, created)
       line = created
     }
-    return line.wait(blocking, deadline, signal)
+    try {
+      return line.wait(blocking, deadline, signal)
+    } catch (error) {
+      line.checkIdle() // or a signal that cannot be listened to leaves an empty line behind
+      throw error
+    }
   }
 
   /** Whether waiting holds the loop. It does at first. */

@@ -1,6 +1,6 @@
 // Promises that time or a signal may give up, and iterating over them.
 import { isMainThread } from 'node:worker_threads'
-import { AbortError, invalidType, isClosed, outOfRange } from './errors.ts'
+import { AbortError, checkOptions, invalidType, isClosed, outOfRange } from './errors.ts'
 
 /** How long to wait. */
 export interface WaitOptions {
@@ -49,6 +49,7 @@ export function isInterruptible(options: SyncOptions | undefined): boolean {
 
 /** Checks the options; the point of performance.now() up to which to wait. */
 export function deadlineOf(options: WaitOptions | undefined): number {
+  checkOptions(options)
   const timeout = options?.timeout
   if (timeout === undefined) return Number.POSITIVE_INFINITY
   if (typeof timeout !== 'number') throw invalidType('"timeout" option', 'a number of milliseconds', timeout)
@@ -150,7 +151,12 @@ export class Waiter<T> implements Pending {
     this.#signal = undefined
     const pending = pendingOf.get(signal)
     pending?.delete(this)
-    if (pending?.size === 0) signal.removeEventListener('abort', onAbort)
+    if (pending?.size !== 0) return
+    try {
+      signal.removeEventListener('abort', onAbort)
+    } catch {
+      // A signal that somebody made himself; others still wait to hear how it ended.
+    }
   }
 }
 
