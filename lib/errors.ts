@@ -1,5 +1,6 @@
 import { constants } from 'node:os'
 import { inspect } from 'node:util'
+import { isDataView } from 'node:util/types'
 
 const codeByErrno = new Map<number, string>(Object.entries(constants.errno).map(([code, errno]) => [errno, code]))
 codeByErrno.set(constants.errno.EAGAIN, 'EAGAIN') // the same number as EWOULDBLOCK
@@ -121,6 +122,26 @@ export function invalidValue(name: string, expected: string, value: unknown): Ty
 export function outOfRange(name: string, expected: string, value: unknown): RangeError {
   const error = new RangeError(`The ${name} must be ${expected}. Received ${inspect(value)}`)
   return Object.assign(error, { code: 'ERR_OUT_OF_RANGE' })
+}
+
+/** `receive(100)` would wait for ever, and `trySend(data, 7)` send with priority 0. */
+export function checkOptions(options: unknown): void {
+  if (options !== undefined && typeof options !== 'object')
+    throw invalidType('"options" argument', 'an object', options)
+}
+
+const { keys } = Uint8Array.prototype
+
+/**
+ * Throws if the view has lost its bytes: its buffer is detached, or has shrunk to
+ * end before it. It would pass for an empty one.
+ */
+export function checkAttached(name: string, view: ArrayBufferView): void {
+  try {
+    if (view.byteLength === 0 && !isDataView(view)) keys.call(view)
+  } catch {
+    throw invalidValue(name, 'backed by a buffer that is not detached', view.buffer)
+  }
 }
 
 /** Throws unless `value` is an integer within the bounds, both allowed. */

@@ -10,7 +10,8 @@
  * @module kernelmq/syscalls
  */
 import { constants as fs, statSync } from 'node:fs'
-import { invalidType, invalidValue, outOfRange } from './errors.ts'
+import { isUint8Array } from 'node:util/types'
+import { checkAttached, invalidType, invalidValue, outOfRange } from './errors.ts'
 import { type MqAttributes, type Msginfo, type MsqidDs, native, pollSync, type Timespec, typeAt } from './native.ts'
 
 export const O_RDONLY: number = fs.O_RDONLY
@@ -70,6 +71,7 @@ function checkNumber(name: string, value: unknown): asserts value is number {
 
 // Node-API cuts numbers to 32 bits, and NaN to 0: nothing must become another call.
 const isInt32 = (value: number): boolean => (value | 0) === value
+const isInt16 = (value: number): boolean => (value << 16) >> 16 === value
 const isUint32 = (value: number): boolean => value >>> 0 === value
 
 /** What is no descriptor or identifier becomes one that there cannot be. */
@@ -82,7 +84,8 @@ const checkDescriptor = (fd: unknown): number => checkHandle('"fd" argument', fd
 const checkId = (id: unknown): number => checkHandle('"id" argument', id)
 
 function checkBytes(value: unknown): asserts value is Uint8Array {
-  if (!(value instanceof Uint8Array)) throw invalidType('"data" argument', 'a Uint8Array or Buffer', value)
+  if (!isUint8Array(value)) throw invalidType('"data" argument', 'a Uint8Array or Buffer', value)
+  checkAttached('"data" argument', value)
 }
 
 /** A copy: while C++ holds the buffer of a message, no getter may run, which could detach that. */
@@ -139,9 +142,11 @@ export function mqOpen(name: string, flags: number, mode = 0o600, attr?: Pick<Mq
   checkNumber('"mode" argument', mode)
   if (path === undefined || !isInt32(flags) || !isInt32(mode)) return EINVAL
   if (attr === undefined || attr === null) return native.open(path, flags, mode)
-  checkNumber('"attr.maxmsg" property', attr.maxmsg)
-  checkNumber('"attr.msgsize" property', attr.msgsize)
-  return native.open(path, flags, mode, attr.maxmsg, attr.msgsize)
+  const { maxmsg, msgsize } = attr
+  checkNumber('"attr.maxmsg" property', maxmsg)
+  checkNumber('"attr.msgsize" property', msgsize)
+  if (!Number.isSafeInteger(maxmsg) || !Number.isSafeInteger(msgsize)) return EINVAL
+  return native.open(path, flags, mode, maxmsg, msgsize)
 }
 
 /**
@@ -180,9 +185,9 @@ export function mqSend(fd: number, data: Uint8Array, priority = 0): number {
  */
 export function mqTimedsend(fd: number, data: Uint8Array, priority: number, deadline?: Timespec): number {
   fd = checkDescriptor(fd)
+  const time = checkTimespec(deadline)
   checkBytes(data)
   checkNumber('"priority" argument', priority)
-  const time = checkTimespec(deadline)
   if (!Number.isInteger(priority) || priority < 0 || priority >= MQ_PRIO_MAX) return EINVAL
   return native.timedSend(fd, data, priority, time)
 }
@@ -208,9 +213,9 @@ export function mqReceive(fd: number, data: Uint8Array, priority?: Uint32Array):
  */
 export function mqTimedreceive(fd: number, data: Uint8Array, priority?: Uint32Array, deadline?: Timespec): number {
   fd = checkDescriptor(fd)
+  const time = checkTimespec(deadline)
   checkBytes(data)
   checkPriorityOut(priority)
-  const time = checkTimespec(deadline)
   return priorityOf(native.timedReceive(fd, data, time), priority)
 }
 
@@ -232,9 +237,9 @@ export function mqGetattr(fd: number): MqAttr | number {
  */
 export function mqSetattr(fd: number, attr: Pick<MqAttr, 'flags'>): MqAttr | number {
   fd = checkDescriptor(fd)
-  checkNumber('"attr.flags" property', attr?.flags)
-  if (!isInt32(attr.flags)) return EINVAL
-  return native.getSetAttributes(fd, attr.flags)
+  const flags = attr?.flags
+  checkNumber('"attr.flags" property', flags)
+  return isInt32(flags) ? native.getSetAttributes(fd, flags) : EINVAL
 }
 
 /**
@@ -247,11 +252,11 @@ export function mqSetattr(fd: number, attr: Pick<MqAttr, 'flags'>): MqAttr | num
 export function mqNotify(fd: number, event?: Sigevent | null): number {
   fd = checkDescriptor(fd)
   if (event === undefined || event === null) return native.notify(fd)
-  checkNumber('"event.notify" property', event.notify)
   const { notify, signo = 0, value = 0 } = event
+  checkNumber('"event.notify" property', notify)
   checkNumber('"event.signo" property', signo)
   checkNumber('"event.value" property', value)
-  return native.notify(fd, notify, signo, value)
+  return [notify, signo, value].every(isInt32) ? native.notify(fd, notify, signo, value) : EINVAL
 }
 
 /**
@@ -267,6 +272,7 @@ export function poll(fd: number, events: number, timeout = -1): number {
   fd = checkDescriptor(fd)
   checkNumber('"events" argument', events)
   checkNumber('"timeout" argument', timeout)
+  if (Number.isNaN(timeout) || !isInt16(events)) return EINVAL
   return pollSync(fd, events, timeout < 0 ? Number.POSITIVE_INFINITY : timeout, true)
 }
 
@@ -324,7 +330,6 @@ export function msgrcv(
     throw invalidType('"typeOut" argument', 'a BigInt64Array or undefined', typeOut)
   }
   if (!isInt32(flags)) return EINVAL
-  native.reserve(8 + data.length)
   const length = native.msgReceive(id, type, data, flags)
   if (length >= 0 && typeOut !== undefined) typeOut[0] = BigInt(typeAt(1))
   return length

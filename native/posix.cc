@@ -2,6 +2,7 @@
 // symbols of libc would tie the binary to the glibc it was built with.
 #include <errno.h>
 #include <fcntl.h>
+#include <limits.h>
 #include <linux/netlink.h>
 #include <mqueue.h>
 #include <napi.h>
@@ -205,16 +206,18 @@ napi_value TimedReceiveOnce(napi_env env, napi_callback_info info) {
               arguments.environment()->received() + 1, deadline.get())));
 }
 
-std::string GetName(napi_env env, napi_value value) {
-  size_t length = 0;
-  if (napi_get_value_string_utf8(env, value, nullptr, 0, &length) != napi_ok) {
-    return {};
+// A name of up to 255 bytes. Of a longer one so much that it is still too long:
+// a character that does not fit is left out as a whole, and has up to 4 bytes.
+class Name {
+ public:
+  Name(napi_env env, napi_value value) {
+    napi_get_value_string_utf8(env, value, bytes_, sizeof bytes_, nullptr);
   }
-  std::string name(length + 1, '\0');
-  napi_get_value_string_utf8(env, value, name.data(), length + 1, &length);
-  name.resize(length);
-  return name;
-}
+  const char* get() const { return bytes_; }
+
+ private:
+  char bytes_[NAME_MAX + 5] = {};
+};
 
 // open(name without its slash, flags, mode, maxmsg, msgsize): a descriptor or
 // -errno. With no attributes (undefined) the kernel's defaults apply.
@@ -226,8 +229,8 @@ napi_value Open(napi_env env, napi_callback_info info) {
 // unlink(name without its slash)
 napi_value Unlink(napi_env env, napi_callback_info info) {
   Arguments<1> arguments(env, info);
-  const std::string name = GetName(env, arguments[0]);
-  return arguments.Return(OrErrno(syscall(SYS_mq_unlink, name.c_str())));
+  const Name name(env, arguments[0]);
+  return arguments.Return(OrErrno(syscall(SYS_mq_unlink, name.get())));
 }
 
 int64_t GetSetAttributes(int fd, const mq_attr* wanted, mq_attr* current) {
@@ -311,11 +314,11 @@ napi_value SetCloseOnExec(napi_env env, napi_callback_info info) {
 }  // namespace
 
 int64_t OpenQueue(napi_env env, const Arguments<5>& arguments) {
-  const std::string name = GetName(env, arguments[0]);
+  const Name name(env, arguments[0]);
   mq_attr attributes{};
   attributes.mq_maxmsg = arguments.Long(3);
   attributes.mq_msgsize = arguments.Long(4);
-  return OrErrno(syscall(SYS_mq_open, name.c_str(), arguments.Int(1),
+  return OrErrno(syscall(SYS_mq_open, name.get(), arguments.Int(1),
                          static_cast<mode_t>(arguments.Long(2)),
                          arguments.IsNullish(3) ? nullptr : &attributes));
 }

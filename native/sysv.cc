@@ -39,36 +39,45 @@ class MessageArguments : public Arguments<kCount> {
   bool valid_ = false;
 };
 
-// A message to send, where struct msgbuf wants it. Each thread has one, which
-// grows to the longest message sent.
-class Outgoing {
+// A message of the caller's, where struct msgbuf wants it. Each thread has one,
+// which grows to the longest.
+class Scratch {
  public:
-  const void* Set(int64_t type, const uint8_t* data, size_t length) {
-    if (length > capacity_) {
+  // Null if there is no memory for so long a message.
+  uint8_t* Reserve(size_t length) {
+    if (message_ == nullptr || length > capacity_) {
       void* larger = realloc(message_, kMessageHeader + length);
       if (larger == nullptr) return nullptr;
       message_ = static_cast<uint8_t*>(larger);
       capacity_ = length;
     }
-    memcpy(message_, &type, kMessageHeader);
-    if (length > 0) memcpy(message_ + kMessageHeader, data, length);
     return message_;
   }
 
-  Outgoing() : message_(static_cast<uint8_t*>(malloc(kMessageHeader))) {}
-  ~Outgoing() { free(message_); }
-  Outgoing(const Outgoing&) = delete;
-  Outgoing& operator=(const Outgoing&) = delete;
+  const void* Set(int64_t type, const Bytes& bytes) {
+    uint8_t* message = Reserve(bytes.length);
+    if (message == nullptr) return nullptr;
+    memcpy(message, &type, kMessageHeader);
+    if (bytes.length > 0) {
+      memcpy(message + kMessageHeader, bytes.data, bytes.length);
+    }
+    return message;
+  }
+
+  Scratch() = default;
+  ~Scratch() { free(message_); }
+  Scratch(const Scratch&) = delete;
+  Scratch& operator=(const Scratch&) = delete;
 
  private:
-  uint8_t* message_;
+  uint8_t* message_ = nullptr;
   size_t capacity_ = 0;
 };
 
-thread_local Outgoing outgoing;
+thread_local Scratch scratch;
 
 int64_t SendOnce(int id, int64_t type, const Bytes& bytes, int flags) {
-  const void* message = outgoing.Set(type, bytes.data, bytes.length);
+  const void* message = scratch.Set(type, bytes);
   if (message == nullptr) return -ENOMEM;
   return OrErrno(msgsnd(id, message, bytes.length, flags));
 }
@@ -105,24 +114,28 @@ napi_value SendBatch(napi_env env, napi_callback_info info) {
 }
 
 // Where a message is to go: the area, of which it may take `size` bytes beside
-// its type, or a Uint8Array.
+// its type, or a Uint8Array, by way of the scratch.
 class Target {
  public:
   template <size_t kCount>
   explicit Target(const MessageArguments<kCount>& arguments)
       : environment_(arguments.environment()) {
     into_ = arguments.GetBytes(2, &bytes_);
-    const int64_t size =
-        into_ ? static_cast<int64_t>(bytes_.length) : arguments.Long(2);
-    valid_ =
-        arguments.valid() && size >= 0 &&
-        kMessageHeader + static_cast<size_t>(size) <= environment_->area_size();
-    size_ = valid_ ? static_cast<size_t>(size) : 0;
+    const int64_t size = into_ ? 0 : arguments.Long(2);
+    size_ = into_ ? bytes_.length : static_cast<size_t>(size);
+    message_ = into_ ? scratch.Reserve(size_) : environment_->area();
+    if (!arguments.valid() || size < 0 ||
+        (!into_ && kMessageHeader + size_ > environment_->area_size())) {
+      error_ = -EINVAL;
+    } else if (message_ == nullptr) {
+      error_ = -ENOMEM;
+    }
   }
 
-  bool valid() const { return valid_; }
+  // -errno, or 0 if a call may be made.
+  int error() const { return error_; }
   size_t size() const { return size_; }
-  uint8_t* message() const { return environment_->area(); }
+  uint8_t* message() const { return message_; }
 
   // Passes on what a call brought, or its errno.
   int64_t Finish(int64_t length) const {
@@ -138,9 +151,10 @@ class Target {
  private:
   Environment* environment_;
   Bytes bytes_;
+  uint8_t* message_ = nullptr;
   size_t size_ = 0;
+  int error_ = 0;
   bool into_ = false;
-  bool valid_ = false;
 };
 
 // send(id, type, bytes, flags): 0 or -errno
@@ -158,7 +172,7 @@ napi_value Send(napi_env env, napi_callback_info info) {
 napi_value Receive(napi_env env, napi_callback_info info) {
   MessageArguments<4> arguments(env, info);
   const Target target(arguments);
-  if (!target.valid()) return arguments.Return(-EINVAL);
+  if (target.error() != 0) return arguments.Return(target.error());
   return arguments.Return(target.Finish(
       OrErrno(msgrcv(arguments.id(), target.message(), target.size(),
                      arguments.type(), arguments.Int(3, 0)))));
@@ -197,7 +211,7 @@ napi_value ReceiveBatch(napi_env env, napi_callback_info info) {
 napi_value ReceiveSpinning(napi_env env, napi_callback_info info) {
   MessageArguments<5> arguments(env, info);
   const Target target(arguments);
-  if (!target.valid()) return arguments.Return(-EINVAL);
+  if (target.error() != 0) return arguments.Return(target.error());
   const int flags = arguments.Int(3, 0) | IPC_NOWAIT;
   const int64_t end = Now() + static_cast<int64_t>(arguments.Double(4) * 1000);
   int64_t length;
@@ -238,8 +252,7 @@ napi_value SendBlocking(napi_env env, napi_callback_info info) {
   if (!arguments.valid() || !arguments.GetBytes(2, &bytes)) {
     return arguments.Return(-EINVAL);
   }
-  const void* message =
-      outgoing.Set(arguments.type(), bytes.data, bytes.length);
+  const void* message = scratch.Set(arguments.type(), bytes);
   if (message == nullptr) return arguments.Return(-ENOMEM);
   return arguments.Return(
       Block(env, arguments.environment()->loop(), arguments.Double(3, INFINITY),
@@ -252,7 +265,7 @@ napi_value SendBlocking(napi_env env, napi_callback_info info) {
 napi_value ReceiveBlocking(napi_env env, napi_callback_info info) {
   MessageArguments<7> arguments(env, info);
   const Target target(arguments);
-  if (!target.valid()) return arguments.Return(-EINVAL);
+  if (target.error() != 0) return arguments.Return(target.error());
   const int flags = arguments.Int(3, 0);
   return arguments.Return(target.Finish(
       Block(env, arguments.environment()->loop(), arguments.Double(4, INFINITY),
