@@ -2,7 +2,7 @@
 import { Buffer } from 'node:buffer'
 import { constants } from 'node:os'
 import { isAnyArrayBuffer } from 'node:util/types'
-import { invalidType, invalidValue } from './errors.ts'
+import { checkAttached, invalidType, invalidValue } from './errors.ts'
 import { MAX_BATCH } from './native.ts'
 
 /** What can be sent; strings are sent as UTF-8. It is copied when it is handed over. */
@@ -12,29 +12,22 @@ export type Data = string | ArrayBufferView | ArrayBufferLike
 export function toBytes(data: Data): Uint8Array {
   if (typeof data === 'string') return Buffer.from(data)
   if (data instanceof Uint8Array) {
-    if (data.length === 0) checkAttached(data.buffer)
+    if (data.length === 0) checkAttached('"data" argument', data)
     return data
   }
   if (ArrayBuffer.isView(data)) {
-    checkAttached(data.buffer)
+    checkAttached('"data" argument', data)
     return new Uint8Array(data.buffer, data.byteOffset, data.byteLength)
   }
   // Not instanceof: test runners and node:vm have realms of their own.
   if (isAnyArrayBuffer(data)) {
-    checkAttached(data)
-    return new Uint8Array(data)
+    try {
+      return new Uint8Array(data)
+    } catch {
+      throw invalidValue('"data" argument', 'an ArrayBuffer that is not detached', data)
+    }
   }
   throw invalidType('"data" argument', 'a string, an ArrayBufferView or an ArrayBuffer', data)
-}
-
-/** A detached buffer has length 0, and would be sent as an empty message. */
-function checkAttached(buffer: ArrayBufferLike): void {
-  if (buffer.byteLength > 0) return
-  try {
-    new Uint8Array(buffer)
-  } catch {
-    throw invalidValue('"data" argument', 'backed by a buffer that is not detached', buffer)
-  }
 }
 
 /** What the kernel keeps beside a message: its priority, or its type. */

@@ -3,7 +3,7 @@ import { constants as fs, fstatSync, readlinkSync } from 'node:fs'
 import { constants as os } from 'node:os'
 import { basename } from 'node:path'
 import { isUint8Array } from 'node:util/types'
-import { checkInteger, invalidType, invalidValue, QueueError } from './errors.ts'
+import { checkAttached, checkInteger, checkOptions, invalidType, invalidValue, QueueError } from './errors.ts'
 import { copyArea, type Descriptor, MAX_BATCH, native, pollSync } from './native.ts'
 import { Registration } from './notifications.ts'
 import { BATCH_BYTES, type Data, type Packing, type Tag } from './outbox.ts'
@@ -100,6 +100,7 @@ function checkName(name: string, syscall: string): void {
 const packing: Omit<Packing<PosixSendOptions>, 'send'> = {
   words: 2,
   tagOf(options) {
+    checkOptions(options)
     const priority = options?.priority
     if (priority === undefined) return 0
     checkInteger('"priority" option', priority, 0, MAX_PRIORITY)
@@ -137,6 +138,10 @@ export class PosixQueue extends Queue<PosixMessage, PosixSendOptions, unknown> {
   #refed = true
 
   private constructor(descriptor: Descriptor, fd: number, path: string | undefined, size: QueueSize) {
+    // JavaScript does not know that it is private.
+    if (!(descriptor instanceof native.Descriptor)) {
+      throw invalidType('"descriptor" argument', 'made by PosixQueue.open or fromFd', descriptor)
+    }
     super()
     this.#fd = fd
     this.path = path
@@ -167,6 +172,7 @@ export class PosixQueue extends Queue<PosixMessage, PosixSendOptions, unknown> {
    */
   static open(name: string, options: PosixOpenOptions = {}): PosixQueue {
     checkName(name, 'mq_open')
+    checkOptions(options)
     const { create = false, exclusive = false, access = 'readwrite', mode = 0o600, maxMessages, messageSize } = options
     if (!Object.hasOwn(accessModes, access)) {
       throw invalidValue('"access" option', "'read', 'write' or 'readwrite'", access)
@@ -583,5 +589,6 @@ const syscallOf = (direction: Direction): string => (direction === 'read' ? 'mq_
 
 function checkBuffer(buffer: Uint8Array): Uint8Array {
   if (!isUint8Array(buffer)) throw invalidType('"buffer" argument', 'a Buffer or Uint8Array', buffer)
+  checkAttached('"buffer" argument', buffer)
   return buffer
 }

@@ -1,6 +1,6 @@
 import { constants as os } from 'node:os'
 import { isUint8Array } from 'node:util/types'
-import { checkInteger, invalidType, outOfRange, QueueError } from './errors.ts'
+import { checkAttached, checkInteger, checkOptions, invalidType, outOfRange, QueueError } from './errors.ts'
 import { copyArea, MAX_BATCH, msgReceiveSync, msgSendSync, native, typeAt } from './native.ts'
 import { BATCH_BYTES, type Data, type Packing, type Tag } from './outbox.ts'
 import { Message, Queue, type Sending } from './queue.ts'
@@ -106,6 +106,7 @@ export class SysvMessage extends Message {
 const packing: Omit<Packing<SysvSendOptions>, 'send'> = {
   words: 3,
   tagOf(options) {
+    checkOptions(options)
     const type = options?.type
     return type === undefined ? 1 : checkType(type, 1n)
   },
@@ -138,10 +139,11 @@ const ANY: Selection = { type: 0, flags: 0, size: Number.POSITIVE_INFINITY }
 
 function selectionOf(options: SysvReceiveOptions | undefined, buffer?: Uint8Array): Selection {
   if (options === undefined && buffer === undefined) return ANY
+  checkOptions(options)
   const type = options?.type
   const most = options?.size
   if (most !== undefined) checkInteger('"size" option', most, 0, 2 ** 31 - 1)
-  const size = Math.min(most ?? Number.POSITIVE_INFINITY, buffer?.length ?? Number.POSITIVE_INFINITY)
+  const size = Math.min(most ?? Number.POSITIVE_INFINITY, buffer ? lengthOf(buffer) : Number.POSITIVE_INFINITY)
   const flags = (options?.except ? MSG_EXCEPT : 0) | (options?.truncate ? MSG_NOERROR : 0)
   return { type: type === undefined ? 0 : checkType(type, -(2n ** 63n)), flags, size }
 }
@@ -188,6 +190,7 @@ export class SysvQueue extends Queue<SysvMessage, SysvSendOptions, SysvReceiveOp
   #lastType: SysvType = 0
 
   private constructor(id: number) {
+    checkInteger('"id" argument', id, 0, 2 ** 31 - 1)
     super()
     this.id = id
     this.packing = {
@@ -220,6 +223,7 @@ export class SysvQueue extends Queue<SysvMessage, SysvSendOptions, SysvReceiveOp
    */
   static open(key: SysvKey, options: SysvOpenOptions = {}): SysvQueue {
     const number = keyOf(key)
+    checkOptions(options)
     const { create = false, exclusive = false, mode = 0o600, maxBytes } = options
     checkInteger('"mode" option', mode, 0, 0o777)
     if (maxBytes !== undefined) checkInteger('"maxBytes" option', maxBytes, 0, Number.MAX_SAFE_INTEGER)
@@ -253,7 +257,7 @@ export class SysvQueue extends Queue<SysvMessage, SysvSendOptions, SysvReceiveOp
    * @throws QueueError EIDRM (there is none)
    */
   static fromId(id: number): SysvQueue {
-    checkInteger('"id" argument', id, 0, 2 ** 31 - 1)
+    checkInteger('"id" argument', id, 0, 2 ** 31 - 1) // or the number would be cut
     const stat = statSysv(id)
     // A queue that may not be read is there nevertheless.
     if (stat === -EINVAL || stat === -EIDRM)
@@ -383,10 +387,11 @@ export class SysvQueue extends Queue<SysvMessage, SysvSendOptions, SysvReceiveOp
   }
 
   override tryReceive(options?: SysvReceiveOptions): SysvMessage | undefined {
-    const length = this.#take(selectionOf(options))
+    const selection = selectionOf(options)
+    const length = this.#take(selection)
     if (length >= 0) return this.#message(0, length, 1)
     if (length === -ENOMSG) return undefined
-    throw this.#error(length, 'msgrcv')
+    throw this.#receiveError(length, selection)
   }
 
   override tryReceiveMany(max: number = MAX_BATCH, options?: SysvReceiveOptions): SysvMessage[] {
@@ -400,7 +405,7 @@ export class SysvQueue extends Queue<SysvMessage, SysvSendOptions, SysvReceiveOp
       if (count < 0) {
         // What is in hand comes first; the next call meets the error again.
         if (count === -ENOMSG || messages.length > 0) break
-        throw this.#error(count, 'msgrcv')
+        throw this.#receiveError(count, selection)
       }
       for (let index = 0, offset = 0; index < count; index++) {
         const length = native.received[3 * index] ?? 0
@@ -420,8 +425,9 @@ export class SysvQueue extends Queue<SysvMessage, SysvSendOptions, SysvReceiveOp
    * the queue; see `truncate`), EACCES, EIDRM, ERR_MQ_CLOSED
    */
   tryReceiveInto(buffer: Uint8Array, options?: SysvReceiveOptions): number {
-    const length = this.#take(selectionOf(options, checkBuffer(buffer)), buffer)
-    return length === -ENOMSG ? -1 : this.#received(length, buffer)
+    const selection = selectionOf(options, checkBuffer(buffer))
+    const length = this.#take(selection, buffer)
+    return length === -ENOMSG ? -1 : this.#received(length, selection)
   }
 
   /**
@@ -432,7 +438,7 @@ export class SysvQueue extends Queue<SysvMessage, SysvSendOptions, SysvReceiveOp
    */
   receiveIntoSync(buffer: Uint8Array, options?: SysvReceiveOptions & SyncReceiveOptions): number {
     const selection = selectionOf(options, checkBuffer(buffer))
-    return this.#received(this.#receiveBlocking(selection, options, buffer), buffer)
+    return this.#received(this.#receiveBlocking(selection, options, buffer), selection)
   }
 
   /**
@@ -442,8 +448,9 @@ export class SysvQueue extends Queue<SysvMessage, SysvSendOptions, SysvReceiveOp
    * @see msgrcv(2)
    */
   receiveSync(options?: SysvReceiveOptions & SyncReceiveOptions): SysvMessage {
-    const length = this.#receiveBlocking(selectionOf(options), options)
-    if (length < 0) throw this.#error(length, 'msgrcv')
+    const selection = selectionOf(options)
+    const length = this.#receiveBlocking(selection, options)
+    if (length < 0) throw this.#receiveError(length, selection)
     return this.#message(0, length, 1)
   }
 
@@ -481,8 +488,8 @@ export class SysvQueue extends Queue<SysvMessage, SysvSendOptions, SysvReceiveOp
     return new SysvMessage(copyArea(offset + HEADER, offset + HEADER + length), typeAt(type))
   }
 
-  #received(length: number, buffer: Uint8Array): number {
-    if (length < 0) throw this.#error(length, 'msgrcv', buffer.length)
+  #received(length: number, selection: Selection): number {
+    if (length < 0) throw this.#receiveError(length, selection)
     this.#lastType = typeAt(1)
     return length
   }
@@ -514,6 +521,10 @@ export class SysvQueue extends Queue<SysvMessage, SysvSendOptions, SysvReceiveOp
 
   protected override sendError(errno: number, length: number): QueueError {
     return this.#error(errno, 'msgsnd', length)
+  }
+
+  #receiveError(errno: number, { size }: Selection): QueueError {
+    return this.#error(errno, 'msgrcv', errno === -E2BIG ? size : undefined)
   }
 
   protected override get sendsWait(): boolean {
@@ -553,7 +564,8 @@ export class SysvQueue extends Queue<SysvMessage, SysvSendOptions, SysvReceiveOp
     options: (SysvReceiveOptions & WaitOptions) | undefined,
     deadline: number,
   ): Waiter<T> {
-    const given = { ...options } as SysvReceiveOptions & WaitOptions // the caller may use it for another call
+    const { type, except, size, truncate }: SysvReceiveOptions = options ?? {}
+    const given = { type, except, size, truncate } // the caller may use the object for another call
     const selection = selectionOf(given)
     let room = 0
     let flags = 0
@@ -566,7 +578,7 @@ export class SysvQueue extends Queue<SysvMessage, SysvSendOptions, SysvReceiveOp
       },
       answer: (length: number, data: Buffer | undefined) => {
         if (grow(length, room, selection)) return undefined
-        if (length < 0 || data === undefined) throw this.#error(length, 'msgrcv')
+        if (length < 0 || data === undefined) throw this.#receiveError(length, selection)
         return take(given, new SysvMessage(data, typeAt(1)))
       },
     }
@@ -595,6 +607,7 @@ export class SysvQueue extends Queue<SysvMessage, SysvSendOptions, SysvReceiveOp
     return this.#closed
   }
 
+  /** `length`: of the message to send, or of the room for one. */
   #error(errno: number, syscall: string, length?: number): QueueError {
     const { id } = this
     if (this.#closed !== undefined) return new QueueError('ERR_MQ_CLOSED', { syscall, id })
@@ -615,15 +628,19 @@ export class SysvQueue extends Queue<SysvMessage, SysvSendOptions, SysvReceiveOp
       return new QueueError(errno, { ...details, detail: `${length} > ${maxBytes} bytes` })
     }
     if (errno === -E2BIG && length !== undefined)
-      return new QueueError(errno, { ...details, detail: `buffer of ${length} bytes` })
+      return new QueueError(errno, { ...details, detail: `room for ${length} bytes` })
     return new QueueError(errno, details)
   }
 }
 
 function checkBuffer(buffer: Uint8Array): Uint8Array {
   if (!isUint8Array(buffer)) throw invalidType('"buffer" argument', 'a Buffer or Uint8Array', buffer)
+  checkAttached('"buffer" argument', buffer)
   return buffer
 }
+
+/** Its own, whatever a subclass says: {@link grow} must not believe that there is room. */
+const lengthOf = (buffer: Uint8Array): number => Reflect.get(Uint8Array.prototype, 'length', buffer)
 
 /** As much of the buffer as there may be in it; without one, the area. */
 function targetOf(room: number, buffer: Uint8Array | undefined): Uint8Array | number {
