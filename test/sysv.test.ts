@@ -538,7 +538,7 @@ describe('receiving into a buffer', () => {
     for (const receive of [() => queue.tryReceiveInto(short), () => queue.receiveIntoSync(short)]) {
       expect(receive).toThrow(failing('E2BIG', queue))
       expect(receive).toThrow(expect.objectContaining({ syscall: 'msgrcv', hint: expect.stringContaining('truncate') }))
-      expect(receive).toThrow(/\(buffer of 5 bytes\)$/)
+      expect(receive).toThrow(/\(room for 5 bytes\)$/)
     }
     expect(queue.tryReceiveInto(short, { size: 100, truncate: true })).toBe(5)
     expect(Buffer.from(short).toString()).toBe('abcde')
@@ -1730,7 +1730,7 @@ describe('an error', () => {
     const error = await failureOf(() => queue.tryReceiveInto(Buffer.alloc(2)))
     expect(error).toBeInstanceOf(QueueError)
     expect(String(error)).toBe(
-      `QueueError: E2BIG: message longer than the buffer, msgrcv #${queue.id} (buffer of 2 bytes)`,
+      `QueueError: E2BIG: message longer than the buffer, msgrcv #${queue.id} (room for 2 bytes)`,
     )
     expect(error).not.toHaveProperty('path')
   })
