@@ -223,7 +223,8 @@ describe('mqUnlink', () => {
   })
 
   test('throws for a name of another type', () => {
-    for (const name of [7, undefined, null, '/a\0b', '/a\udc00b']) expect(() => mqUnlink(name as never)).toThrow(TypeError)
+    for (const name of [7, undefined, null, '/a\0b', '/a\udc00b'])
+      expect(() => mqUnlink(name as never)).toThrow(TypeError)
   })
 })
 
