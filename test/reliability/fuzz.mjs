@@ -248,7 +248,8 @@ function neverWaits(options, { pick }) {
 }
 
 const noWait = (flags) => (Number.isInteger(flags) ? flags | IPC_NOWAIT : (flags ?? IPC_NOWAIT))
-const past = (time) => (typeof time === 'number' && time > 1 ? 0 : time)
+/** No time to come; an object may turn into any. */
+const past = (time) => (Object(time) === time || time > 1 ? 0 : time)
 
 /** The calls that would wait, and how they do not. */
 const tamed = {
@@ -257,7 +258,7 @@ const tamed = {
   receiveIntoSync: (args, random) => (args[1] = neverWaits(args[1], random)),
   waitFor: (args, random) => (args[1] = neverWaits(args[1], random)),
   putBlocking: (args, random) => {
-    args[2] = past(args[2])
+    args[2] = typeof args[2] === 'symbol' ? args[2] : past(args[2])
     args[3] = neverWaits(args[3], random)
   },
   poll: (args) => (args[2] = typeof args[2] === 'number' ? Math.min(Math.max(args[2], 0), 1) : (args[2] ?? 0)),
