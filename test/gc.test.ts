@@ -2,6 +2,8 @@
 import { setImmediate as turn } from 'node:timers/promises'
 import { PosixQueue } from 'kernelmq'
 import { describe, expect, test } from 'vitest'
+import { families, newQueue } from './families.ts'
+import { drain, open, prepare } from './fixtures/operations.mjs'
 import { countDescriptors, openQueue, runFixture } from './support.ts'
 
 const { gc } = globalThis as { gc?: () => void }
@@ -21,47 +23,6 @@ function fill(queue: PosixQueue): void {
 
 /** Another handle of the same queue, which nobody keeps. */
 const anotherHandle = (queue: PosixQueue): PosixQueue => PosixQueue.open(queue.path as string)
-
-const waits: Record<string, (queue: PosixQueue) => Promise<unknown>> = {
-  receive: async (queue) => (await queue.receive()).text(),
-  receiveMany: async (queue) => (await queue.receiveMany()).map((message) => message.text()).join(),
-  messages: async (queue) => (await queue.messages().next()).value?.text(),
-  batches: async (queue) => (await queue.batches().next()).value?.map((message) => message.text()).join(),
-  consume: (queue) => new Promise((resolve) => queue.consume((message) => resolve(message.text()))),
-  createReadStream: (queue) =>
-    new Promise((resolve) => queue.createReadStream().on('data', (message) => resolve(message.text()))),
-  waitReadable: async (queue) => (await queue.waitReadable()) ?? 'late',
-  notifications: async (queue) => (await queue.notifications().next()).value && 'late',
-}
-
-describe('what waits survives 100 collections, though nobody has its queue', () => {
-  test.each(Object.keys(waits))('%s', async (name) => {
-    const sender = openQueue()
-    const result = waits[name]?.(anotherHandle(sender))
-    await collect(100)
-    expect(sender.trySend('late')).toBe(true)
-    expect(await result).toBe('late')
-  })
-
-  test('send', async () => {
-    const receiver = openQueue()
-    fill(receiver)
-    const sent = anotherHandle(receiver).send(Buffer.from('late'), { priority: 1 })
-    await collect(100)
-    expect(receiver.tryReceive()?.text()).toBe('fill')
-    await sent
-    expect(receiver.tryReceive()?.text()).toBe('late')
-  })
-
-  test('sendMany', async () => {
-    const receiver = openQueue()
-    const texts = Array.from({ length: 20 }, (_, index) => `message ${index}`)
-    const sent = anotherHandle(receiver).sendMany(texts)
-    await collect(100)
-    for (const text of texts) expect((await receiver.receive()).text()).toBe(text)
-    await sent
-  })
-})
 
 describe('a queue that is dropped without close()', () => {
   const uses: Record<string, (queue: PosixQueue) => unknown> = {
@@ -121,21 +82,18 @@ test('a dropped iterator of notifications gives up its registration, while its q
   await queue.notifications().return?.()
 })
 
-describe('the data of a pending send', () => {
-  async function sentAfter(
-    data: Uint8Array<ArrayBuffer> | ArrayBuffer,
-    change: () => void,
-  ): Promise<string | undefined> {
-    const queue = openQueue()
-    fill(queue)
+describe.each(families)('the data of a pending send to a %s', (family) => {
+  async function sentAfter(data: Uint8Array<ArrayBuffer> | ArrayBuffer, change: () => void): Promise<string> {
+    const name = newQueue(family)
+    prepare('send', name)
+    const queue = open(name)
     const sent = queue.send(data)
     change()
     await collect(3)
-    for (let message = queue.tryReceive(); message !== undefined; message = queue.tryReceive()) {
-      expect(message.text()).toBe('fill')
-    }
+    const texts = drain(name)
     await sent
-    return queue.tryReceive()?.text()
+    await queue.close()
+    return [...texts, ...drain(name)].filter((text) => text !== 'fill').join()
   }
 
   test('is that of the call, if the buffer is written to', async () => {
@@ -156,13 +114,14 @@ describe('the data of a pending send', () => {
   })
 
   test('is refused, if the buffer is gone already', async () => {
-    const queue = openQueue()
+    const name = newQueue(family)
+    const queue = open(name)
     const data = new TextEncoder().encode('gone')
     structuredClone(data.buffer, { transfer: [data.buffer] })
     await expect(queue.send(data)).rejects.toThrow(TypeError)
     await expect(queue.send(data.buffer)).rejects.toThrow(TypeError)
     await expect(queue.sendMany([data])).rejects.toThrow(TypeError)
-    expect(queue.attributes.messages).toBe(0)
+    expect(drain(name)).toEqual([])
   })
 })
 

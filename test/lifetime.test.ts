@@ -1,82 +1,93 @@
-// The ends of life, each in a process of its own: exit code, signal and time are the result.
+// The ends of life while operations are pending: exit code, signal and time are the result. Several are pending at
+// once here; each alone, with each end: npm run life -- --part matrix.
 import { describe, expect, test } from 'vitest'
-import { openQueue, runFixture, runToEnd } from './support.ts'
+import { families, groupsOf, kinds, newQueue } from './families.ts'
+import { endProcess, endsOf } from './fixtures/endings.mjs'
+import { operations } from './fixtures/operations.mjs'
+import { runFixture, runToEnd } from './support.ts'
 
-const nameOfQueue = (): string => openQueue().path as string
+describe.each(families)('a process with a %s', (family) => {
+  const joined = /SIGKILL|^throw$|reject|exit in a callback/
+  const cells = kinds.flatMap((kind) =>
+    endsOf(kind, 'process').flatMap((end) => groupsOf(family, kind, end, joined).map((group) => [end, group] as const)),
+  )
 
-const stages = ['loaded', 'open', 'receiving', 'sending', 'notified', 'iterating', 'streaming', 'closing']
+  test.each(cells)(
+    'has its exit code in less than a second after the end "%s" while there is %s',
+    async (end, group) => {
+      expect(await endProcess(end, newQueue(family), group)).toBeUndefined()
+    },
+  )
 
-const ends: Record<string, { code: number | null; signal?: NodeJS.Signals; stdout?: string; stderr?: string }> = {
-  natural: { code: 0 },
-  exit: { code: 3 },
-  uncaught: { code: 1, stderr: 'nobody catches this' },
-  rejection: { code: 1, stderr: 'nobody catches this' },
-  SIGTERM: { code: null, signal: 'SIGTERM' },
-  'worker-end': { code: 0, stdout: 'worker exited with 0' },
-  'worker-terminate': { code: 0, stdout: 'worker exited with 1' },
-}
+  async function settle(way: string) {
+    const { receiving, sending } = operations[family]
+    const names = Object.keys({ ...receiving, ...sending })
+    const queues = Object.fromEntries(names.map((name) => [name, newQueue(family)]))
+    const outcome = await runFixture('settling.mjs', [way, JSON.stringify(queues)], ['--expose-gc'])
+    expect(outcome).toMatchObject({ code: 0, signal: null, stderr: '' })
+    const { outcomes, leaked } = JSON.parse(outcome.stdout)
+    expect(leaked).toEqual({ descriptors: 0, threads: 0 })
+    expect(Object.keys(outcomes)).toEqual(names)
+    return outcomes
+  }
 
-describe.each(stages)('in the stage "%s"', (stage) => {
-  test.each(Object.keys(ends))('the end "%s" takes less than a second and has its exit code', async (end) => {
-    const { code, signal = null, stdout = '', stderr = '' } = ends[end] ?? { code: -1 }
-    const outcome = await runToEnd('lifetime.mjs', [stage, end, nameOfQueue()])
-    expect(outcome).toMatchObject({ code, signal })
-    expect(outcome.stdout).toContain(stdout)
-    expect(outcome.stderr).toContain(stderr)
-    if (stderr === '') expect(outcome.stderr).toBe('')
-    expect(outcome.took).toBeLessThan(1000)
+  test('settles in less than a second all that is pending when its queue is closed, twice', async () => {
+    const iterations = ['iteration', 'batches', 'consume', 'read stream', 'notifications']
+    for (const [name, outcome] of Object.entries(await settle('closed twice'))) {
+      expect([name, outcome]).toEqual([name, iterations.includes(name) ? 'done' : 'ERR_MQ_CLOSED'])
+    }
   })
-})
 
-test.each(['receiveSync', 'receiveIntoSync', 'sendSync', 'spin', 'tryCatch', 'noTimeout'])(
-  'SIGTERM ends a main thread that blocks in "%s"',
-  async (call) => {
-    const outcome = await runToEnd('blocked.mjs', [call, nameOfQueue(), 'SIGTERM'])
-    expect(outcome).toMatchObject({ code: null, signal: 'SIGTERM', stderr: '' })
-    expect(outcome.took).toBeLessThan(1000)
-  },
-)
-
-test('a pending wait holds the process until unref(), an idle queue never does', async () => {
-  const { code, stdout, stderr } = await runFixture('refs.mjs', [nameOfQueue()])
-  expect({ code, stderr }).toEqual({ code: 0, stderr: '' })
-  expect(JSON.parse(stdout)).toEqual({
-    idle: 'ends',
-    'idle after a receive': 'ends',
-    closed: 'ends',
-    receive: 'holds',
-    send: 'holds',
-    waitReadable: 'holds',
-    iteration: 'holds',
-    consume: 'holds',
-    notifications: 'holds',
-    stream: 'holds',
-    'receive with a timeout': 'holds',
-    'unref, then receive': 'ends',
-    'receive, then unref': 'ends',
-    'unref, then receive with a timeout': 'ends',
-    'unref, then notifications': 'ends',
-    'notifications, then unref': 'ends',
-    'unref, ref, then receive': 'holds',
-    'receive, unref, then ref': 'holds',
-    'receive, then abort': 'ends',
-    'receive, then close': 'ends',
-    'iteration, then return': 'ends',
-    'stream, then destroy': 'ends',
+  test('may close a queue in the callback of whatever was pending', async () => {
+    for (const [name, outcome] of Object.entries(await settle('closed in its callback'))) {
+      expect([name, outcome]).toEqual([name, 'done'])
+    }
   })
-})
 
-test('operations work or fail cleanly in "exit" and "beforeExit" listeners', async () => {
-  const { code, signal, stdout, stderr } = await runFixture('exit-listeners.mjs', [nameOfQueue()])
-  expect({ code, signal, stderr }).toEqual({ code: 0, signal: null, stderr: '' })
-  expect(stdout).toBe('beforeExit: \nexit: \nclosed: \n')
-})
+  test('gets what is pending done, after 100 collections in which nobody had the queue', async () => {
+    const { sending } = operations[family]
+    const sent: Record<string, string> = { sendMany: 'one more,and more', waitWritable: '' }
+    for (const [name, outcome] of Object.entries(await settle('collected'))) {
+      expect([name, outcome]).toEqual([name, name in sending ? (sent[name] ?? 'one more') : 'late'])
+    }
+  })
 
-describe('an exception thrown', () => {
-  test.each(['receive', 'nextTick', 'consume', 'data', 'abort', 'iterator'])(
-    'in the callback "%s" ends the process with code 1',
+  test('is held by what is pending until unref(), and never by an idle queue', async () => {
+    const { code, stdout, stderr } = await runFixture('refs.mjs', [newQueue(family)])
+    expect({ code, stderr }).toEqual({ code: 0, stderr: '' })
+    const { receiving, sending } = operations[family]
+    // At first, after unref(), and before it.
+    const pending = Object.fromEntries(
+      Object.keys({ ...receiving, ...sending }).map((name) => [name, 'holds,ends,ends']),
+    )
+    expect(JSON.parse(stdout)).toEqual({
+      ...pending,
+      idle: 'ends',
+      'idle after a receive': 'ends',
+      closed: 'ends',
+      'receive, timed out': 'ends',
+      'receive, aborted': 'ends',
+      'unref, receive, aborted': 'ends',
+      'receive, closed': 'ends',
+      'unref, receive, closed': 'ends',
+      'iteration, returned': 'ends',
+      'stream, destroyed': 'ends',
+      'receive behind one that is aborted': 'holds',
+      'unref, ref, receive': 'holds',
+      'receive, unref, ref': 'holds',
+    })
+  })
+
+  test('runs every operation, or fails cleanly, in "exit" and "beforeExit" listeners', async () => {
+    const { code, signal, stdout, stderr } = await runFixture('exit-listeners.mjs', [newQueue(family)])
+    expect({ code, signal, stderr }).toEqual({ code: 0, signal: null, stderr: '' })
+    expect(stdout).toBe('beforeExit: \nexit: \nclosed: ERR_MQ_CLOSED\n')
+  })
+
+  test.each(['nextTick', 'abort', 'iterator'])(
+    'ends with code 1 at an exception in the callback "%s"',
     async (where) => {
-      const outcome = await runToEnd('throws.mjs', [where, 'uncaught', nameOfQueue()])
+      const outcome = await runToEnd('throws.mjs', [where, 'uncaught', newQueue(family)])
       expect(outcome).toMatchObject({ code: 1, signal: null })
       expect(outcome.stderr).toContain('thrown in a callback')
       expect(outcome.took).toBeLessThan(1000)
@@ -84,9 +95,9 @@ describe('an exception thrown', () => {
   )
 
   test.each(['receive', 'nextTick', 'consume', 'data', 'abort', 'iterator'])(
-    'in the callback "%s" leaves the queue working where it is caught',
+    'that catches an exception of the callback "%s" as uncaught, goes on working',
     async (where) => {
-      const { code, signal, stdout, stderr } = await runFixture('throws.mjs', [where, 'caught', nameOfQueue()])
+      const { code, signal, stdout, stderr } = await runFixture('throws.mjs', [where, 'caught', newQueue(family)])
       expect({ code, signal, stderr }).toEqual({ code: 0, signal: null, stderr: '' })
       expect(stdout).toMatch(/caught 1\nworks\n$/)
     },

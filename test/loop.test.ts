@@ -2,14 +2,16 @@
 import { execFileSync } from 'node:child_process'
 import { promises as dns } from 'node:dns'
 import { once } from 'node:events'
-import { readdirSync } from 'node:fs'
 import { readFile } from 'node:fs/promises'
 import { setTimeout as sleep, setImmediate as turn } from 'node:timers/promises'
 import { fileURLToPath } from 'node:url'
 import { Worker } from 'node:worker_threads'
 import { type PosixMessage, PosixQueue } from 'kernelmq'
 import { describe, expect, test } from 'vitest'
-import { openQueue, runFixture } from './support.ts'
+import { families, newQueue } from './families.ts'
+import { open } from './fixtures/operations.mjs'
+import { fixture, openQueue, runFixture } from './support.ts'
+import { countThreads } from './sysv-support.ts'
 
 const anotherHandle = (queue: PosixQueue): PosixQueue => PosixQueue.open(queue.path as string)
 
@@ -25,8 +27,6 @@ async function poolLatency(): Promise<number> {
   }
   return median(times)
 }
-
-const countThreads = (): number => readdirSync('/proc/self/task').length
 
 /** How late the timers of a millisecond come while something runs. */
 async function loopLag(running: Promise<unknown>): Promise<{ median: number; max: number }> {
@@ -45,31 +45,41 @@ async function loopLag(running: Promise<unknown>): Promise<{ median: number; max
   return { median: median(lags), max: Math.max(...lags) }
 }
 
-test('16 pending receives delay neither files nor look-ups, and start no thread', async () => {
-  await poolLatency() // starts the pool
-  const threads = countThreads()
-  const queues = Array.from({ length: 16 }, () => openQueue())
-  const waits = queues.map((queue) => queue.receive())
-  await turn()
-  expect(await poolLatency()).toBeLessThan(50)
-  expect(countThreads()).toBe(threads)
-  for (const queue of queues) queue.trySend('at last')
-  expect((await Promise.all(waits)).map((message) => message.text())).toEqual(waits.map(() => 'at last'))
+describe.each(families)('16 pending receives, each on a %s of its own,', (family) => {
+  const openAll = () => Array.from({ length: 16 }, () => open(newQueue(family)))
+
+  test('delay neither files nor look-ups, and take no thread but one of their own for System V', async () => {
+    await poolLatency() // starts the pool
+    const threads = countThreads()
+    const queues = openAll()
+    const waits = queues.map((queue) => queue.receive())
+    await turn()
+    expect(await poolLatency()).toBeLessThan(50)
+    expect(countThreads()).toBe(threads + (family === 'SysvQueue' ? 16 : 0))
+    for (const queue of queues) queue.trySend('at last')
+    expect((await Promise.all(waits)).map((message) => message.text())).toEqual(waits.map(() => 'at last'))
+    await Promise.all(queues.map((queue) => queue.close()))
+    expect(countThreads()).toBe(threads)
+  })
+
+  test('let the loop keep its pace', async () => {
+    const queues = openAll()
+    const waits = queues.map((queue) => queue.receive({ timeout: 1500 }))
+    const lag = await loopLag(Promise.allSettled(waits))
+    expect(lag.median).toBeLessThan(20)
+    expect(lag.max).toBeLessThan(500)
+    await Promise.all(queues.map((queue) => queue.close()))
+  })
 })
 
-test('four workers that block delay neither files nor look-ups of others', async () => {
-  const path = new URL('fixtures/blocked.mjs', import.meta.url)
-  const workers = Array.from({ length: 4 }, () => new Worker(path, { workerData: ['receiveSync', openQueue().path] }))
+test.each(families)('four workers that block on a %s delay neither files nor look-ups of others', async (family) => {
+  const workers = Array.from(
+    { length: 4 },
+    () => new Worker(fixture('lifetime.mjs'), { argv: ['killed', newQueue(family), 'receiveSync'] }),
+  )
   await Promise.all(workers.map((worker) => once(worker, 'message')))
   expect(await poolLatency()).toBeLessThan(50)
   await Promise.all(workers.map((worker) => worker.terminate()))
-})
-
-test('the loop keeps its pace while receives are pending', async () => {
-  const waits = Array.from({ length: 16 }, () => openQueue().receive({ timeout: 1500 }))
-  const lag = await loopLag(Promise.allSettled(waits))
-  expect(lag.median).toBeLessThan(20)
-  expect(lag.max).toBeLessThan(500)
 })
 
 type Each = (message: PosixMessage) => void

@@ -1,114 +1,114 @@
 import { spawnSync } from 'node:child_process'
-import { setTimeout as after } from 'node:timers/promises'
-import type { PosixQueue } from 'kernelmq'
+import { setTimeout as sleep } from 'node:timers/promises'
 import { describe, expect, onTestFinished, test } from 'vitest'
+import { type Family, families, newQueue } from './families.ts'
+import { prepare, satisfy } from './fixtures/operations.mjs'
 import { fixture, openQueue, type Running, signalUntilEnded, start, startFixture } from './support.ts'
 
 const interrupted = `waiting\nQueueError EINTR -4\nlistener\n`
 
-/** Empty for those who receive, full for those who send. */
-function prepare(what: string): PosixQueue {
-  const queue = openQueue()
-  if (what === 'sendSync') queue.trySendMany(['1', '2', '3', '4'])
-  return queue
+/** A queue that is empty for those who receive, full for those who send. */
+function prepared(family: Family, what: string): string {
+  const name = newQueue(family)
+  prepare(what, name)
+  return name
 }
-
-/** Lets the wait end as it should. */
-const release = (queue: PosixQueue, what: string) => (what === 'sendSync' ? queue.tryReceive() : queue.trySend('came'))
 
 /** Sends signals while the child waits, then lets the wait end. */
-async function signalThenRelease(child: Running, queue: PosixQueue, what: string): Promise<void> {
+async function signalThenRelease(child: Running, name: string, what: string): Promise<void> {
   await child.line()
   for (let count = 0; count < 10; count++) {
     process.kill(child.pid, 'SIGUSR2')
-    await after(10)
+    await sleep(10)
   }
-  release(queue, what)
+  satisfy(what, name)
 }
 
-describe.each(['receiveSync', 'receiveIntoSync', 'sendSync'])('%s', (what) => {
-  test.each([
-    ['', []],
-    [' with a timeout', ['timeout']],
-  ])('is ended by a signal that JavaScript listens for%s, and the listener runs', async (_, flags) => {
-    const queue = prepare(what)
-    const child = startFixture('signals.mjs', [queue.path ?? '', what, ...flags])
-    await signalUntilEnded(child)
-    expect(await child.outcome).toMatchObject({ stdout: interrupted, stderr: '', code: 0 })
+describe.each(families)('with a %s,', (family) => {
+  describe.each(['receiveSync', 'receiveIntoSync', 'sendSync'])('%s', (what) => {
+    test.each([
+      ['', []],
+      [' with a timeout', ['timeout']],
+    ])('is ended by a signal that JavaScript listens for%s, and the listener runs', async (_, flags) => {
+      const name = prepared(family, what)
+      const child = startFixture('signals.mjs', [name, what, ...flags])
+      await signalUntilEnded(child)
+      expect(await child.outcome).toMatchObject({ stdout: interrupted, stderr: '', code: 0 })
+    })
+
+    test('with restart goes on, and the listener runs after', async () => {
+      const name = prepared(family, what)
+      const child = startFixture('signals.mjs', [name, what, 'restart'])
+      await signalThenRelease(child, name, what)
+      const { stdout } = await child.outcome
+      expect(stdout).toBe(`waiting\n${what === 'sendSync' ? 'sent' : 'late'}\nlistener\n`)
+    })
+
+    test('with restart keeps its deadline', async () => {
+      const name = prepared(family, what)
+      const child = startFixture('signals.mjs', [name, what, 'restart', 'timeout'])
+      // Signals come faster than the deadline: one that began anew would never end.
+      await signalUntilEnded(child)
+      expect((await child.outcome).stdout).toBe('waiting\nQueueError ETIMEDOUT -110\nlistener\n')
+    })
+
+    test('is not ended by children of the process, when nothing listens for signals', async () => {
+      const name = prepared(family, what)
+      const child = startFixture('signals.mjs', [name, what, 'deaf', 'children', 'timeout'])
+      expect((await child.outcome).stdout).toBe('waiting\nQueueError ETIMEDOUT -110\n')
+    })
+
+    test('is not ended by children of the process, when only Node.js listens, for the size of a terminal', async (ctx) => {
+      ctx.skip(spawnSync('script', ['--version']).status !== 0, 'needs script(1)')
+      const name = prepared(family, what)
+      const args = [fixture('signals.mjs'), name, what, 'deaf', 'stdout', 'children', 'timeout']
+      const command = [process.execPath, ...args].map((arg) => `'${arg}'`).join(' ')
+      const child = start('script', ['--quiet', '--command', command, '/dev/null'])
+      expect((await child.outcome).stdout).toBe('waiting\r\nQueueError ETIMEDOUT -110\r\n')
+    })
+
+    test('that nothing listens for ends the process', async () => {
+      const name = prepared(family, what)
+      const child = startFixture('signals.mjs', [name, what, 'deaf'])
+      await child.line()
+      process.kill(child.pid, 'SIGUSR2')
+      expect(await child.outcome).toMatchObject({ code: null, signal: 'SIGUSR2' })
+    })
   })
 
-  test('with restart goes on, and the listener runs after', async () => {
-    const queue = prepare(what)
-    const child = startFixture('signals.mjs', [queue.path ?? '', what, 'restart'])
-    await signalThenRelease(child, queue, what)
-    const { stdout } = await child.outcome
-    expect(stdout).toBe(`waiting\n${what === 'sendSync' ? 'sent' : 'came'}\nlistener\n`)
-  })
-
-  test('with restart keeps its deadline', async () => {
-    const queue = prepare(what)
-    const child = startFixture('signals.mjs', [queue.path ?? '', what, 'restart', 'timeout'])
-    // Signals come faster than the deadline: one that began anew would never end.
-    await signalUntilEnded(child)
-    expect((await child.outcome).stdout).toBe('waiting\nQueueError ETIMEDOUT -110\nlistener\n')
-  })
-
-  test('is not ended by children of the process, when nothing listens for signals', async () => {
-    const queue = prepare(what)
-    const child = startFixture('signals.mjs', [queue.path ?? '', what, 'deaf', 'children', 'timeout'])
-    expect((await child.outcome).stdout).toBe('waiting\nQueueError ETIMEDOUT -110\n')
-  })
-
-  test('is not ended by children of the process, when only Node.js listens, for the size of a terminal', async (ctx) => {
-    ctx.skip(spawnSync('script', ['--version']).status !== 0, 'needs script(1)')
-    const queue = prepare(what)
-    const args = [fixture('signals.mjs'), queue.path ?? '', what, 'deaf', 'stdout', 'children', 'timeout']
-    const command = [process.execPath, ...args].map((arg) => `'${arg}'`).join(' ')
-    const child = start('script', ['--quiet', '--command', command, '/dev/null'])
-    expect((await child.outcome).stdout).toBe('waiting\r\nQueueError ETIMEDOUT -110\r\n')
-  })
-
-  test('that nothing listens for ends the process', async () => {
-    const queue = prepare(what)
-    const child = startFixture('signals.mjs', [queue.path ?? '', what, 'deaf'])
+  test.each(['receiveSync', 'receiveIntoSync'])('%s is ended by a signal that comes while it spins', async (what) => {
+    const name = newQueue(family)
+    const child = startFixture('signals.mjs', [name, what, 'spin'])
     await child.line()
     process.kill(child.pid, 'SIGUSR2')
-    expect(await child.outcome).toMatchObject({ code: null, signal: 'SIGUSR2' })
+    // What goes on waiting gets a message in the end, and has missed its signal.
+    await Promise.race([child.outcome, sleep(2000)])
+    satisfy(what, name)
+    expect((await child.outcome).stdout).toBe(interrupted)
   })
-})
 
-test.each(['receiveSync', 'receiveIntoSync'])('%s is ended by a signal that comes while it spins', async (what) => {
-  const queue = openQueue()
-  const child = startFixture('signals.mjs', [queue.path ?? '', what, 'spin'])
-  await child.line()
-  process.kill(child.pid, 'SIGUSR2')
-  // What goes on waiting gets a message in the end, and has missed its signal.
-  await Promise.race([child.outcome, after(2000)])
-  queue.trySend('missed')
-  expect((await child.outcome).stdout).toBe(interrupted)
-})
-
-test('an asynchronous wait never sees a signal', async () => {
-  const queue = openQueue()
-  const child = startFixture('signals.mjs', [queue.path ?? '', 'receive'])
-  await child.line()
-  process.kill(child.pid, 'SIGUSR2')
-  expect(await child.line()).toBe('listener')
-  queue.trySend('came')
-  expect((await child.outcome).stdout).toBe('waiting\nlistener\ncame\n')
-})
-
-test('a worker that waits is left alone by signals that the main thread listens for', async () => {
-  const queue = openQueue()
-  const child = startFixture('signals.mjs', [queue.path ?? '', 'worker'])
-  await child.line()
-  for (let count = 0; count < 10; count++) {
+  test('an asynchronous wait never sees a signal', async () => {
+    const name = newQueue(family)
+    const child = startFixture('signals.mjs', [name, 'receive'])
+    await child.line()
     process.kill(child.pid, 'SIGUSR2')
-    await after(20)
-  }
-  expect(await child.line()).toBe('listener')
-  queue.trySend('came')
-  expect((await child.outcome).stdout).toBe('waiting\nlistener\ncame\n')
+    expect(await child.line()).toBe('listener')
+    satisfy('receive', name)
+    expect((await child.outcome).stdout).toBe('waiting\nlistener\nlate\n')
+  })
+
+  test('a worker that waits is left alone by signals that the main thread listens for', async () => {
+    const name = newQueue(family)
+    const child = startFixture('signals.mjs', [name, 'worker'])
+    await child.line()
+    for (let count = 0; count < 10; count++) {
+      process.kill(child.pid, 'SIGUSR2')
+      await sleep(20)
+    }
+    expect(await child.line()).toBe('listener')
+    satisfy('receive', name)
+    expect((await child.outcome).stdout).toBe('waiting\nlistener\nlate\n')
+  })
 })
 
 test('nothing is lost when signals and messages come together', async () => {

@@ -1,64 +1,75 @@
-import { lookup } from 'node:dns/promises'
-import { readFile } from 'node:fs/promises'
-import { monitorEventLoopDelay } from 'node:perf_hooks'
-import { setTimeout as sleep } from 'node:timers/promises'
-import { fileURLToPath } from 'node:url'
+// The threads that wait for System V queues: as few as can be, and gone when they have answered.
+import { setImmediate as turn } from 'node:timers/promises'
 import { expect, test } from 'vitest'
-import { runToEnd } from './support.ts'
+import { failureOf, isRoot, runFixture } from './support.ts'
 import { countThreads, openSysv } from './sysv-support.ts'
 
-test('16 pending receives delay neither files nor look-ups nor the loop, and each gets its message', async () => {
-  const queues = Array.from({ length: 16 }, () => openSysv())
-  const before = countThreads()
-  const receives = queues.map((queue) => queue.receive())
-  expect(countThreads()).toBe(before + 16)
-  const lag = monitorEventLoopDelay({ resolution: 1 })
-  lag.enable()
-  // All of libuv's pool, and more: with one waiting there, these would not end.
-  await Promise.all(
-    Array.from({ length: 8 }, () => [readFile(fileURLToPath(import.meta.url)), lookup('localhost')]).flat(),
-  )
-  await sleep(100)
-  lag.disable()
-  expect(lag.percentile(50) / 1e6).toBeLessThan(20)
-  for (const [index, queue] of queues.entries()) queue.trySend(`${index}`)
-  const messages = await Promise.all(receives)
-  expect(messages.map((message) => message.text())).toEqual(queues.map((_, index) => `${index}`))
-  expect(countThreads()).toBe(before)
+test('threads are one for each kind of waiting, however many wait', async () => {
+  const threads = countThreads()
+  const [queue, full] = [openSysv(), openSysv({ maxBytes: 1 })]
+  full.trySend('x')
+  const codes = [
+    ...Array.from({ length: 20 }, () => queue.receive({ type: 1 })),
+    ...Array.from({ length: 20 }, () => queue.receive({ type: -2 })),
+    ...Array.from({ length: 20 }, () => queue.receive({ type: 1, except: true })),
+    ...Array.from({ length: 20 }, () => full.send('x')),
+  ].map((wait) => wait.catch((error) => error.code))
+  await turn()
+  expect(countThreads()).toBe(threads + 4)
+  await Promise.all([queue.close(), full.close()])
+  expect(countThreads()).toBe(threads)
+  expect(new Set(await Promise.all(codes))).toEqual(new Set(['ERR_MQ_CLOSED']))
 })
 
-test('a wait that is given up leaves no thread behind', async () => {
-  const queue = openSysv()
-  const before = countThreads()
-  const stop = new AbortController()
-  const waits = Array.from({ length: 8 }, (_, type) => queue.receive({ type: type + 1, signal: stop.signal }))
-  expect(countThreads()).toBe(before + 8)
-  const settled = Promise.allSettled(waits)
-  stop.abort('enough')
-  for (const outcome of await settled) {
-    expect(outcome).toMatchObject({ status: 'rejected', reason: { code: 'ABORT_ERR', cause: 'enough' } })
+test('threads are gone when what waited has settled, whatever settled it', async () => {
+  const threads = countThreads()
+  const queue = openSysv({ maxBytes: 10 })
+  const ends: (() => Promise<unknown>)[] = [
+    () => failureOf(() => queue.receive({ timeout: 1 })),
+    () => failureOf(() => queue.receive({ signal: AbortSignal.timeout(1) })),
+    () => failureOf(() => queue.send(Buffer.alloc(11), { timeout: 1 })),
+    async () => {
+      const received = queue.receive()
+      await turn()
+      queue.trySend('x')
+      await received
+    },
+  ]
+  for (let round = 0; round < 50; round++) {
+    for (const end of ends) await end()
+    expect(countThreads()).toBe(threads)
   }
-  expect(countThreads()).toBe(before)
+  const removed = failureOf(() => queue.receive())
+  await turn()
+  queue.remove()
+  expect(await removed).toMatchObject({ code: 'EIDRM' })
+  expect(countThreads()).toBe(threads)
 })
 
-const ends: Record<string, { code: number | null; signal: string | null; stderr?: RegExp }> = {
-  exit: { code: 3, signal: null },
-  natural: { code: 0, signal: null },
-  uncaught: { code: 1, signal: null, stderr: /nobody catches this/ },
-  SIGTERM: { code: null, signal: 'SIGTERM' },
-  'worker-terminate': { code: 0, signal: null },
-  'worker-exit': { code: 0, signal: null },
-}
-const stages = ['receive', 'send', 'cancelling', 'blocked', 'tryCatch']
+test('200 threads that are given up together end together, each with the reason', async () => {
+  const threads = countThreads()
+  const queue = openSysv()
+  const stop = new AbortController()
+  const errors = Array.from({ length: 200 }, (_, index) =>
+    failureOf(() => queue.receive({ type: index + 1, signal: stop.signal })),
+  )
+  await turn()
+  expect(countThreads()).toBe(threads + 200)
+  const start = performance.now()
+  stop.abort('enough')
+  for (const error of await Promise.all(errors)) expect(error).toMatchObject({ code: 'ABORT_ERR', cause: 'enough' })
+  expect(performance.now() - start).toBeLessThan(1000)
+  expect(countThreads()).toBe(threads)
+})
 
-test.each(stages.flatMap((stage) => Object.keys(ends).map((end) => [stage, end] as const)))(
-  'in the stage "%s", the end "%s" takes less than a second and has its exit code',
-  async (stage, end) => {
-    const { stderr = /^$/, ...expected } = ends[end] ?? { code: -1, signal: null }
-    const queue = openSysv()
-    const outcome = await runToEnd('sysv-lifetime.mjs', [String(queue.id), stage, end])
-    expect(outcome).toMatchObject(expected)
-    expect(outcome.stderr).toMatch(stderr)
-    expect(outcome.took).toBeLessThan(1000)
-  },
-)
+test('a thread that cannot be had fails the wait, and only that', async ({ skip }) => {
+  skip(!isRoot, 'only root can become a user without other threads')
+  const { stdout, stderr } = await runFixture('no-threads.mjs', [String(openSysv({ mode: 0o666 }).id)])
+  expect(stderr).toBe('')
+  expect(JSON.parse(stdout)).toEqual({
+    first: 'came',
+    behind: Array(5).fill(['QueueError', 'EAGAIN', 'pthread_create']),
+    later: ['QueueError', 'EAGAIN', 'pthread_create'],
+    immediate: 'still works',
+  })
+})
