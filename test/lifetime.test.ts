@@ -15,41 +15,20 @@ describe.each(families)('a process with a %s', (family) => {
   test.each(cells)(
     'has its exit code in less than a second after the end "%s" while there is %s',
     async (end, group) => {
-      expect(await endProcess(end, newQueue(family), group)).toBeUndefined()
+      expect((await endProcess(end, newQueue(family), group)).wrong).toBeUndefined()
     },
   )
 
-  async function settle(way: string) {
+  test.each([
+    ['settles in less than a second all that is pending when its queue is closed, twice', 'closed twice'],
+    ['may close a queue in the callback of whatever was pending', 'closed in its callback'],
+    ['gets what is pending done after 100 collections in which nobody had the queue', 'collected'],
+  ])('%s', async (_, way) => {
     const { receiving, sending } = operations[family]
-    const names = Object.keys({ ...receiving, ...sending })
-    const queues = Object.fromEntries(names.map((name) => [name, newQueue(family)]))
+    const queues = Object.fromEntries(Object.keys({ ...receiving, ...sending }).map((name) => [name, newQueue(family)]))
     const outcome = await runFixture('settling.mjs', [way, JSON.stringify(queues)], ['--expose-gc'])
     expect(outcome).toMatchObject({ code: 0, signal: null, stderr: '' })
-    const { outcomes, leaked } = JSON.parse(outcome.stdout)
-    expect(leaked).toEqual({ descriptors: 0, threads: 0 })
-    expect(Object.keys(outcomes)).toEqual(names)
-    return outcomes
-  }
-
-  test('settles in less than a second all that is pending when its queue is closed, twice', async () => {
-    const iterations = ['iteration', 'batches', 'consume', 'read stream', 'notifications']
-    for (const [name, outcome] of Object.entries(await settle('closed twice'))) {
-      expect([name, outcome]).toEqual([name, iterations.includes(name) ? 'done' : 'ERR_MQ_CLOSED'])
-    }
-  })
-
-  test('may close a queue in the callback of whatever was pending', async () => {
-    for (const [name, outcome] of Object.entries(await settle('closed in its callback'))) {
-      expect([name, outcome]).toEqual([name, 'done'])
-    }
-  })
-
-  test('gets what is pending done, after 100 collections in which nobody had the queue', async () => {
-    const { sending } = operations[family]
-    const sent: Record<string, string> = { sendMany: 'one more,and more', waitWritable: '' }
-    for (const [name, outcome] of Object.entries(await settle('collected'))) {
-      expect([name, outcome]).toEqual([name, name in sending ? (sent[name] ?? 'one more') : 'late'])
-    }
+    expect(JSON.parse(outcome.stdout)).toEqual({ wrong: {}, leaked: { descriptors: 0, threads: 0 } })
   })
 
   test('is held by what is pending until unref(), and never by an idle queue', async () => {
@@ -102,4 +81,11 @@ describe.each(families)('a process with a %s', (family) => {
       expect(stdout).toMatch(/caught 1\nworks\n$/)
     },
   )
+})
+
+test('random operations that meet random ends leave nothing behind: npm run life, briefly', async () => {
+  const brief = ['--part', 'rounds', '--rounds', '20', '--part', 'memory', '--messages', '50k']
+  const { code, stdout, stderr } = await runFixture('../reliability/life.mjs', brief)
+  expect({ code, stderr }, stdout).toEqual({ code: 0, stderr: '' })
+  expect(stdout).toMatch(/left behind: \{"descriptors":0,"threads":0\}\nnothing was wrong\n$/)
 })
