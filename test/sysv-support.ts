@@ -6,7 +6,7 @@ import { tmpdir } from 'node:os'
 import { join } from 'node:path'
 import { type Data, type SysvMessage, type SysvOpenOptions, SysvQueue, type SysvReceiveOptions } from 'kernelmq'
 import { IPC_RMID, msgctl, msgget } from 'kernelmq/syscalls'
-import { afterAll, beforeAll, onTestFinished } from 'vitest'
+import { afterAll, beforeAll, expect, onTestFinished } from 'vitest'
 import { fixture, start } from './support.ts'
 
 /** Removes the queue when the test ends, if it is there still; nothing that waits holds that up. */
@@ -121,6 +121,9 @@ export const drain = (queue: SysvQueue, options?: SysvReceiveOptions): string[] 
 
 /** How many threads this process has. */
 export const countThreads = (): number => readdirSync('/proc/self/task').length
+
+/** Resolves when there are so many: the kernel lists a thread for a moment after it was joined. */
+export const threadsAre = (count: number): Promise<void> => expect.poll(countThreads, { interval: 5 }).toBe(count)
 
 export interface Attempted {
   // biome-ignore lint/suspicious/noExplicitAny: whatever the call returns

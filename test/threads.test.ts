@@ -2,7 +2,7 @@
 import { setImmediate as turn } from 'node:timers/promises'
 import { expect, test } from 'vitest'
 import { failureOf, isRoot, runFixture } from './support.ts'
-import { countThreads, openSysv } from './sysv-support.ts'
+import { countThreads, openSysv, threadsAre } from './sysv-support.ts'
 
 test('threads are one for each kind of waiting, however many wait', async () => {
   const threads = countThreads()
@@ -17,7 +17,7 @@ test('threads are one for each kind of waiting, however many wait', async () => 
   await turn()
   expect(countThreads()).toBe(threads + 4)
   await Promise.all([queue.close(), full.close()])
-  expect(countThreads()).toBe(threads)
+  await threadsAre(threads)
   expect(new Set(await Promise.all(codes))).toEqual(new Set(['ERR_MQ_CLOSED']))
 })
 
@@ -37,13 +37,13 @@ test('threads are gone when what waited has settled, whatever settled it', async
   ]
   for (let round = 0; round < 50; round++) {
     for (const end of ends) await end()
-    expect(countThreads()).toBe(threads)
+    await threadsAre(threads)
   }
   const removed = failureOf(() => queue.receive())
   await turn()
   queue.remove()
   expect(await removed).toMatchObject({ code: 'EIDRM' })
-  expect(countThreads()).toBe(threads)
+  await threadsAre(threads)
 })
 
 test('200 threads that are given up together end together, each with the reason', async () => {
@@ -59,7 +59,7 @@ test('200 threads that are given up together end together, each with the reason'
   stop.abort('enough')
   for (const error of await Promise.all(errors)) expect(error).toMatchObject({ code: 'ABORT_ERR', cause: 'enough' })
   expect(performance.now() - start).toBeLessThan(1000)
-  expect(countThreads()).toBe(threads)
+  await threadsAre(threads)
 })
 
 test('a thread that cannot be had fails the wait, and only that', async ({ skip }) => {
