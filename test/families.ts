@@ -1,6 +1,6 @@
 // What tests of both families share.
-import { operations, sends } from './fixtures/operations.mjs'
-import { isMounted, openQueue } from './support.ts'
+import { canMeet, operations, sends } from './fixtures/operations.mjs'
+import { openQueue } from './support.ts'
 import { openSysv } from './sysv-support.ts'
 
 /** A small queue of each family, as fixtures open it: by its name or identifier. */
@@ -22,9 +22,7 @@ export const kinds = ['receiving', 'sending', 'passing', 'blocking', 'endless'] 
  * and so is what is to end everything in its callback, but for an end that others stand for here.
  */
 export function groupsOf(family: Family, kind: (typeof kinds)[number], end: string, joined: RegExp): string[] {
-  const names = Object.keys(operations[family][kind]).filter(
-    (name) => name !== 'watch' || (isMounted && end !== 'natural'), // it has no unref()
-  )
+  const names = Object.keys(operations[family][kind]).filter((name) => canMeet(name, end))
   const isBlocking = kind === 'blocking' || kind === 'endless'
   if (isBlocking && joined.test(end)) return []
   if (!joined.test(end) && (isBlocking ? /SIG|terminate/ : /callback/).test(end)) return names

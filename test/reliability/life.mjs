@@ -3,14 +3,13 @@
 // are those of the suite: test/fixtures/operations.mjs, endings.mjs, lifetime.mjs.
 import { spawnSync } from 'node:child_process'
 import { lookup } from 'node:dns/promises'
-import { readFileSync } from 'node:fs'
 import { readFile } from 'node:fs/promises'
 import { setTimeout as sleep } from 'node:timers/promises'
 import { fileURLToPath } from 'node:url'
 import { parseArgs } from 'node:util'
 import { PosixQueue, SysvQueue } from 'kernelmq'
 import { endProcess, endsOf, endWorker } from '../fixtures/endings.mjs'
-import { familyOf, open, operations, sends } from '../fixtures/operations.mjs'
+import { canMeet, familyOf, open, operations, sends } from '../fixtures/operations.mjs'
 import { leaked, resources } from '../fixtures/resources.mjs'
 
 const help = `npm run life -- [--part <part>]... [--rounds <rounds>] [--messages <messages>] [--seconds <seconds>]
@@ -49,11 +48,6 @@ function fail(what) {
   failures++
   console.log(`WRONG: ${what}`)
 }
-
-const isMounted = / mqueue /.test(readFileSync('/proc/self/mounts', 'utf8'))
-
-/** Where there is discovery, there is watching; but it cannot be unreferenced. */
-const canMeet = (operation, end) => operation !== 'watch' || (isMounted && end !== 'natural')
 
 /** What removes the queues that are there, by their names or identifiers. */
 const removals = new Map()
