@@ -85,7 +85,7 @@ describe.each(families)('a process with a %s', (family) => {
 
 test('random operations that meet random ends leave nothing behind: npm run life, briefly', async () => {
   const brief = ['--part', 'rounds', '--rounds', '20', '--part', 'memory', '--messages', '50k']
-  const { code, stdout, stderr } = await runFixture('../reliability/life.mjs', brief)
+  const { code, stdout, stderr } = await runFixture('../reliability/life.mjs', brief, ['--expose-gc'])
   expect({ code, stderr }, stdout).toEqual({ code: 0, stderr: '' })
   expect(stdout).toMatch(/left behind: \{"descriptors":0,"threads":0\}\nnothing was wrong\n$/)
 })

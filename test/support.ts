@@ -34,11 +34,12 @@ export interface Outcome {
   milliseconds: number
 }
 
-/** Runs a file of test/fixtures/ to its end. */
+/** Runs a file of test/fixtures/ to its end, or to that of the test. */
 export function runFixture(name: string, args: string[] = [], nodeArgs: string[] = []): Promise<Outcome> {
   const path = fileURLToPath(new URL(`fixtures/${name}`, import.meta.url))
   const start = performance.now()
   const child = spawn(process.execPath, [...nodeArgs, path, ...args], { stdio: ['ignore', 'pipe', 'pipe'] })
+  onTestFinished(() => void child.kill('SIGKILL'))
   const output = { stdout: '', stderr: '' }
   child.stdout.setEncoding('utf8').on('data', (text) => (output.stdout += text))
   child.stderr.setEncoding('utf8').on('data', (text) => (output.stderr += text))

@@ -212,6 +212,7 @@ async function memory() {
           const message = receives[received % receives.length]()
           if (message instanceof Promise) await message
         }
+        gc()
         points.push([received / 1e6, process.memoryUsage.rss() / 1e6])
       }
       // What is compiled and what the heap grows to comes first.
