@@ -37,6 +37,7 @@ Napi::Function BlockedCall::Define(Napi::Env env, Environment* environment) {
 BlockedCall::BlockedCall(const Napi::CallbackInfo& info)
     : Napi::ObjectWrap<BlockedCall>(info),
       owner_(static_cast<Environment*>(info.Data())) {
+  owner_->AdoptIfUnwrapped(this);
   napi_env env = info.Env();
   Bytes bytes;
   if (info.Length() < 4 ||

@@ -43,7 +43,9 @@ Napi::Function Descriptor::Define(Napi::Env env, Environment* environment) {
 
 Descriptor::Descriptor(const Napi::CallbackInfo& info)
     : Napi::ObjectWrap<Descriptor>(info),
-      owner_(static_cast<Environment*>(info.Data())) {}
+      owner_(static_cast<Environment*>(info.Data())) {
+  owner_->AdoptIfUnwrapped(this);
+}
 
 template <int64_t (*kMake)(napi_env, const Arguments<5>&)>
 Napi::Value Descriptor::Make(const Napi::CallbackInfo& info) {

@@ -1,7 +1,5 @@
 #include "environment.h"
 
-#include "resource.h"
-
 namespace kernelmq {
 
 Environment* Environment::Create(napi_env env) {
@@ -27,6 +25,12 @@ Environment* Environment::Create(napi_env env) {
   }
   environment->received_ = static_cast<uint32_t*>(data);
   return environment;
+}
+
+Environment::~Environment() {
+  for (napi_ref ref : {area_ref_, received_ref_}) {
+    if (ref != nullptr) napi_delete_reference(env_, ref);
+  }
 }
 
 napi_value Environment::Reserve(size_t size) {
@@ -109,8 +113,10 @@ void Environment::TearDown(napi_async_cleanup_hook_handle, void* data) {
 
 void Environment::FinishTearDown() {
   if (!torn_down_ || closing_ > 0) return;
-  napi_remove_async_cleanup_hook(hook_);
+  // The hook keeps the napi_env, which the destructor still needs.
+  napi_async_cleanup_hook_handle hook = hook_;
   delete this;
+  napi_remove_async_cleanup_hook(hook);
 }
 
 }  // namespace kernelmq

@@ -3,15 +3,17 @@
 #ifndef KERNELMQ_NATIVE_ENVIRONMENT_H_
 #define KERNELMQ_NATIVE_ENVIRONMENT_H_
 
-#include <node_api.h>
+#include <napi.h>
 #include <uv.h>
 
 #include <cstddef>
 #include <cstdint>
+#include <memory>
+#include <vector>
+
+#include "resource.h"
 
 namespace kernelmq {
-
-class Resource;
 
 // The most messages that one batch call moves.
 constexpr uint32_t kMaxBatch = 256;
@@ -55,13 +57,23 @@ class Environment {
   void Add(Resource* resource);
   void Remove(Resource* resource);
 
+  // To be called by constructors of what is wrapped in an object. In a worker
+  // that is being terminated Node-API neither wraps nor throws, and nobody else
+  // would delete the resource.
+  template <typename Wrapped>
+  void AdoptIfUnwrapped(Wrapped* wrapped) {
+    if (wrapped->IsEmpty() && !Napi::Env(env_).IsExceptionPending()) {
+      adopted_.emplace_back(wrapped);
+    }
+  }
+
   // Calls the method `name` of `self` from the loop.
   void CallBack(napi_value self, const char* name, size_t count,
                 const napi_value* arguments);
 
  private:
   Environment(napi_env env, uv_loop_t* loop) : env_(env), loop_(loop) {}
-  ~Environment() = default;
+  ~Environment();
 
   static void TearDown(napi_async_cleanup_hook_handle hook, void* data);
   void FinishTearDown();
@@ -70,6 +82,7 @@ class Environment {
   uv_loop_t* const loop_;
   napi_async_cleanup_hook_handle hook_ = nullptr;
   Resource* resources_ = nullptr;
+  std::vector<std::unique_ptr<Resource>> adopted_;
   napi_ref area_ref_ = nullptr;
   napi_ref received_ref_ = nullptr;
   uint8_t* area_ = nullptr;

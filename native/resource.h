@@ -6,14 +6,13 @@ namespace kernelmq {
 // What an environment must rid itself of before it goes.
 class Resource {
  public:
+  virtual ~Resource() = default;
+
   // Idempotent; leaves the environment's list.
   virtual void Close() = 0;
 
   // Begins what Close() will wait for, so that many can end at once.
   virtual void Hurry() {}
-
- protected:
-  ~Resource() = default;
 
  private:
   friend class Environment;
