@@ -19,7 +19,7 @@ import { tmpdir } from 'node:os'
 import { dirname, join, relative } from 'node:path'
 import { fileURLToPath } from 'node:url'
 
-const runtime = (library) => execFileSync('g++', [`-print-file-name=${library}`], { encoding: 'utf8' }).trim()
+const runtime = (library) => execFileSync('gcc', [`-print-file-name=${library}`], { encoding: 'utf8' }).trim()
 
 const leftOut = { 'test/package.test.ts': 'it compiles the addon anew, without the tool' }
 
