@@ -169,7 +169,7 @@ function load(): Native {
         try: [['module_root', ...path]],
       }) as unknown as Native
     } catch (error) {
-      const found = (error as NodeJS.ErrnoException).code === 'ERR_DLOPEN_FAILED'
+      const found = !('tries' in (error as object)) // bindings' own list, where there is no such file
       failures.push(`  ${root}${path.join('/')}: ${found ? (error as Error).message : 'not there'}`)
     }
   }

@@ -164,8 +164,14 @@ const SEND = 'send'
 let longest = 0
 
 function reserve(size: number): void {
-  longest = Math.max(size, longest, 1)
-  native.reserve(Math.max(HEADER + longest, BATCH_BYTES))
+  const wanted = Math.max(size, longest, 1)
+  native.reserve(Math.max(HEADER + wanted, BATCH_BYTES))
+  longest = wanted
+}
+
+/** Before there is a queue, which a failure would leave behind. */
+function reserveFirst(): void {
+  if (longest === 0) reserve(sysvLimits().messageSize)
 }
 
 /** Whether it helps to try again: kernel.msgmax was raised since, or was higher when it was sent. */
@@ -208,7 +214,6 @@ export class SysvQueue extends Queue<SysvMessage, SysvSendOptions, SysvReceiveOp
         failure: (errno) => this.#error(errno, 'pthread_create'),
       }
     })
-    if (longest === 0) reserve(sysvLimits().messageSize)
   }
 
   /**
@@ -229,6 +234,7 @@ export class SysvQueue extends Queue<SysvMessage, SysvSendOptions, SysvReceiveOp
     if (maxBytes !== undefined) checkInteger('"maxBytes" option', maxBytes, 0, Number.MAX_SAFE_INTEGER)
     const creating = create || exclusive || number === IPC_PRIVATE
     const hint = (code: string) => sysvHint(code, 'msgget')
+    reserveFirst()
     let id: number
     do {
       id = native.msgGet(number, creating ? IPC_CREAT | IPC_EXCL | mode : 0)
@@ -258,6 +264,7 @@ export class SysvQueue extends Queue<SysvMessage, SysvSendOptions, SysvReceiveOp
    */
   static fromId(id: number): SysvQueue {
     checkInteger('"id" argument', id, 0, 2 ** 31 - 1) // or the number would be cut
+    reserveFirst()
     const stat = statSysv(id)
     // A queue that may not be read is there nevertheless.
     if (stat === -EINVAL || stat === -EIDRM)

@@ -33,7 +33,11 @@ void Reserve(const Napi::CallbackInfo& info) {
   int64_t size = 0;
   if (napi_get_value_int64(info.Env(), info[0], &size) != napi_ok) return;
   napi_value area = environment->Reserve(static_cast<size_t>(size));
-  if (area != nullptr) info.This().As<Napi::Object>()["area"] = area;
+  if (area != nullptr) {
+    info.This().As<Napi::Object>()["area"] = area;
+  } else {
+    Napi::Error::New(info.Env()).ThrowAsJavaScriptException();
+  }
 }
 
 Napi::Object Init(Napi::Env env, Napi::Object exports) {
@@ -47,9 +51,10 @@ Napi::Object Init(Napi::Env env, Napi::Object exports) {
   exports["received"] = Napi::Value(env, environment->ReceivedArray());
   exports["reserve"] =
       Napi::Function::New(env, Reserve, "reserve", environment);
-  DefinePosix(environment, exports);
-  DefinePoll(environment, exports);
-  DefineSysv(environment, exports);
+  if (!DefinePosix(environment, exports) || !DefinePoll(environment, exports) ||
+      !DefineSysv(environment, exports)) {
+    Napi::Error::New(env).ThrowAsJavaScriptException();
+  }
   return exports;
 }
 

@@ -174,13 +174,16 @@ void BlockedCall::Settle() {
   Napi::HandleScope scope(env);
   napi_value self = Value();
   napi_value arguments[2];
-  napi_create_int64(env, result_, &arguments[0]);
   napi_get_undefined(env, &arguments[1]);
   if (result_ >= 0 && !sends_) {
     ReportMessage(environment->received(), result_, message_);
-    napi_create_buffer_copy(env, static_cast<size_t>(result_),
-                            message_ + kMessageHeader, nullptr, &arguments[1]);
+    if (napi_create_buffer_copy(env, static_cast<size_t>(result_),
+                                message_ + kMessageHeader, nullptr,
+                                &arguments[1]) != napi_ok) {
+      result_ = -ENOMEM;
+    }
   }
+  napi_create_int64(env, result_, &arguments[0]);
   Release();
   environment->CallBack(self, "onsettled", 2, arguments);
 }
