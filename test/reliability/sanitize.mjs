@@ -73,6 +73,7 @@ tool reports something in the addon. Every Node.js process that a test starts ru
   sanitize.mjs <tool> [file or option of vitest]...
 
   --plant   compile defects instead of the addon, each of which the tool has to report
+  --faults  instead of the tests, let every allocation and every call of Node-API and libuv fail that can, one at a time
   --keep    leave the copy and the reports where they are
 
 ${Object.entries(tools)
@@ -160,7 +161,7 @@ async function run(command, args, { cwd, env = {} }) {
 }
 
 /** Its exit code. */
-async function sanitize(name, directory, { plant, args }) {
+async function sanitize(name, directory, { plant, faults, args }) {
   const tool = tools[name]
   const tree = join(directory, 'tree')
   const logs = join(directory, 'logs')
@@ -173,14 +174,17 @@ async function sanitize(name, directory, { plant, args }) {
   if (plant) plantDefects(tree)
   const options = tool.sanitize === undefined ? [] : [`--sanitize=${tool.sanitize}`]
   const build = ['native/build.mjs', ...options]
-  let status = await run(process.execPath, build, { cwd: tree, env: { CXXFLAGS: '-g' } })
+  const flags = faults ? `-g -include ${join(tree, 'test/fixtures/faults/faults.h')}` : '-g'
+  let status = await run(process.execPath, build, { cwd: tree, env: { CXXFLAGS: flags } })
   if (!plant) status ||= await run('node_modules/.bin/tsc', [], { cwd: tree })
   if (status !== 0) return status
 
   const { bin, preload } = wrapNode(directory, tool, join(logs, 'report'))
   const exclude = Object.keys(tool.leftOut).map((file) => `--exclude=${file}`)
   const tests = ['node_modules/vitest/vitest.mjs', 'run', '--testTimeout=600000', '--hookTimeout=600000', ...exclude]
-  const program = plant ? ['test/fixtures/planted/planted.mjs', ...tool.defects] : [...tests, ...args]
+  let program = [...tests, ...args]
+  if (plant) program = ['test/fixtures/planted/planted.mjs', ...tool.defects]
+  if (faults) program = ['test/fixtures/faults/faults.mjs']
   const env = { PATH: `${bin}:${process.env.PATH}` }
   status = await run(process.execPath, ['--require', preload, ...program], { cwd: tree, env })
 
@@ -191,8 +195,10 @@ async function sanitize(name, directory, { plant, args }) {
   return ours.length > 0 ? 1 : status
 }
 
-const [name = '', ...args] = process.argv.slice(2).filter((argument) => !['--plant', '--keep'].includes(argument))
-const [plant, keep] = ['--plant', '--keep'].map((option) => process.argv.includes(option))
+const [name = '', ...args] = process.argv
+  .slice(2)
+  .filter((argument) => !['--plant', '--faults', '--keep'].includes(argument))
+const [plant, faults, keep] = ['--plant', '--faults', '--keep'].map((option) => process.argv.includes(option))
 if (!Object.hasOwn(tools, name)) {
   console.log(help)
   process.exitCode = process.argv.includes('--help') ? 0 : 2
@@ -201,7 +207,7 @@ if (!Object.hasOwn(tools, name)) {
 } else {
   const directory = mkdtempSync(join(tmpdir(), `kernelmq-${name}-`))
   try {
-    process.exitCode = await sanitize(name, directory, { plant, args })
+    process.exitCode = await sanitize(name, directory, { plant, faults, args })
   } finally {
     if (keep) console.log(directory)
     else rmSync(directory, { recursive: true })
