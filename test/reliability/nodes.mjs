@@ -2,7 +2,7 @@
 // with the one addon that is in build/.
 import { spawn } from 'node:child_process'
 import { once } from 'node:events'
-import { mkdtempSync, rmSync } from 'node:fs'
+import { chmodSync, mkdtempSync, rmSync } from 'node:fs'
 import { tmpdir } from 'node:os'
 import { join } from 'node:path'
 import { fileURLToPath } from 'node:url'
@@ -42,6 +42,7 @@ async function install(version, directory) {
 /** The summary that test/reporter.ts prints. */
 async function test(version, args) {
   const directory = mkdtempSync(join(tmpdir(), `kernelmq-node-${version}-`))
+  chmodSync(directory, 0o755) // a test may become another user
   try {
     const bin = await install(version, directory)
     const node = join(bin, 'node')
