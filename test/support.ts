@@ -191,10 +191,14 @@ export async function signalUntilEnded(child: Running, signal: NodeJS.Signals = 
   await child.outcome.finally(() => clearInterval(timer))
 }
 
+/** How much slower a tool makes everything; see reliability/sanitize.mjs. */
+const slowness = Number(process.env.TEST_SLOWNESS ?? 1)
+
 /** Runs a fixture that says `ending at <Date.now()>` when its end begins; `took` is the time from there. */
 export async function runToEnd(name: string, args: string[]): Promise<Outcome & { took: number }> {
   const outcome = await runFixture(name, args)
-  return { ...outcome, took: Date.now() - Number(/ending at (\d+)/.exec(outcome.stdout)?.[1]) }
+  const took = (Date.now() - Number(/ending at (\d+)/.exec(outcome.stdout)?.[1])) / slowness
+  return { ...outcome, took }
 }
 
 /** How many descriptors this process has open. */

@@ -1,4 +1,5 @@
 // The threads that wait for System V queues: as few as can be, and gone when they have answered.
+import { readFileSync } from 'node:fs'
 import { setImmediate as turn } from 'node:timers/promises'
 import { expect, test } from 'vitest'
 import { failureOf, isRoot, runFixture } from './support.ts'
@@ -44,6 +45,20 @@ test('threads are gone when what waited has settled, whatever settled it', async
   queue.remove()
   expect(await removed).toMatchObject({ code: 'EIDRM' })
   await threadsAre(threads)
+})
+
+test('threads are joined: 200 waits leave no stacks behind', async () => {
+  const queue = openSysv()
+  const countMappings = () => readFileSync('/proc/self/maps', 'utf8').split('\n').length
+  const wait = async () => {
+    const received = queue.receive()
+    queue.trySend('message')
+    await received
+  }
+  for (let i = 0; i < 20; i++) await wait()
+  const before = countMappings()
+  for (let i = 0; i < 200; i++) await wait()
+  expect(countMappings()).toBeLessThan(before + 100)
 })
 
 test('200 threads that are given up together end together, each with the reason', async () => {
