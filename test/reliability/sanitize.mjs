@@ -63,6 +63,8 @@ const tools = {
     environment: () => ({}),
     command: (log) => ['valgrind', '-q', `--log-file=${log}.%p`],
     nodeOptions: ['--jitless'],
+    // vitest gives a process a minute to start.
+    vitest: ['--maxWorkers=1'],
     begins: /^(?:Invalid|Conditional jump|Use of uninit|Syscall param|Mismatched|Source and dest|Argument)/,
     defects: ['overflow'],
     // Twenty times slower and more: a smoke test of every call, in one process or a few.
@@ -142,7 +144,7 @@ function reportsIn(directory, { begins }) {
         reports.push(report)
       } else report?.push(line)
     }
-    if (report === undefined) throw new Error(`Not understood: ${text}`)
+    if (report === undefined && text.trim() !== '') throw new Error(`Not understood: ${text}`)
   }
   return reports.map((lines) => lines.join('\n'))
 }
@@ -187,7 +189,7 @@ async function sanitize(name, directory, { plant, faults, args }) {
   const { bin, preload } = wrapNode(directory, tool, join(logs, 'report'))
   const exclude = Object.keys(tool.leftOut).map((file) => `--exclude=${file}`)
   const tests = ['node_modules/vitest/vitest.mjs', 'run', '--testTimeout=600000', '--hookTimeout=600000', ...exclude]
-  let program = [...tests, ...(args.length > 0 ? args : (tool.files ?? []))]
+  let program = [...tests, ...(tool.vitest ?? []), ...(args.length > 0 ? args : (tool.files ?? []))]
   if (plant) program = ['test/fixtures/planted/planted.mjs', ...tool.defects]
   if (faults) program = ['test/fixtures/faults/faults.mjs']
   const env = { PATH: `${bin}:${process.env.PATH}`, TEST_SLOWNESS: '20' }
