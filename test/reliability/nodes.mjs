@@ -26,7 +26,11 @@ async function run(command, args, options) {
     process.stdout.write(chunk)
     tail = (tail + chunk).slice(-1000)
   })
+  // It ends first, so that its folder can be removed.
+  const passOn = (signal) => child.kill(signal)
+  for (const signal of ['SIGINT', 'SIGTERM']) process.on(signal, passOn)
   const [code] = await once(child, 'close')
+  for (const signal of ['SIGINT', 'SIGTERM']) process.off(signal, passOn)
   return { code, tail }
 }
 
