@@ -104,12 +104,6 @@ export class Checker {
     if (this.#laps === undefined) return result
     const points = Array.from(this.#laps, Number)
     const laps = points.slice(1).map((point, index) => (this.#stamped ? point : point - points[index]))
-    return { ...result, laps: percentiles(laps) }
+    return { ...result, laps }
   }
-}
-
-export function percentiles(values) {
-  const sorted = values.toSorted((a, b) => a - b)
-  const at = (share) => sorted[Math.floor(sorted.length * share)]
-  return { p50: at(0.5), p90: at(0.9), p99: at(0.99), p999: at(0.999), max: sorted.at(-1) }
 }

@@ -1,42 +1,43 @@
 // A program that takes part: it is told on its standard input to run a round, and answers with a line of JSON.
 import { spawn } from 'node:child_process'
 import { createInterface } from 'node:readline'
+import { Worker } from 'node:worker_threads'
 
-/** Whatever takes longer than this hangs: a round lasts for seconds at most. */
+/** Milliseconds: a round lasts for seconds, except with millions of messages. */
 const TIMEOUT = 150_000
 
 export class Program {
-  #child
+  /** The child process or worker. */
+  task
   #lines
-  #closed
+  #ended
   #timeout
 
-  /**
-   * Starts it on one core. It does not outlive who started it, even if it blocks.
-   *
-   * @param stdio additional descriptors, as of spawn()
-   */
-  constructor(core, command, { stdio = [], timeout = TIMEOUT } = {}) {
+  constructor(task, timeout = TIMEOUT) {
+    this.task = task
     this.#timeout = timeout
-    this.#child = spawn('setpriv', ['--pdeathsig', 'KILL', 'taskset', '-c', String(core), ...command], {
-      stdio: ['pipe', 'pipe', 'inherit', ...stdio],
-      serialization: 'advanced',
+    this.#ended = new Promise((resolve) => {
+      task.on('exit', (code, signal) => resolve(signal ?? code))
+      task.on('error', (error) => resolve(error.message))
     })
-    this.#closed = new Promise((resolve) => {
-      this.#child.on('close', (code, signal) => resolve(signal ?? code))
-      this.#child.on('error', (error) => resolve(error.message))
-    })
-    this.#child.stdin.on('error', () => {}) // it ended: answer() says so
-    this.#lines = createInterface({ input: this.#child.stdout })[Symbol.asyncIterator]()
+    task.stdin.on('error', () => {}) // it ended: answer() says so
+    this.#lines = createInterface({ input: task.stdout })[Symbol.asyncIterator]()
   }
 
-  /** To send to it and receive from it, if stdio has an 'ipc'. */
-  get channel() {
-    return this.#child
+  /** Starts a command on one core. It does not outlive this process, even if it blocks. */
+  static start(core, command, { ipc = false, timeout } = {}) {
+    const options = { stdio: ['pipe', 'pipe', 'inherit', ...(ipc ? ['ipc'] : [])], serialization: 'advanced' }
+    const child = spawn('setpriv', ['--pdeathsig', 'KILL', 'taskset', '-c', String(core), ...command], options)
+    return new Program(child, timeout)
+  }
+
+  static startWorker(path, argv, port) {
+    const options = { argv, workerData: port, transferList: [port], stdin: true, stdout: true }
+    return new Program(new Worker(path, options))
   }
 
   tell({ count, warm, full = false, pause = 0 }) {
-    this.#child.stdin.write(`${count} ${warm} ${full ? 1 : 0} ${pause}\n`)
+    this.task.stdin.write(`${count} ${warm} ${full ? 1 : 0} ${pause}\n`)
   }
 
   /** The next line that it writes. */
@@ -50,7 +51,7 @@ export class Program {
     })
     try {
       const { value, done } = await Promise.race([this.#lines.next(), late])
-      if (done) throw new Error(`it ended with ${await this.#closed}`)
+      if (done) throw new Error(`it ended with ${await this.#ended}`)
       return JSON.parse(value)
     } finally {
       clearTimeout(timer)
@@ -64,13 +65,13 @@ export class Program {
 
   /** Lets it end by itself. */
   async end() {
-    this.#child.stdin.end()
-    const outcome = await this.#closed
+    this.task.stdin.end()
+    const outcome = await this.#ended
     if (outcome !== 0) throw new Error(`it ended with ${outcome}`)
   }
 
   kill() {
-    this.#child.kill('SIGKILL')
+    this.task.kill('SIGKILL')
   }
 }
 

@@ -83,19 +83,18 @@ struct checker {
   struct command command;
   uint32_t number;
   char* expected;
-  int64_t* laps;  // each point of time, or each latency of stamped messages
+  int64_t* laps;  // the time of each message, or the latency of stamped ones
   int stamped;
   int64_t start, end;
 };
 
 static struct checker new_checker(size_t size, struct command command,
-                                  int laps) {
+                                  int64_t* laps) {
   struct checker checker = {.size = size, .command = command};
   checker.expected = malloc(size);
   fill(checker.expected, size);
   checker.stamped = command.pause > 0;
-  if (laps || checker.stamped)
-    checker.laps = calloc((size_t)command.count + 1, sizeof *checker.laps);
+  checker.laps = laps;
   return checker;
 }
 
@@ -129,33 +128,20 @@ static void check(struct checker* checker, const char* bytes, ssize_t length) {
 /** What a round found. */
 struct result {
   double nanoseconds;  // a message
-  int64_t p50, p90, p99, p999, max;
-  int64_t cpu;  // microseconds of this process
+  int64_t cpu;         // microseconds of this process
   long messages;
+  int64_t* laps;
 };
-
-static int ascending(const void* a, const void* b) {
-  const int64_t x = *(const int64_t*)a;
-  const int64_t y = *(const int64_t*)b;
-  return (x > y) - (x < y);
-}
 
 static struct result evaluate(const struct checker* checker) {
   const long count = checker->command.count;
   int64_t* laps = checker->laps;
-  struct result result = {
+  if (laps != NULL && !checker->stamped)
+    for (long i = 0; i < count; ++i) laps[i] = laps[i + 1] - laps[i];
+  return (struct result){
       .nanoseconds = (double)(checker->end - checker->start) / (double)count,
-      .messages = checker->number};
-  if (laps == NULL) return result;
-  for (long i = 0; i < count; ++i)
-    laps[i] = checker->stamped ? laps[i + 1] : laps[i + 1] - laps[i];
-  qsort(laps, (size_t)count, sizeof *laps, ascending);
-  result.p50 = laps[count / 2];
-  result.p90 = laps[count * 90 / 100];
-  result.p99 = laps[count * 99 / 100];
-  result.p999 = laps[count * 999 / 1000];
-  result.max = laps[count - 1];
-  return result;
+      .messages = checker->number,
+      .laps = laps};
 }
 
 static int64_t cpu_time(void) {
@@ -165,16 +151,19 @@ static int64_t cpu_time(void) {
          usage.ru_utime.tv_usec + usage.ru_stime.tv_usec;
 }
 
-static void print_result(const struct result* result, int64_t cpu) {
-  printf("{\"nanoseconds\":%.2f,\"messages\":%ld,\"cpu\":%lld",
-         result->nanoseconds, result->messages, (long long)cpu);
-  if (result->max > 0)
-    printf(
-        ",\"laps\":{\"p50\":%lld,\"p90\":%lld,\"p99\":%lld,\"p999\":%lld,"
-        "\"max\":%lld}",
-        (long long)result->p50, (long long)result->p90, (long long)result->p99,
-        (long long)result->p999, (long long)result->max);
-  printf("}\n");
+static long memory(void) {
+  struct rusage usage;
+  getrusage(RUSAGE_SELF, &usage);
+  return usage.ru_maxrss * 1024;
+}
+
+static void print_result(const struct result* result, int64_t cpu,
+                         const struct command* command) {
+  printf("{\"nanoseconds\":%.2f,\"messages\":%ld,\"cpu\":%lld,\"rss\":%ld",
+         result->nanoseconds, result->messages, (long long)cpu, memory());
+  for (long i = 0; result->laps != NULL && i < command->count; ++i)
+    printf("%s%lld", i == 0 ? ",\"laps\":[" : ",", (long long)result->laps[i]);
+  printf("%s}\n", result->laps == NULL ? "" : "]");
   fflush(stdout);
 }
 
@@ -184,34 +173,45 @@ static int next_command(struct command* command) {
                &command->full, &command->pause) == 4;
 }
 
+/** Memory that a child shares. */
+static void* share(size_t size) {
+  void* memory = mmap(NULL, size, PROT_READ | PROT_WRITE,
+                      MAP_SHARED | MAP_ANONYMOUS, -1, 0);
+  if (memory == MAP_FAILED) fail("mmap");
+  return memory;
+}
+
+typedef struct result end_function(struct command command, int64_t* laps);
+
 /**
- * Runs a round in two processes: `near` in this one, `far` in a child, whose
- * results are merged.
+ * Runs a round in two processes: `near` in this one, `far` in a child. One of
+ * them tells the time.
  */
-static inline void run_round(const int* cores, struct result (*near)(struct command),
-                      struct result (*far)(struct command),
-                      struct command command) {
-  struct result* shared = mmap(NULL, sizeof *shared, PROT_READ | PROT_WRITE,
-                               MAP_SHARED | MAP_ANONYMOUS, -1, 0);
-  if (shared == MAP_FAILED) fail("mmap");
+static inline void run_round(const int* cores, end_function* near,
+                             end_function* far, struct command command) {
+  const size_t size = ((size_t)command.count + 1) * sizeof(int64_t);
+  struct result* theirs = share(sizeof *theirs);
+  int64_t* laps = share(size);
   const pid_t child = fork();
   if (child < 0) fail("fork");
   if (child == 0) {
     prctl(PR_SET_PDEATHSIG, SIGKILL);
     pin(cores[1]);
     const int64_t before = cpu_time();
-    *shared = far(command);
-    shared->cpu = cpu_time() - before;
+    *theirs = far(command, laps);
+    theirs->cpu = cpu_time() - before;
     _exit(0);
   }
   const int64_t before = cpu_time();
-  const struct result own = near(command);
+  const struct result own = near(command, laps);
   const int64_t cpu = cpu_time() - before;
   int status;
   if (waitpid(child, &status, 0) != child) fail("waitpid");
   if (status != 0) exit(1);
-  print_result(own.nanoseconds > 0 ? &own : shared, cpu + shared->cpu);
-  munmap(shared, sizeof *shared);
+  print_result(own.nanoseconds > 0 ? &own : theirs, cpu + theirs->cpu,
+               &command);
+  munmap(theirs, sizeof *theirs);
+  munmap(laps, size);
 }
 
 #endif

@@ -4,7 +4,7 @@
 
 static char** arguments;
 
-static struct result play(struct command command, int pings) {
+static struct result play(struct command command, int pings, int64_t* laps) {
   const size_t size = (size_t)atol(arguments[3]);
   const enum way way = way_of(arguments[2]);
   struct queue out =
@@ -12,7 +12,7 @@ static struct result play(struct command command, int pings) {
   struct queue in =
       open_queue(arguments[1], arguments[pings ? 7 : 6], way, size, EPOLLIN);
   struct maker maker = {.size = size};
-  struct checker checker = new_checker(size, command, pings);
+  struct checker checker = new_checker(size, command, pings ? laps : NULL);
   for (long i = 0; i <= command.warm + command.count; ++i) {
     if (pings) send_message(&out, &maker);
     receive_message(&in, &checker);
@@ -22,13 +22,16 @@ static struct result play(struct command command, int pings) {
   close_queue(&out);
   close_queue(&in);
   free(checker.expected);
-  free(checker.laps);
   return result;
 }
 
-static struct result ping(struct command command) { return play(command, 1); }
+static struct result ping(struct command command, int64_t* laps) {
+  return play(command, 1, laps);
+}
 
-static struct result pong(struct command command) { return play(command, 0); }
+static struct result pong(struct command command, int64_t* laps) {
+  return play(command, 0, laps);
+}
 
 int main(int argc, char** argv) {
   if (argc != 8) return 2;

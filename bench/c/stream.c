@@ -5,7 +5,8 @@
 
 static char** arguments;
 
-static struct result sender(struct command command) {
+static struct result sender(struct command command, int64_t* laps) {
+  (void)laps;
   const size_t size = (size_t)atol(arguments[3]);
   struct queue queue = open_queue(arguments[1], arguments[6],
                                   way_of(arguments[2]), size, EPOLLOUT);
@@ -20,11 +21,11 @@ static struct result sender(struct command command) {
   return (struct result){0};
 }
 
-static struct result receiver(struct command command) {
+static struct result receiver(struct command command, int64_t* laps) {
   const size_t size = (size_t)atol(arguments[3]);
   struct queue queue = open_queue(arguments[1], arguments[6],
                                   way_of(arguments[2]), size, EPOLLIN);
-  struct checker checker = new_checker(size, command, 0);
+  struct checker checker = new_checker(size, command, command.pause > 0 ? laps : NULL);
   for (long i = 0; i <= command.warm + command.count; ++i)
     receive_message(&queue, &checker);
   return evaluate(&checker);

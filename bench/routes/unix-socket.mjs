@@ -6,19 +6,32 @@ import { duplexRoute } from './duplex.mjs'
 
 const HEADER = 4
 
-/** Cuts what comes into messages. */
+/** Cuts what comes into messages; only one that comes in parts is copied. */
 function onMessages(socket, onMessage) {
-  let rest = Buffer.alloc(0)
+  let part = Buffer.alloc(0)
+  /** Moves bytes from the chunk to the part until that has so many, or the chunk is used up. */
+  const complete = (chunk, length) => {
+    const missing = Math.min(Math.max(length - part.length, 0), chunk.length)
+    part = Buffer.concat([part, chunk.subarray(0, missing)])
+    return missing
+  }
   socket.on('data', (chunk) => {
-    const bytes = rest.length === 0 ? chunk : Buffer.concat([rest, chunk])
     let start = 0
-    while (bytes.length - start >= HEADER) {
-      const end = start + HEADER + bytes.readUInt32LE(start)
-      if (end > bytes.length) break
-      onMessage(bytes.subarray(start + HEADER, end))
+    if (part.length > 0) {
+      start = complete(chunk, HEADER)
+      if (part.length < HEADER) return
+      const length = HEADER + part.readUInt32LE()
+      start += complete(chunk.subarray(start), length)
+      if (part.length < length) return
+      onMessage(part.subarray(HEADER))
+    }
+    while (chunk.length - start >= HEADER) {
+      const end = start + HEADER + chunk.readUInt32LE(start)
+      if (end > chunk.length) break
+      onMessage(chunk.subarray(start + HEADER, end))
       start = end
     }
-    rest = bytes.subarray(start)
+    part = chunk.subarray(start)
   })
 }
 
@@ -47,7 +60,7 @@ export async function connect({ far, path }, other) {
     const framed = Buffer.allocUnsafe(HEADER + bytes.length)
     framed.writeUInt32LE(bytes.length)
     framed.set(bytes, HEADER)
-    return socket.write(framed) ? undefined : once(socket, 'drain')
+    return socket.write(framed) ? undefined : new Promise((resolve) => socket.once('drain', resolve))
   }
   const route = duplexRoute(post, (listener) => {
     onMessage = listener
