@@ -4,6 +4,8 @@ import { fileURLToPath } from 'node:url'
 import { promisify } from 'node:util'
 
 const FIRST = 100_000
+/** In one round. */
+const MOST = 1_000_000
 
 /** The memory of both processes of a stream after the first messages, and at its end. */
 export function longRun(bench, family, messages) {
@@ -13,9 +15,14 @@ export function longRun(bench, family, messages) {
     const program = bench.start(group, participant, queues, ['--expose-gc'])
     const memory = ({ rss, used }) => ({ rss, used })
     const first = await program.run({ count: FIRST - 1, warm: 0 })
-    const rest = await program.run({ count: messages - FIRST - 1, warm: 0 })
+    let sent = first.messages
+    let last = first
+    while (sent < messages) {
+      last = await program.run({ count: Math.min(messages - sent, MOST) - 1, warm: 0 })
+      sent += last.messages
+    }
     await bench.end(program)
-    return { family, messages: first.messages + rest.messages, first: memory(first), last: memory(rest) }
+    return { family, messages: sent, first: memory(first), last: memory(last) }
   })
 }
 

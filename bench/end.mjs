@@ -122,6 +122,13 @@ async function runBoth(part) {
   await other.end()
 }
 
+if (far && isMainThread) {
+  process.on('uncaughtException', ({ message }) => {
+    console.error(message)
+    process.kill(process.ppid) // the near end may be blocked for ever
+    process.exit(1)
+  })
+}
 if (!isMainThread) execFileSync('taskset', ['-cp', cores[1], basename(readlinkSync('/proc/thread-self'))])
 if (workload === 'pair') await runAlone(parts.pair)
 else if (workload === 'ping-pong') await (far ? runAlone(parts.pong) : runBoth(parts.ping))

@@ -30,7 +30,7 @@ const { values: options } = parseArgs({
 
 const settings = options.quick
   ? { rounds: 5, milliseconds: 30, longRun: 400_000, idleSeconds: 1 }
-  : { rounds: 9, milliseconds: 80, longRun: 10_000_000, idleSeconds: 5 }
+  : { rounds: 7, milliseconds: 60, longRun: 10_000_000, idleSeconds: 5 }
 
 function roundsWanted() {
   if (options.rounds === undefined) return settings.rounds

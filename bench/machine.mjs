@@ -1,7 +1,7 @@
 // Says what the figures are of.
 import { execFileSync } from 'node:child_process'
 import { readFileSync } from 'node:fs'
-import { cpus, release, totalmem } from 'node:os'
+import { cpus, loadavg, release, totalmem } from 'node:os'
 import { PosixQueue, SysvQueue } from 'kernelmq'
 
 const run = (command, args) => execFileSync(command, args, { encoding: 'utf8' })
@@ -30,6 +30,7 @@ export function describeMachine(cores) {
     virtualised: virtualised ?? 'no',
     memoryGiB: Math.round(totalmem() / 2 ** 30),
     usedProcessors: cores,
+    load: loadavg()[0],
     limits: {
       'fs.mqueue.msg_max': PosixQueue.limits().maxMessages,
       'kernel.msgmnb': SysvQueue.limits().maxBytes,

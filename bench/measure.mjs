@@ -43,8 +43,9 @@ function createQueue({ family, size, depth }) {
     return { name, remove: () => PosixQueue.unlink(name) }
   }
   // With a key, since svmq opens queues by keys only.
-  const queue = SysvQueue.open(randomInt(1, 2 ** 31), { exclusive: true, maxBytes: depth * size })
-  return { name: String(queue.id), key: queue.stat().key, remove: () => queue.remove() }
+  const key = randomInt(1, 2 ** 31)
+  const queue = SysvQueue.open(key, { exclusive: true, maxBytes: depth * size })
+  return { name: String(queue.id), key, remove: () => queue.remove() }
 }
 
 /** Measures in a folder of its own, which holds the compiled C programs and sockets. */
@@ -135,7 +136,7 @@ export class Bench {
         }
       }
       for (const { program } of runs) await this.end(program)
-      return evaluate(group, runs)
+      return evaluate(runs)
     })
   }
 
@@ -157,7 +158,7 @@ const pauseOf = ({ workload }) => (workload === 'wake-up' ? { pause: PAUSE } : {
 /** Nanoseconds: of a round trip or wake-up the median, as stray ones take a hundred times as long. */
 const timeOf = ({ nanoseconds, laps }) => (laps === undefined ? nanoseconds : percentiles(laps).p50)
 
-function evaluate(group, runs) {
+function evaluate(runs) {
   const times = runs.map(({ rounds }) => rounds.map(timeOf))
   return runs.map(({ participant, rounds }, index) => {
     const laps = rounds.flatMap((round) => round.laps ?? [])

@@ -2,7 +2,7 @@
 import { spawnSync } from 'node:child_process'
 import { readFileSync, writeFileSync } from 'node:fs'
 import { createRequire } from 'node:module'
-import { fileURLToPath } from 'node:url'
+import { fileURLToPath, pathToFileURL } from 'node:url'
 
 const folder = new URL('peers/', import.meta.url)
 const manifest = new URL('package.json', folder)
@@ -11,9 +11,15 @@ const record = new URL('node_modules/.installed.json', folder)
 
 export const requirePeer = createRequire(manifest)
 
+/** For packages that are ES modules. */
+export const importPeer = (name) => import(pathToFileURL(requirePeer.resolve(name)))
+
 /** The first error of a compiler, else of npm. */
-const reasonOf = (output) =>
-  (/\berror: (.*)/.exec(output) ?? /npm (?:error|ERR!) (.*)/.exec(output))?.[1] ?? 'the package cannot be installed'
+function reasonOf(output) {
+  const [, error] = /\berror: (.*)/.exec(output) ?? []
+  if (error !== undefined) return `it does not compile (${error})`
+  return /npm (?:error|ERR!) (.*)/.exec(output)?.[1] ?? 'it does not load'
+}
 
 function install({ omitOptional }) {
   const { status, stdout, stderr } = spawnSync(

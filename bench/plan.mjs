@@ -80,7 +80,7 @@ const spins = ({ way }) => /spin/.test(way ?? '')
 /** svmq receives up to 4052 bytes. */
 const fits = ({ route }, size) => route !== 'svmq' || size <= 4052
 
-const familyNames = { posix: 'POSIX', sysv: 'System V' }
+export const familyNames = { posix: 'POSIX', sysv: 'System V' }
 
 /**
  * @param deepest tells how many messages of a size a queue of a family can hold

@@ -22,9 +22,18 @@
 
 enum { STAMP = 8, PATTERN = 16, HASH_BYTES = 4, SAMPLE = 64 };
 
+/** What started this process, if that is an end too. */
+static pid_t other_end;
+
+/** The other end may be blocked for ever. */
+static void give_up(void) {
+  if (other_end > 0) kill(other_end, SIGTERM);
+  exit(1);
+}
+
 static void fail(const char* what) {
   fprintf(stderr, "%s: %s\n", what, strerror(errno));
-  exit(1);
+  give_up();
 }
 
 static int64_t now(void) {
@@ -113,7 +122,7 @@ static void check(struct checker* checker, const char* bytes, ssize_t length) {
        memcmp(bytes + PATTERN, checker->expected + PATTERN,
               checker->size - PATTERN - HASH_BYTES) != 0)) {
     fprintf(stderr, "message %u is lost or corrupt\n", expected);
-    exit(1);
+    give_up();
   }
   const long timed = (long)expected - checker->command.warm;
   if (checker->laps != NULL && timed >= 0) {
@@ -196,6 +205,7 @@ static inline void run_round(const int* cores, end_function* near,
   if (child < 0) fail("fork");
   if (child == 0) {
     prctl(PR_SET_PDEATHSIG, SIGKILL);
+    other_end = getppid();
     pin(cores[1]);
     const int64_t before = cpu_time();
     *theirs = far(command, laps);
