@@ -28,7 +28,9 @@ import { isMounted } from './support.ts'
 
 const root = fileURLToPath(new URL('..', import.meta.url))
 const read = (path: string) => readFileSync(join(root, path), 'utf8')
-const pages = readdirSync(join(root, 'docs')).map((name) => `docs/${name}`)
+const pages = readdirSync(join(root, 'docs'))
+  .filter((name) => name.endsWith('.md'))
+  .map((name) => `docs/${name}`)
 const documents = ['README.md', 'ARCHITECTURE.md', 'CHANGELOG.md', ...pages]
 
 /** The js blocks under one heading. */
