@@ -67,6 +67,7 @@ async function main() {
     longRuns: [],
   }
   const bench = new Bench({ cores, rounds, milliseconds: settings.milliseconds })
+  for (const signal of ['SIGINT', 'SIGTERM', 'SIGHUP']) process.once(signal, () => bench.stop())
   try {
     bench.compile()
     for (const { participants, ...group } of groups) {

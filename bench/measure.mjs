@@ -73,9 +73,14 @@ export class Bench {
     }
   }
 
+  /** Kills what runs, so that measuring fails, and what it created is removed. */
+  stop() {
+    for (const program of this.#running) program.kill()
+  }
+
   /** Kills what still runs, and removes the folder. */
   dispose() {
-    for (const program of this.#running) program.kill()
+    this.stop()
     rmSync(this.#folder, { recursive: true })
   }
 
