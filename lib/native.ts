@@ -1,5 +1,6 @@
 // Loads the addon and says what it holds. The casts of the tree are here.
 import { fileURLToPath } from 'node:url'
+import { markAsUntransferable } from 'node:worker_threads'
 import bindings from 'bindings'
 
 /** One descriptor and its registration with the loop of this thread. */
@@ -82,15 +83,15 @@ export interface Native {
   readonly received: Uint32Array
   /** Where receives put their bytes; the next call overwrites it. */
   readonly area: Buffer
-  /** Makes the area hold at least that many bytes. */
+  /** Makes the area hold at least that many bytes; see the function of this name. */
   reserve(bytes: number): void
 
-  send(fd: number, bytes: Uint8Array, priority: number): number
-  sendBatch(fd: number, bytes: Uint8Array, pairs: Uint32Array, from: number, to: number): number
-  receive(fd: number): number
-  receiveInto(fd: number, bytes: Uint8Array): number
-  receiveSpinning(fd: number, bytes: Uint8Array | undefined, microseconds: number): number
-  receiveBatch(fd: number, max: number, messageSize: number): number
+  send(fd: number, bytes: Uint8Array, priority: number, shared: boolean): number
+  sendBatch(fd: number, bytes: Uint8Array, pairs: Uint32Array, from: number, to: number, shared: boolean): number
+  receive(fd: number, shared: boolean): number
+  receiveInto(fd: number, bytes: Uint8Array, shared: boolean): number
+  receiveSpinning(fd: number, bytes: Uint8Array | undefined, microseconds: number, shared: boolean): number
+  receiveBatch(fd: number, max: number, messageSize: number, shared: boolean): number
 
   timedSend(fd: number, bytes: Uint8Array, priority: number, deadline: Timespec | undefined): number
   timedReceive(fd: number, bytes: Uint8Array, deadline: Timespec | undefined): number
@@ -181,11 +182,53 @@ function load(): Native {
 
 export const native: Native = load()
 
-const slice = Uint8Array.prototype.slice
+let area: Buffer = Buffer.alloc(0)
+let areaWords: Uint32Array = new Uint32Array(0)
 
-/** A Buffer of its own, with what a receive put into the area from `start` to `end`. */
-export function copyArea(start: number, end: number): Buffer {
-  return slice.call(native.area, start, end) as Buffer
+/** Makes the area hold at least that many bytes. */
+export function reserve(bytes: number): void {
+  if (bytes <= area.length) return
+  native.reserve(aligned(bytes))
+  area = native.area
+  areaWords = new Uint32Array(area.buffer, area.byteOffset, area.length >>> 2)
+}
+
+/** Where the next message begins in the area. */
+export const aligned = (offset: number): number => offset + 7 - ((offset + 7) % 8)
+
+// Small messages share memory, as those of Buffer.allocUnsafe() do: a buffer of
+// its own costs more than receiving it.
+const POOL = 8192
+const POOLED = POOL / 4
+const COPIED_BY_WORDS = 128
+let pool: Buffer = Buffer.alloc(0)
+let poolWords: Uint32Array = new Uint32Array(0)
+let used = 0
+
+function newPool(): void {
+  pool = Buffer.allocUnsafeSlow(POOL)
+  markAsUntransferable(pool.buffer)
+  poolWords = new Uint32Array(pool.buffer)
+  used = 0
+}
+
+type MessageClass<M, T> = new (memory: Buffer, tag: T, start?: number, end?: number) => M
+
+/** A message of what a receive put into the area from `start`, which is aligned, to `end`; in memory that stays. */
+export function keep<M, T>(Class: MessageClass<M, T>, start: number, end: number, tag: T): M {
+  const length = end - start
+  if (length > POOLED) return new Class(Uint8Array.prototype.slice.call(area, start, end) as Buffer, tag)
+  if (used + length > pool.length) newPool() // it is full, or somebody detached it
+  const from = used
+  const to = from + length
+  used = aligned(to)
+  if (length <= COPIED_BY_WORDS) {
+    // A loop over so few is quicker than a call of set().
+    for (let i = start >>> 2, j = from >>> 2; i << 2 < end; i++, j++) poolWords[j] = areaWords[i] as number
+  } else {
+    pool.set(area.subarray(start, end), from)
+  }
+  return new Class(pool, tag, from, to)
 }
 
 /** `uv_poll_event`, what `Descriptor` speaks. */

@@ -4,7 +4,7 @@ import { constants as os } from 'node:os'
 import { basename } from 'node:path'
 import { isUint8Array } from 'node:util/types'
 import { checkAttached, checkInteger, checkOptions, invalidType, invalidValue, QueueError } from './errors.ts'
-import { copyArea, type Descriptor, MAX_BATCH, native, pollSync } from './native.ts'
+import { aligned, type Descriptor, keep, MAX_BATCH, native, pollSync, reserve } from './native.ts'
 import { Registration } from './notifications.ts'
 import { BATCH_BYTES, type Data, type Packing, type Tag } from './outbox.ts'
 import { Message, Queue, type Sending } from './queue.ts'
@@ -80,8 +80,8 @@ export class PosixMessage extends Message {
   /** 0 to 32767 */
   readonly priority: number
 
-  constructor(data: Buffer, priority: number) {
-    super(data)
+  constructor(memory: Buffer, priority: number, start?: number, end?: number) {
+    super(memory, start, end)
     this.priority = priority
   }
 }
@@ -135,6 +135,8 @@ export class PosixQueue extends Queue<PosixMessage, PosixSendOptions, unknown> {
   readonly #errors: ReadinessErrors
   protected override readonly packing: Packing<PosixSendOptions>
   #lastPriority = 0
+  /** Whether others may have the open file, and clear its O_NONBLOCK. */
+  #shared = false
   #refed = true
 
   private constructor(descriptor: Descriptor, fd: number, path: string | undefined, size: QueueSize) {
@@ -151,8 +153,8 @@ export class PosixQueue extends Queue<PosixMessage, PosixSendOptions, unknown> {
       failure: (direction, errno) => this.#error(errno ?? EBADF, syscallOf(direction)),
     }
     this.#readiness = new Readiness(descriptor, this.#errors)
-    this.packing = { ...packing, send: (bytes, table, from, to) => sendBatch(this.#fd, bytes, table, from, to) }
-    native.reserve(Math.max(size.messageSize, BATCH_BYTES))
+    this.packing = { ...packing, send: (bytes, table, from, to) => sendBatch(this.#fd, bytes, table, from, to, this.#shared) }
+    reserve(Math.max(size.messageSize, BATCH_BYTES))
   }
 
   static #adopt(descriptor: Descriptor, fd: number, path: string | undefined): PosixQueue {
@@ -211,7 +213,8 @@ export class PosixQueue extends Queue<PosixMessage, PosixSendOptions, unknown> {
     const path = nameOf(fd)
     const descriptor = new native.Descriptor()
     let own = descriptor.reopen(fd, native.accessMode(fd) | fs.O_NONBLOCK)
-    if (own < 0) {
+    const shared = own < 0
+    if (shared) {
       const refused = new QueueError(own, { syscall: 'open', path: `/proc/self/fd/${fd}` })
       own = descriptor.duplicate(fd)
       if (own < 0) throw new QueueError(own, { syscall: 'fcntl', path, hint: DESCRIPTOR_HINT })
@@ -222,7 +225,9 @@ export class PosixQueue extends Queue<PosixMessage, PosixSendOptions, unknown> {
         })
       }
     }
-    return PosixQueue.#adopt(descriptor, own, path)
+    const queue = PosixQueue.#adopt(descriptor, own, path)
+    queue.#shared = shared
+    return queue
   }
 
   /**
@@ -287,6 +292,7 @@ export class PosixQueue extends Queue<PosixMessage, PosixSendOptions, unknown> {
 
   /** The descriptor, to pass to a child or to poll; -1 once closed. The queue owns it. */
   get fd(): number {
+    this.#shared = true
     return this.#fd
   }
 
@@ -334,7 +340,7 @@ export class PosixQueue extends Queue<PosixMessage, PosixSendOptions, unknown> {
   }
 
   protected override put(bytes: Uint8Array, priority: Tag): boolean {
-    const errno = send(this.#fd, bytes, priority as number)
+    const errno = send(this.#fd, bytes, priority as number, this.#shared)
     if (errno === 0) return true
     if (errno === EAGAIN) return false
     throw this.sendError(errno, bytes.length)
@@ -355,7 +361,7 @@ export class PosixQueue extends Queue<PosixMessage, PosixSendOptions, unknown> {
   }
 
   override tryReceive(): PosixMessage | undefined {
-    const length = receive(this.#fd)
+    const length = receive(this.#fd, this.#shared)
     if (length >= 0) return this.#message(0, length, 1)
     if (length === EAGAIN) return undefined
     throw this.#error(length, 'mq_timedreceive')
@@ -365,7 +371,7 @@ export class PosixQueue extends Queue<PosixMessage, PosixSendOptions, unknown> {
     checkInteger('"max" argument', max, 1, Number.MAX_SAFE_INTEGER)
     const messages: PosixMessage[] = []
     while (messages.length < max) {
-      const count = receiveBatch(this.#fd, max - messages.length, this.#size.messageSize)
+      const count = receiveBatch(this.#fd, max - messages.length, this.#size.messageSize, this.#shared)
       if (count < 0) {
         // What is in hand comes first; the next call meets the error again.
         if (count === EAGAIN || messages.length > 0) break
@@ -374,7 +380,7 @@ export class PosixQueue extends Queue<PosixMessage, PosixSendOptions, unknown> {
       for (let index = 0, offset = 0; index < count; index++) {
         const length = native.received[2 * index] ?? 0
         messages.push(this.#message(offset, length, 2 * index + 1))
-        offset += length
+        offset = aligned(offset + length)
       }
     }
     this.spend(messages.length)
@@ -388,7 +394,7 @@ export class PosixQueue extends Queue<PosixMessage, PosixSendOptions, unknown> {
    * @throws QueueError EBADF, EMSGSIZE (the buffer is too short), ERR_MQ_CLOSED
    */
   tryReceiveInto(buffer: Uint8Array): number {
-    const length = receiveInto(this.#fd, checkBuffer(buffer))
+    const length = receiveInto(this.#fd, checkBuffer(buffer), this.#shared)
     if (length === EAGAIN) return -1
     return this.#received(length, buffer)
   }
@@ -404,7 +410,7 @@ export class PosixQueue extends Queue<PosixMessage, PosixSendOptions, unknown> {
     const deadline = deadlineOf(options)
     const spin = checkSpin(options?.spin)
     checkBuffer(buffer)
-    let length = receiveInto(this.#fd, buffer)
+    let length = receiveInto(this.#fd, buffer, this.#shared)
     while (length === EAGAIN) length = this.#receiveLater(buffer, deadline, spin, options)
     return this.#received(length, buffer)
   }
@@ -419,7 +425,7 @@ export class PosixQueue extends Queue<PosixMessage, PosixSendOptions, unknown> {
   receiveSync(options?: SyncReceiveOptions): PosixMessage {
     const deadline = deadlineOf(options)
     const spin = checkSpin(options?.spin)
-    let length = receive(this.#fd)
+    let length = receive(this.#fd, this.#shared)
     while (length === EAGAIN) length = this.#receiveLater(undefined, deadline, spin, options)
     if (length < 0) throw this.#error(length, 'mq_timedreceive')
     return this.#message(0, length, 1)
@@ -434,11 +440,11 @@ export class PosixQueue extends Queue<PosixMessage, PosixSendOptions, unknown> {
   ): number {
     const most = Math.min(spin, (deadline - performance.now()) * 1000)
     if (most > 0) {
-      const length = receiveSpinning(this.#fd, buffer, most)
+      const length = receiveSpinning(this.#fd, buffer, most, this.#shared)
       if (length !== EAGAIN) return length
     }
     this.#block(POLLIN, deadline, options)
-    return buffer === undefined ? receive(this.#fd) : receiveInto(this.#fd, buffer)
+    return buffer === undefined ? receive(this.#fd, this.#shared) : receiveInto(this.#fd, buffer, this.#shared)
   }
 
   /** Sleeps until the queue is ready. */
@@ -450,7 +456,7 @@ export class PosixQueue extends Queue<PosixMessage, PosixSendOptions, unknown> {
   }
 
   #message(offset: number, length: number, priority: number): PosixMessage {
-    return new PosixMessage(copyArea(offset, offset + length), native.received[priority] ?? 0)
+    return keep(PosixMessage, offset, offset + length, native.received[priority] ?? 0)
   }
 
   #received(length: number, buffer: Uint8Array): number {
@@ -589,6 +595,6 @@ const syscallOf = (direction: Direction): string => (direction === 'read' ? 'mq_
 
 function checkBuffer(buffer: Uint8Array): Uint8Array {
   if (!isUint8Array(buffer)) throw invalidType('"buffer" argument', 'a Buffer or Uint8Array', buffer)
-  checkAttached('"buffer" argument', buffer)
+  if (buffer.length === 0) checkAttached('"buffer" argument', buffer)
   return buffer
 }

@@ -1,22 +1,35 @@
 // What both families of queues share: messages, all ways to wait, iteration, streams.
 import { constants } from 'node:os'
 import { Readable, Writable } from 'node:stream'
+import { inspect } from 'node:util'
 import { checkInteger, invalidType, isClosed, type QueueError } from './errors.ts'
 import { MAX_BATCH } from './native.ts'
 import { type Data, Outbox, type Packing, type Tag, toBytes } from './outbox.ts'
 import { checkSignal, deadlineOf, Puller, type SyncOptions, Waiter, type WaitOptions } from './waiting.ts'
 
-/** A received message. It owns its memory. */
+/** A received message. Its memory is its own, or shared with other messages of this thread; no call reuses it. */
 export abstract class Message {
-  readonly data: Buffer
+  readonly #memory: Buffer
+  readonly #start: number
+  readonly #end: number
+  #data: Buffer | undefined
 
-  constructor(data: Buffer) {
-    this.data = data
+  constructor(memory: Buffer, start = 0, end: number = memory.length) {
+    this.#memory = memory
+    this.#start = start
+    this.#end = end
+  }
+
+  /** The bytes; those of a small message may be a part of a larger ArrayBuffer. */
+  get data(): Buffer {
+    // Made when it is asked for: a view costs as much as half a receive.
+    this.#data ??= this.#memory.subarray(this.#start, this.#end)
+    return this.#data
   }
 
   /** The data as UTF-8. */
   text(): string {
-    return this.data.toString('utf8')
+    return this.#memory.toString('utf8', this.#start, this.#end)
   }
 
   /**
@@ -26,6 +39,13 @@ export abstract class Message {
    */
   json<T = unknown>(): T {
     return JSON.parse(this.text()) as T
+  }
+
+  static {
+    const custom = function (this: Message, _depth: number, options: object): string {
+      return `${this.constructor.name} ${inspect({ ...this, data: this.data }, options)}`
+    }
+    Object.defineProperty(this.prototype, inspect.custom, { value: custom })
   }
 }
 

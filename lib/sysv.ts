@@ -1,7 +1,7 @@
 import { constants as os } from 'node:os'
 import { isUint8Array } from 'node:util/types'
 import { checkAttached, checkInteger, checkOptions, invalidType, outOfRange, QueueError } from './errors.ts'
-import { copyArea, MAX_BATCH, msgReceiveSync, msgSendSync, native, typeAt } from './native.ts'
+import { aligned, keep, MAX_BATCH, msgReceiveSync, msgSendSync, native, reserve, typeAt } from './native.ts'
 import { BATCH_BYTES, type Data, type Packing, type Tag } from './outbox.ts'
 import { Message, Queue, type Sending } from './queue.ts'
 import {
@@ -96,8 +96,8 @@ export class SysvMessage extends Message {
   /** 1 to 2^63-1, a bigint beyond 2^53-1 */
   readonly type: SysvType
 
-  constructor(data: Buffer, type: SysvType) {
-    super(data)
+  constructor(memory: Buffer, type: SysvType, start?: number, end?: number) {
+    super(memory, start, end)
     this.type = type
   }
 }
@@ -163,21 +163,21 @@ const SEND = 'send'
 /** The longest message that can be; it grows when the kernel says so. */
 let longest = 0
 
-function reserve(size: number): void {
+function reserveMessage(size: number): void {
   const wanted = Math.max(size, longest, 1)
-  native.reserve(Math.max(HEADER + wanted, BATCH_BYTES))
+  reserve(Math.max(HEADER + wanted, BATCH_BYTES))
   longest = wanted
 }
 
 /** Before there is a queue, which a failure would leave behind. */
 function reserveFirst(): void {
-  if (longest === 0) reserve(sysvLimits().messageSize)
+  if (longest === 0) reserveMessage(sysvLimits().messageSize)
 }
 
 /** Whether it helps to try again: kernel.msgmax was raised since, or was higher when it was sent. */
 function grow(errno: number, room: number, { size }: Selection): boolean {
   if (errno !== -E2BIG || room >= size) return false
-  if (room === longest) reserve(2 * longest)
+  if (room === longest) reserveMessage(2 * longest)
   return true
 }
 
@@ -417,7 +417,7 @@ export class SysvQueue extends Queue<SysvMessage, SysvSendOptions, SysvReceiveOp
       for (let index = 0, offset = 0; index < count; index++) {
         const length = native.received[3 * index] ?? 0
         messages.push(this.#message(offset, length, 3 * index + 1))
-        offset += HEADER + length
+        offset = aligned(offset + HEADER + length)
       }
     }
     this.spend(messages.length)
@@ -492,7 +492,7 @@ export class SysvQueue extends Queue<SysvMessage, SysvSendOptions, SysvReceiveOp
   }
 
   #message(offset: number, length: number, type: number): SysvMessage {
-    return new SysvMessage(copyArea(offset + HEADER, offset + HEADER + length), typeAt(type))
+    return keep(SysvMessage, offset + HEADER, offset + HEADER + length, typeAt(type))
   }
 
   #received(length: number, selection: Selection): number {
@@ -642,7 +642,7 @@ export class SysvQueue extends Queue<SysvMessage, SysvSendOptions, SysvReceiveOp
 
 function checkBuffer(buffer: Uint8Array): Uint8Array {
   if (!isUint8Array(buffer)) throw invalidType('"buffer" argument', 'a Buffer or Uint8Array', buffer)
-  checkAttached('"buffer" argument', buffer)
+  if (buffer.length === 0) checkAttached('"buffer" argument', buffer)
   return buffer
 }
 

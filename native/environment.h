@@ -18,6 +18,9 @@ namespace kernelmq {
 // The most messages that one batch call moves.
 constexpr uint32_t kMaxBatch = 256;
 
+// Where in the area the next message of a batch begins.
+constexpr size_t Aligned(size_t offset) { return (offset + 7) & ~size_t{7}; }
+
 class Environment {
  public:
   // Returns null, with a JavaScript exception pending, if Node-API refuses.

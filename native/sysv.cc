@@ -201,7 +201,7 @@ napi_value ReceiveBatch(napi_env env, napi_callback_info info) {
       break;
     }
     ReportMessage(environment->received() + 3 * count, length, message);
-    offset += kMessageHeader + static_cast<size_t>(length);
+    offset = Aligned(offset + kMessageHeader + static_cast<size_t>(length));
     ++count;
   }
   return arguments.Return(count);

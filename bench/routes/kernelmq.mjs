@@ -14,6 +14,10 @@ const sendSync = (queue, bytes) => queue.sendSync(bytes)
 /** One message a call. */
 const blocking = {
   receiveSync: { send: sendSync, receive: (queue, checker) => checker.check(queue.receiveSync().data) },
+  'receiveSync, not all looked at': {
+    send: sendSync,
+    receive: (queue, checker) => checker.sample(queue.receiveSync()),
+  },
   receiveIntoSync: {
     send: sendSync,
     receive: (queue, checker, area) => checker.check(area, queue.receiveIntoSync(area)),
