@@ -26,7 +26,12 @@ for (const [family, title] of [
     const text = (call) => `${title}, ${size} B: rate of sendSync + ${call}, of C's`
     compared.push(
       { text: text('receiveIntoSync'), at, ...faster('C, blocking', 'kernelmq, receiveIntoSync'), bound: into },
-      { text: text('receiveSync'), at, ...faster('C, blocking', 'kernelmq, receiveSync, not all looked at'), bound: fresh },
+      {
+        text: text('receiveSync'),
+        at,
+        ...faster('C, blocking', 'kernelmq, receiveSync, not all looked at'),
+        bound: fresh,
+      },
     )
   }
 }

@@ -182,6 +182,9 @@ function load(): Native {
 
 export const native: Native = load()
 
+/** The addon's, where to find it takes no time: its exports are a dictionary. */
+export const received: Uint32Array = native.received
+
 let area: Buffer = Buffer.alloc(0)
 let areaWords: Uint32Array = new Uint32Array(0)
 
@@ -257,7 +260,6 @@ function orTerminated(result: number): number {
  * safe integer.
  */
 export function typeAt(at: number): number | bigint {
-  const { received } = native
   const low = received[at] ?? 0
   const high = received[at + 1] ?? 0
   if (high === 0) return low

@@ -4,7 +4,7 @@ import { constants as os } from 'node:os'
 import { basename } from 'node:path'
 import { isUint8Array } from 'node:util/types'
 import { checkAttached, checkInteger, checkOptions, invalidType, invalidValue, QueueError } from './errors.ts'
-import { aligned, type Descriptor, keep, MAX_BATCH, native, pollSync, reserve } from './native.ts'
+import { aligned, type Descriptor, keep, MAX_BATCH, native, pollSync, received, reserve } from './native.ts'
 import { Registration } from './notifications.ts'
 import { BATCH_BYTES, type Data, type Packing, type Tag } from './outbox.ts'
 import { Message, Queue, type Sending } from './queue.ts'
@@ -153,7 +153,10 @@ export class PosixQueue extends Queue<PosixMessage, PosixSendOptions, unknown> {
       failure: (direction, errno) => this.#error(errno ?? EBADF, syscallOf(direction)),
     }
     this.#readiness = new Readiness(descriptor, this.#errors)
-    this.packing = { ...packing, send: (bytes, table, from, to) => sendBatch(this.#fd, bytes, table, from, to, this.#shared) }
+    this.packing = {
+      ...packing,
+      send: (bytes, table, from, to) => sendBatch(this.#fd, bytes, table, from, to, this.#shared),
+    }
     reserve(Math.max(size.messageSize, BATCH_BYTES))
   }
 
@@ -378,7 +381,7 @@ export class PosixQueue extends Queue<PosixMessage, PosixSendOptions, unknown> {
         throw this.#error(count, 'mq_timedreceive')
       }
       for (let index = 0, offset = 0; index < count; index++) {
-        const length = native.received[2 * index] ?? 0
+        const length = received[2 * index] ?? 0
         messages.push(this.#message(offset, length, 2 * index + 1))
         offset = aligned(offset + length)
       }
@@ -456,12 +459,12 @@ export class PosixQueue extends Queue<PosixMessage, PosixSendOptions, unknown> {
   }
 
   #message(offset: number, length: number, priority: number): PosixMessage {
-    return keep(PosixMessage, offset, offset + length, native.received[priority] ?? 0)
+    return keep(PosixMessage, offset, offset + length, received[priority] ?? 0)
   }
 
   #received(length: number, buffer: Uint8Array): number {
     if (length < 0) throw this.#error(length, 'mq_timedreceive', buffer.length)
-    this.#lastPriority = native.received[1] ?? 0
+    this.#lastPriority = received[1] ?? 0
     return length
   }
 

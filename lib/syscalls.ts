@@ -12,7 +12,16 @@
 import { constants as fs, statSync } from 'node:fs'
 import { isUint8Array } from 'node:util/types'
 import { checkAttached, invalidType, invalidValue, outOfRange } from './errors.ts'
-import { type MqAttributes, type Msginfo, type MsqidDs, native, pollSync, type Timespec, typeAt } from './native.ts'
+import {
+  type MqAttributes,
+  type Msginfo,
+  type MsqidDs,
+  native,
+  pollSync,
+  received,
+  type Timespec,
+  typeAt,
+} from './native.ts'
 
 export const O_RDONLY: number = fs.O_RDONLY
 export const O_WRONLY: number = fs.O_WRONLY
@@ -117,7 +126,7 @@ function kernelName(name: unknown): string | undefined {
 }
 
 function priorityOf(result: number, priority: Uint32Array | undefined): number {
-  if (result >= 0 && priority !== undefined) priority[0] = native.received[1] as number
+  if (result >= 0 && priority !== undefined) priority[0] = received[1] as number
   return result
 }
 

@@ -1,7 +1,7 @@
 import { constants as os } from 'node:os'
 import { isUint8Array } from 'node:util/types'
 import { checkAttached, checkInteger, checkOptions, invalidType, outOfRange, QueueError } from './errors.ts'
-import { aligned, keep, MAX_BATCH, msgReceiveSync, msgSendSync, native, reserve, typeAt } from './native.ts'
+import { aligned, keep, MAX_BATCH, msgReceiveSync, msgSendSync, native, received, reserve, typeAt } from './native.ts'
 import { BATCH_BYTES, type Data, type Packing, type Tag } from './outbox.ts'
 import { Message, Queue, type Sending } from './queue.ts'
 import {
@@ -37,6 +37,8 @@ import {
 } from './waiting.ts'
 
 const { E2BIG, EAGAIN, EEXIST, EIDRM, EINVAL, EMSGSIZE, ENOENT, ENOMSG, ETIMEDOUT } = os.errno
+
+const { msgSend, msgSendBatch, msgReceive, msgReceiveBatch, msgReceiveSpinning } = native
 
 /** A message of a queue begins with its type. */
 const HEADER = 8
@@ -153,8 +155,8 @@ function selectionOf(options: SysvReceiveOptions | undefined, buffer?: Uint8Arra
  * size costs nothing. A message that is longer all the same is E2BIG then; see
  * {@link grow}.
  */
-const boundsOf = ({ flags, size }: Selection): [room: number, flags: number] =>
-  size <= longest ? [size, flags] : [longest, flags & ~MSG_NOERROR]
+const roomOf = ({ size }: Selection): number => Math.min(size, longest)
+const flagsOf = ({ flags, size }: Selection): number => (size <= longest ? flags : flags & ~MSG_NOERROR)
 
 const lineOf = ({ type, flags, size }: Selection): string => `${type} ${flags} ${size}`
 
@@ -202,7 +204,7 @@ export class SysvQueue extends Queue<SysvMessage, SysvSendOptions, SysvReceiveOp
     this.packing = {
       ...packing,
       send: (bytes, table, from, to) => {
-        const result = native.msgSendBatch(this.#live, bytes, table, from, to)
+        const result = msgSendBatch(this.#live, bytes, table, from, to)
         return this.#unlessTooLong(result, table[packing.words * from] ?? 0)
       },
     }
@@ -406,8 +408,8 @@ export class SysvQueue extends Queue<SysvMessage, SysvSendOptions, SysvReceiveOp
     const selection = selectionOf(options)
     const messages: SysvMessage[] = []
     while (messages.length < max) {
-      const [room, flags] = boundsOf(selection)
-      const count = native.msgReceiveBatch(this.#live, selection.type, room, flags, max - messages.length)
+      const room = roomOf(selection)
+      const count = msgReceiveBatch(this.#live, selection.type, room, flagsOf(selection), max - messages.length)
       if (grow(count, room, selection)) continue
       if (count < 0) {
         // What is in hand comes first; the next call meets the error again.
@@ -415,7 +417,7 @@ export class SysvQueue extends Queue<SysvMessage, SysvSendOptions, SysvReceiveOp
         throw this.#receiveError(count, selection)
       }
       for (let index = 0, offset = 0; index < count; index++) {
-        const length = native.received[3 * index] ?? 0
+        const length = received[3 * index] ?? 0
         messages.push(this.#message(offset, length, 3 * index + 1))
         offset = aligned(offset + HEADER + length)
       }
@@ -445,7 +447,11 @@ export class SysvQueue extends Queue<SysvMessage, SysvSendOptions, SysvReceiveOp
    */
   receiveIntoSync(buffer: Uint8Array, options?: SysvReceiveOptions & SyncReceiveOptions): number {
     const selection = selectionOf(options, checkBuffer(buffer))
-    return this.#received(this.#receiveBlocking(selection, options, buffer), selection)
+    const deadline = deadlineOf(options)
+    const spin = checkSpin(options?.spin)
+    let length = this.#take(selection, buffer)
+    if (length === -ENOMSG) length = this.#receiveBlocking(selection, deadline, spin, options, buffer)
+    return this.#received(length, selection)
   }
 
   /**
@@ -456,22 +462,29 @@ export class SysvQueue extends Queue<SysvMessage, SysvSendOptions, SysvReceiveOp
    */
   receiveSync(options?: SysvReceiveOptions & SyncReceiveOptions): SysvMessage {
     const selection = selectionOf(options)
-    const length = this.#receiveBlocking(selection, options)
+    const deadline = deadlineOf(options)
+    const spin = checkSpin(options?.spin)
+    let length = this.#take(selection)
+    if (length === -ENOMSG) length = this.#receiveBlocking(selection, deadline, spin, options)
     if (length < 0) throw this.#receiveError(length, selection)
     return this.#message(0, length, 1)
   }
 
-  #receiveBlocking(selection: Selection, options: SyncReceiveOptions | undefined, buffer?: Uint8Array): number {
-    const deadline = deadlineOf(options)
-    const spin = checkSpin(options?.spin)
+  /** After there was no message; spins, then sleeps. */
+  #receiveBlocking(
+    selection: Selection,
+    deadline: number,
+    spin: number,
+    options: SyncOptions | undefined,
+    buffer?: Uint8Array,
+  ): number {
     const { type } = selection
     for (;;) {
-      let length = this.#take(selection, buffer)
-      if (length !== -ENOMSG) return length
-      const [room, flags] = boundsOf(selection)
+      const room = roomOf(selection)
+      const flags = flagsOf(selection)
       const into = targetOf(room, buffer)
       const most = Math.min(spin, (deadline - performance.now()) * 1000)
-      if (most > 0) length = native.msgReceiveSpinning(this.#live, type, into, flags, most)
+      let length = most > 0 ? msgReceiveSpinning(this.#live, type, into, flags, most) : -ENOMSG
       if (length === -ENOMSG) {
         const left = deadline - performance.now()
         if (left <= 0) return -ETIMEDOUT
@@ -484,9 +497,9 @@ export class SysvQueue extends Queue<SysvMessage, SysvSendOptions, SysvReceiveOp
   /** Takes a message into the area, and into the buffer if there is one. */
   #take(selection: Selection, buffer?: Uint8Array): number {
     for (;;) {
-      const [room, flags] = boundsOf(selection)
+      const room = roomOf(selection)
       const into = targetOf(room, buffer)
-      const length = native.msgReceive(this.#live, selection.type, into, flags | IPC_NOWAIT)
+      const length = msgReceive(this.#live, selection.type, into, flagsOf(selection) | IPC_NOWAIT)
       if (!grow(length, room, selection)) return length
     }
   }
@@ -502,7 +515,7 @@ export class SysvQueue extends Queue<SysvMessage, SysvSendOptions, SysvReceiveOp
   }
 
   protected override put(bytes: Uint8Array, type: Tag): boolean {
-    const errno = this.#unlessTooLong(native.msgSend(this.#live, type, bytes, IPC_NOWAIT), bytes.length)
+    const errno = this.#unlessTooLong(msgSend(this.#live, type, bytes, IPC_NOWAIT), bytes.length)
     if (errno === 0) return true
     if (errno === -EAGAIN) return false
     throw this.sendError(errno, bytes.length)
@@ -575,13 +588,12 @@ export class SysvQueue extends Queue<SysvMessage, SysvSendOptions, SysvReceiveOp
     const given = { type, except, size, truncate } // the caller may use the object for another call
     const selection = selectionOf(given)
     let room = 0
-    let flags = 0
     const blocking = {
       ordered: false,
       attempt: () => take(given),
       call: () => {
-        ;[room, flags] = boundsOf(selection)
-        return new native.BlockedCall(this.#live, selection.type, flags, room)
+        room = roomOf(selection)
+        return new native.BlockedCall(this.#live, selection.type, flagsOf(selection), room)
       },
       answer: (length: number, data: Buffer | undefined) => {
         if (grow(length, room, selection)) return undefined
@@ -647,7 +659,9 @@ function checkBuffer(buffer: Uint8Array): Uint8Array {
 }
 
 /** Its own, whatever a subclass says: {@link grow} must not believe that there is room. */
-const lengthOf = (buffer: Uint8Array): number => Reflect.get(Uint8Array.prototype, 'length', buffer)
+const lengthOf = (buffer: Uint8Array): number => ownLength?.call(buffer)
+
+const ownLength = Object.getOwnPropertyDescriptor(Object.getPrototypeOf(Uint8Array.prototype), 'length')?.get
 
 /** As much of the buffer as there may be in it; without one, the area. */
 function targetOf(room: number, buffer: Uint8Array | undefined): Uint8Array | number {
