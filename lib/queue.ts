@@ -45,7 +45,7 @@ export abstract class Message {
     const custom = function (this: Message, _depth: number, options: object): string {
       return `${this.constructor.name} ${inspect({ ...this, data: this.data }, options)}`
     }
-    Object.defineProperty(this.prototype, inspect.custom, { value: custom })
+    Object.defineProperty(Message.prototype, inspect.custom, { value: custom })
   }
 }
 

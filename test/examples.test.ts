@@ -177,7 +177,8 @@ describe('the transfer', () => {
     const source = readFileSync(join(folder, 'source.txt'))
     expect(readFileSync(join(folder, 'received.txt')).equals(source)).toBe(true)
     const arrivals = readFileSync(join(folder, 'arrivals.txt'), 'utf8').trimEnd().split('\n')
-    expect(arrivals.length).toBeGreaterThan(source.toString('latin1').split('\n').length - 1)
+    // One for each line, and more for those that are longer than a message.
+    expect(arrivals.length).toBeGreaterThanOrEqual(source.toString('latin1').split('\n').length - 1)
   })
 
   test('takes the same text each time, and other text without git', async () => {

@@ -1,6 +1,7 @@
 import { execFileSync } from 'node:child_process'
 import { closeSync, fstatSync, openSync, readFileSync } from 'node:fs'
 import { constants } from 'node:os'
+import { inspect } from 'node:util'
 import { runInNewContext } from 'node:vm'
 import { AbortError, type PosixMessage, PosixQueue, QueueError } from 'kernelmq'
 import { mqClose, mqGetattr, mqOpen, O_NONBLOCK, O_RDONLY, O_RDWR } from 'kernelmq/syscalls'
@@ -545,12 +546,51 @@ describe('a message', () => {
     expect(unicode?.data).toEqual(Buffer.from('ü'))
   })
 
-  test('holds no more memory than its own', () => {
+  test('keeps its bytes in memory that no other message is written to', () => {
+    const queue = openQueue({ messageSize: 4096 })
+    const sizes = [0, 1, 7, 8, 9, 127, 128, 129, 500, 2047, 2048, 2049, 4096]
+    const sent = Array.from({ length: 40 }, (_, round) => sizes.map((size) => Buffer.alloc(size, size + round + 1)))
+    const messages = sent.flat().map((bytes, index) => {
+      queue.trySend(bytes, { priority: index })
+      return index % 2 === 0 ? queue.receiveSync() : (queue.tryReceiveMany()[0] ?? expect.unreachable())
+    })
+    for (const [index, bytes] of sent.flat().entries()) {
+      expect(messages[index]?.data).toEqual(bytes)
+      expect(messages[index]?.text()).toBe(bytes.toString())
+      expect(messages[index]?.priority).toBe(index)
+    }
+  })
+
+  test('holds 8 KiB if it is small, and otherwise no more memory than its own', () => {
+    const queue = openQueue({ messageSize: 4096 })
+    for (const [size, memory] of [
+      [5, 8192],
+      [2048, 8192],
+      [2049, 2049],
+      [4096, 4096],
+    ] as const) {
+      queue.trySend(Buffer.alloc(size))
+      expect(queue.receiveSync().data.buffer.byteLength).toBe(memory)
+    }
+  })
+
+  test('is not lost when the memory of an earlier one was given away', () => {
     const queue = openQueue()
     queue.trySendMany(['first', 'second'])
-    for (const message of queue.tryReceiveMany()) {
-      expect(message.data.buffer.byteLength).toBe(message.data.length)
-    }
+    const { data } = queue.receiveSync()
+    // What cannot be transferred is cloned, or refused, depending on the version of Node.js.
+    try {
+      structuredClone(data, { transfer: [data.buffer] as ArrayBuffer[] })
+    } catch {}
+    expect(data.toString()).toBe('first')
+    ;(data.buffer as ArrayBuffer & { transfer?: () => void }).transfer?.()
+    expect(queue.receiveSync().text()).toBe('second')
+  })
+
+  test('shows its data', () => {
+    const queue = openQueue()
+    queue.trySend('x', { priority: 3 })
+    expect(inspect(queue.receiveSync())).toBe('PosixMessage { priority: 3, data: <Buffer 78> }')
   })
 })
 
