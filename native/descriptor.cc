@@ -119,6 +119,7 @@ Napi::Value Descriptor::Watch(const Napi::CallbackInfo& info) {
     int error = Arm(armed_ | wanted);
     if (error != 0) return Napi::Number::New(info.Env(), error);
   }
+  if (wanted != 0) environment_->BeginWait();
   wanted_ = wanted;
   auto* handle = reinterpret_cast<uv_handle_t*>(poll_);
   if (wanted != 0 && keep_alive) {
@@ -148,7 +149,9 @@ void Descriptor::OnPoll(uv_poll_t* poll, int status, int events) {
     return;
   }
   if ((events & ~self->wanted_) != 0) self->Arm(self->wanted_);
-  if ((events & self->wanted_) != 0) self->CallOnReady(events & self->wanted_);
+  if ((events & self->wanted_) == 0) return;
+  self->environment_->EndWait();
+  self->CallOnReady(events & self->wanted_);
 }
 
 void Descriptor::CallOnReady(int events) {

@@ -1,6 +1,14 @@
 #include "environment.h"
 
+#include <sched.h>
+
 namespace kernelmq {
+
+namespace {
+
+constexpr uint64_t kShortWait = 50'000;  // nanoseconds
+
+}  // namespace
 
 Environment* Environment::Create(napi_env env) {
   uv_loop_t* loop = nullptr;
@@ -24,6 +32,10 @@ Environment* Environment::Create(napi_env env) {
     return nullptr;
   }
   environment->received_ = static_cast<uint32_t*>(data);
+  environment->idle_ = new uv_idle_t();
+  uv_idle_init(loop, environment->idle_);
+  uv_unref(reinterpret_cast<uv_handle_t*>(environment->idle_));
+  environment->idle_->data = environment;
   return environment;
 }
 
@@ -56,6 +68,33 @@ napi_value Environment::ReceivedArray() const {
   napi_value value = nullptr;
   napi_get_reference_value(env_, received_ref_, &value);
   return value;
+}
+
+void Environment::BeginWait() {
+  waiting_since_ = uv_hrtime();
+  // While an idle handle is active, libuv polls without sleeping.
+  if (last_wait_was_short_ && waiting_since_ >= asleep_until_) {
+    uv_idle_start(idle_, StayAwake);
+  }
+}
+
+void Environment::EndWait() { last_wait_was_short_ = !WaitsLong(); }
+
+bool Environment::WaitsLong() {
+  const uint64_t now = uv_hrtime();
+  const uint64_t waited = now - waiting_since_;
+  if (waited < kShortWait) return false;
+  if (uv_is_active(reinterpret_cast<uv_handle_t*>(idle_))) {
+    // Awake in vain: so at most a tenth of the time is spent.
+    uv_idle_stop(idle_);
+    asleep_until_ = now + 10 * waited;
+  }
+  return true;
+}
+
+void Environment::StayAwake(uv_idle_t* idle) {
+  auto* environment = static_cast<Environment*>(idle->data);
+  if (!environment->WaitsLong()) sched_yield();
 }
 
 void Environment::Add(Resource* resource) {
@@ -107,6 +146,7 @@ void Environment::TearDown(napi_async_cleanup_hook_handle, void* data) {
   while (environment->resources_ != nullptr) {
     environment->resources_->Close();
   }
+  environment->CloseHandle(environment->idle_);
   environment->torn_down_ = true;
   environment->FinishTearDown();
 }

@@ -57,6 +57,12 @@ class Environment {
     });
   }
 
+  // A wait for a descriptor begins, or is over. After one of less than 50 us the
+  // loop goes on polling for as long in the next, and lets other processes run,
+  // before it goes to sleep: waking up takes longer than such a wait.
+  void BeginWait();
+  void EndWait();
+
   void Add(Resource* resource);
   void Remove(Resource* resource);
 
@@ -78,12 +84,18 @@ class Environment {
   Environment(napi_env env, uv_loop_t* loop) : env_(env), loop_(loop) {}
   ~Environment();
 
+  bool WaitsLong();
+  static void StayAwake(uv_idle_t* idle);
   static void TearDown(napi_async_cleanup_hook_handle hook, void* data);
   void FinishTearDown();
 
   napi_env const env_;
   uv_loop_t* const loop_;
   napi_async_cleanup_hook_handle hook_ = nullptr;
+  uv_idle_t* idle_ = nullptr;
+  uint64_t waiting_since_ = 0;  // by uv_hrtime(), in nanoseconds
+  uint64_t asleep_until_ = 0;
+  bool last_wait_was_short_ = false;
   Resource* resources_ = nullptr;
   std::vector<std::unique_ptr<Resource>> adopted_;
   napi_ref area_ref_ = nullptr;
