@@ -1,5 +1,6 @@
 #include "interrupt.h"
 
+#include <errno.h>
 #include <signal.h>
 #include <sys/syscall.h>
 #include <time.h>
@@ -49,30 +50,41 @@ void Interrupt(int thread) {
   syscall(SYS_tgkill, getpid(), thread, InterruptSignal());
 }
 
-Alarm::Alarm() {
+Alarm::~Alarm() { Delete(); }
+
+int Alarm::Create() {
   sigevent event{};
   event.sigev_notify = SIGEV_THREAD_ID;
   event.sigev_signo = InterruptSignal();
   event.sigev_notify_thread_id = ThisThread();
-  valid_ = event.sigev_signo != -1 &&
-           syscall(SYS_timer_create, CLOCK_MONOTONIC, &event, &timer_) == 0;
+  if (event.sigev_signo == -1) return -EAGAIN;
+  if (syscall(SYS_timer_create, CLOCK_MONOTONIC, &event, &timer_) != 0) {
+    return -errno;
+  }
+  created_ = true;
+  return 0;
 }
 
-Alarm::~Alarm() {
-  if (valid_) syscall(SYS_timer_delete, timer_);
+void Alarm::Delete() {
+  if (created_) syscall(SYS_timer_delete, timer_);
+  created_ = false;
 }
 
-void Alarm::Arm(int64_t nanoseconds) {
+int Alarm::Arm(int64_t nanoseconds) {
+  // Here rather than once: what failed before may succeed now.
+  const int error = created_ ? 0 : Create();
+  if (error != 0) return error;
   constexpr int64_t kSecond = 1000000000;
   itimerspec time{};
   time.it_value = {nanoseconds / kSecond, nanoseconds % kSecond};
   time.it_interval = {0, 1000000};
-  syscall(SYS_timer_settime, timer_, 0, &time, nullptr);
+  return syscall(SYS_timer_settime, timer_, 0, &time, nullptr) == 0 ? 0
+                                                                    : -errno;
 }
 
 void Alarm::Disarm() {
   const itimerspec never{};
-  syscall(SYS_timer_settime, timer_, 0, &never, nullptr);
+  if (syscall(SYS_timer_settime, timer_, 0, &never, nullptr) != 0) Delete();
 }
 
 }  // namespace kernelmq

@@ -24,18 +24,21 @@ uint32_t Interrupts();
 // millisecond until disarmed, for a signal may land just before the call.
 class Alarm {
  public:
-  Alarm();
+  Alarm() = default;
   ~Alarm();
   Alarm(const Alarm&) = delete;
   Alarm& operator=(const Alarm&) = delete;
 
-  bool valid() const { return valid_; }
-  void Arm(int64_t nanoseconds);
+  // 0 or -errno: without the alarm a call might never end.
+  int Arm(int64_t nanoseconds);
   void Disarm();
 
  private:
+  int Create();
+  void Delete();
+
   int timer_ = 0;
-  bool valid_ = false;
+  bool created_ = false;
 };
 
 }  // namespace kernelmq

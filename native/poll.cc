@@ -33,7 +33,7 @@ napi_value Poll(napi_env env, napi_callback_info info) {
     if (ready == -1 && (errno != EINTR || interruptible)) {
       return arguments.Return(-errno);
     }
-    if (ready == 0 && deadline.Passed()) return arguments.Return(0);
+    if (deadline.Passed()) return arguments.Return(0);
     if (interruptible && SignalIsPending(arguments.environment()->loop())) {
       return arguments.Return(-EINTR);
     }

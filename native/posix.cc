@@ -298,7 +298,10 @@ napi_value Notify(napi_env env, napi_callback_info info) {
 napi_value NotifyRead(napi_env env, napi_callback_info info) {
   Arguments<1> arguments(env, info);
   char cookie[kCookieSize];
-  const ssize_t length = recv(arguments.Int(0), cookie, sizeof cookie, 0);
+  ssize_t length;
+  do {
+    length = recv(arguments.Int(0), cookie, sizeof cookie, 0);
+  } while (length == -1 && errno == EINTR);
   if (length == -1) return arguments.Return(-errno);
   if (length != sizeof cookie) return arguments.Return(-EBADMSG);
   return arguments.Return(cookie[kCookieSize - 1]);
@@ -332,7 +335,11 @@ int64_t OpenQueue(napi_env env, const Arguments<5>& arguments) {
 
 int64_t Reopen(napi_env, const Arguments<5>& arguments) {
   const std::string path = "/proc/self/fd/" + std::to_string(arguments.Int(0));
-  return OrErrno(open(path.c_str(), arguments.Int(1) | O_CLOEXEC));
+  int64_t result;
+  do {
+    result = OrErrno(open(path.c_str(), arguments.Int(1) | O_CLOEXEC));
+  } while (result == -EINTR);
+  return result;
 }
 
 int64_t Duplicate(napi_env, const Arguments<5>& arguments) {

@@ -22,6 +22,21 @@ namespace {
 
 int64_t OrErrno(int64_t result) { return result == -1 ? -errno : result; }
 
+// One that does not wait has no reason to fail for a signal.
+template <typename Call>
+int64_t Restart(int flags, Call call) {
+  int64_t result;
+  do {
+    result = OrErrno(call());
+  } while (result == -EINTR && (flags & IPC_NOWAIT) != 0);
+  return result;
+}
+
+int64_t ReceiveOnce(int id, void* message, size_t size, int64_t type,
+                    int flags) {
+  return Restart(flags, [&] { return msgrcv(id, message, size, type, flags); });
+}
+
 // The arguments (id, type, ...) that begin most calls.
 template <size_t kCount>
 class MessageArguments : public Arguments<kCount> {
@@ -79,7 +94,8 @@ thread_local Scratch scratch;
 int64_t SendOnce(int id, int64_t type, const Bytes& bytes, int flags) {
   const void* message = scratch.Set(type, bytes);
   if (message == nullptr) return -ENOMEM;
-  return OrErrno(msgsnd(id, message, bytes.length, flags));
+  return Restart(flags,
+                 [&] { return msgsnd(id, message, bytes.length, flags); });
 }
 
 // sendBatch(id, bytes, triples, from, to): the number sent, or -errno if none.
@@ -174,8 +190,8 @@ napi_value Receive(napi_env env, napi_callback_info info) {
   const Target target(arguments);
   if (target.error() != 0) return arguments.Return(target.error());
   return arguments.Return(target.Finish(
-      OrErrno(msgrcv(arguments.id(), target.message(), target.size(),
-                     arguments.type(), arguments.Int(3, 0)))));
+      ReceiveOnce(arguments.id(), target.message(), target.size(),
+                  arguments.type(), arguments.Int(3, 0))));
 }
 
 // receiveBatch(id, type, size, flags, max): messages one after another in the
@@ -194,8 +210,8 @@ napi_value ReceiveBatch(napi_env env, napi_callback_info info) {
   while (count < max && offset + room <= environment->area_size()) {
     uint8_t* message = environment->area() + offset;
     const int64_t length =
-        OrErrno(msgrcv(arguments.id(), message, static_cast<size_t>(size),
-                       arguments.type(), flags));
+        ReceiveOnce(arguments.id(), message, static_cast<size_t>(size),
+                    arguments.type(), flags);
     if (length < 0) {
       if (count == 0) return arguments.Return(length);
       break;
@@ -216,8 +232,8 @@ napi_value ReceiveSpinning(napi_env env, napi_callback_info info) {
   const int64_t end = Now() + static_cast<int64_t>(arguments.Double(4) * 1000);
   int64_t length;
   do {
-    length = OrErrno(msgrcv(arguments.id(), target.message(), target.size(),
-                            arguments.type(), flags));
+    length = ReceiveOnce(arguments.id(), target.message(), target.size(),
+                         arguments.type(), flags);
   } while (length == -ENOMSG && Now() < end);
   return arguments.Return(target.Finish(length));
 }
@@ -228,11 +244,11 @@ template <typename Call>
 int64_t Block(napi_env env, uv_loop_t* loop, double milliseconds,
               bool interruptible, napi_value noop, Call call) {
   thread_local Alarm alarm;
-  if (!alarm.valid()) return -EAGAIN;
   const Deadline deadline(milliseconds);
   for (;;) {
     const uint32_t interrupts = Interrupts();
-    alarm.Arm(std::max<int64_t>(deadline.Slice(), 1));
+    const int error = alarm.Arm(std::max<int64_t>(deadline.Slice(), 1));
+    if (error != 0) return error;
     const int64_t result = OrErrno(call());
     alarm.Disarm();
     if (result != -EINTR) return result;
