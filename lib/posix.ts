@@ -162,7 +162,10 @@ export class PosixQueue extends Queue<PosixMessage, PosixSendOptions, unknown> {
 
   static #adopt(descriptor: Descriptor, fd: number, path: string | undefined): PosixQueue {
     const attributes = native.getSetAttributes(fd)
-    if (typeof attributes === 'number') throw new QueueError(attributes, { syscall: 'mq_getattr', path })
+    if (typeof attributes === 'number') {
+      descriptor.close()
+      throw new QueueError(attributes, { syscall: 'mq_getattr', path })
+    }
     return new PosixQueue(descriptor, fd, path, { maxMessages: attributes.maxmsg, messageSize: attributes.msgsize })
   }
 
