@@ -64,8 +64,9 @@ function sysctl(name: string): number {
     return Number(readFileSync(`/proc/sys/fs/mqueue/${name}`, 'utf8'))
   } catch (error) {
     const { code, errno } = error as NodeJS.ErrnoException
-    if (code === 'EMFILE' && errno !== undefined) {
-      throw new QueueError(errno, { syscall: 'open', path: `/proc/sys/fs/mqueue/${name}`, hint: DESCRIPTOR_HINT })
+    if (code !== 'ENOENT' && errno !== undefined) {
+      const hint = code === 'EMFILE' ? DESCRIPTOR_HINT : undefined
+      throw new QueueError(errno, { syscall: 'open', path: `/proc/sys/fs/mqueue/${name}`, hint })
     }
     const hint = 'The kernel is built without CONFIG_POSIX_MQUEUE, or /proc is not mounted.'
     throw new QueueError('ENOSYS', { syscall: 'open', path: `/proc/sys/fs/mqueue/${name}`, hint })
