@@ -213,8 +213,10 @@ export class PosixQueue extends Queue<PosixMessage, PosixSendOptions, unknown> {
    */
   static fromFd(fd: number): PosixQueue {
     checkInteger('"fd" argument', fd, 0, 2 ** 31 - 1)
-    if (typeof native.getSetAttributes(fd) === 'number') {
-      throw new QueueError(EBADF, { syscall: 'mq_getattr', hint: `Descriptor ${fd} is not a POSIX message queue.` })
+    const attributes = native.getSetAttributes(fd)
+    if (typeof attributes === 'number') {
+      const hint = attributes === EBADF ? `Descriptor ${fd} is not a POSIX message queue.` : undefined
+      throw new QueueError(attributes, { syscall: 'mq_getattr', hint })
     }
     const path = nameOf(fd)
     const descriptor = new native.Descriptor()
