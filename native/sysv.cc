@@ -189,9 +189,9 @@ napi_value Receive(napi_env env, napi_callback_info info) {
   MessageArguments<4> arguments(env, info);
   const Target target(arguments);
   if (target.error() != 0) return arguments.Return(target.error());
-  return arguments.Return(target.Finish(
-      ReceiveOnce(arguments.id(), target.message(), target.size(),
-                  arguments.type(), arguments.Int(3, 0))));
+  return arguments.Return(
+      target.Finish(ReceiveOnce(arguments.id(), target.message(), target.size(),
+                                arguments.type(), arguments.Int(3, 0))));
 }
 
 // receiveBatch(id, type, size, flags, max): messages one after another in the
