@@ -57,9 +57,9 @@ class Environment {
     });
   }
 
-  // A wait for a descriptor begins, or is over. After one of less than 50 us the
-  // loop goes on polling for as long in the next, and lets other processes run,
-  // before it goes to sleep: waking up takes longer than such a wait.
+  // A wait for a descriptor begins, or is over. After one of less than 50 us
+  // the loop goes on polling for as long in the next, and lets other processes
+  // run, before it goes to sleep: waking up takes longer than such a wait.
   void BeginWait();
   void EndWait();
 

@@ -5,7 +5,9 @@ import { expect, onTestFinished, test } from 'vitest'
 import { fixture, openQueue, start } from './support.ts'
 import { uniqueKey } from './sysv-support.ts'
 
-const canImport = (module: string) => spawnSync('python3', ['-c', `import ${module}`]).status === 0
+/** A python3 that has the module: Debian's has what its packages bring, whatever else is in the PATH. */
+const pythonWith = (module: string) =>
+  ['python3', '/usr/bin/python3'].find((python) => spawnSync(python, ['-c', `import ${module}`]).status === 0)
 
 const everyByte = Buffer.from(Array.from({ length: 256 }, (_, byte) => byte)).toString('hex')
 
@@ -50,13 +52,14 @@ for (const [module, open, toIt, fromIt] of [
   ['posix_ipc', openPosix, prioritized, prioritized],
   ['sysv_ipc', openSysv, typedBeyond, typed],
 ] as const) {
-  const missing = canImport(module) ? undefined : `python3 has no ${module}`
+  const python = pythonWith(module) ?? ''
+  const missing = python === '' ? `python3 has no ${module}` : undefined
 
   test(`${module} receives what was sent, byte for byte`, async ({ skip }) => {
     skip(missing !== undefined, missing)
     const queue = open()
     for (const message of toIt) queue.send(parse(message))
-    const peer = start('python3', [fixture('peer.py'), module, 'receive', queue.name, String(toIt.length)])
+    const peer = start(python, [fixture('peer.py'), module, 'receive', queue.name, String(toIt.length)])
     const { stdout, stderr } = await peer.outcome
     expect(stderr).toBe('')
     expect(stdout).toBe(toIt.map((message) => `${message}\n`).join(''))
@@ -65,7 +68,7 @@ for (const [module, open, toIt, fromIt] of [
   test(`what ${module} sends is received, byte for byte`, async ({ skip }) => {
     skip(missing !== undefined, missing)
     const queue = open()
-    const peer = start('python3', [fixture('peer.py'), module, 'send', queue.name])
+    const peer = start(python, [fixture('peer.py'), module, 'send', queue.name])
     peer.end(fromIt.map((message) => `${message}\n`).join(''))
     expect((await peer.outcome).stderr).toBe('')
     const received: string[] = []
