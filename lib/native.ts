@@ -139,6 +139,7 @@ export interface Native {
     noop: () => void,
   ): number
   msgGet(key: number, flags: number): number
+  msgLimit(id: number, index: number): number
   msgStat(idOrIndex: number, command: number): number | MsqidDs
   msgSet(id: number, uid: number, gid: number, mode: number, qbytes: number): number
   msgControl(id: number, command: number): number
@@ -227,7 +228,7 @@ export function keep<M, T>(Class: MessageClass<M, T>, start: number, end: number
   used = aligned(to)
   if (length <= COPIED_BY_WORDS) {
     // A loop over so few is quicker than a call of set().
-    for (let i = start >>> 2, j = from >>> 2; i << 2 < end; i++, j++) poolWords[j] = areaWords[i] as number
+    for (let i = start / 4, j = from / 4; 4 * i < end; i++, j++) poolWords[j] = areaWords[i] as number
   } else {
     pool.set(area.subarray(start, end), from)
   }

@@ -432,6 +432,11 @@ export function statSysv(id: number, always = false): SysvStat | number {
   return stat
 }
 
+/** The most bytes that a queue holds, or a negative errno; also of one that may not be read. */
+export function maxBytesOf(id: number): number {
+  return native.msgLimit(id, id % INDEXES)
+}
+
 export async function listSysv(): Promise<SysvQueueInfo[]> {
   const info = native.msgInfo(MSG_INFO)
   if (typeof info === 'number') throw new QueueError(info, { syscall: 'msgctl', hint: sysvHint('ENOSYS', 'msgctl') })

@@ -18,6 +18,7 @@ import {
 import {
   formatKey,
   listSysv,
+  maxBytesOf,
   type SysvLimits,
   type SysvQueueInfo,
   type SysvStat,
@@ -524,8 +525,8 @@ export class SysvQueue extends Queue<SysvMessage, SysvSendOptions, SysvReceiveOp
   /** To the kernel the queue is full, too, for a message that no empty one has room for. */
   #unlessTooLong(result: number, length: number): number {
     if (result !== -EAGAIN) return result
-    const stat = statSysv(this.#live, true)
-    return typeof stat !== 'number' && length > stat.maxBytes ? -EMSGSIZE : result
+    const maxBytes = maxBytesOf(this.#live)
+    return maxBytes >= 0 && length > maxBytes ? -EMSGSIZE : result
   }
 
   protected override putBlocking(
@@ -642,9 +643,7 @@ export class SysvQueue extends Queue<SysvMessage, SysvSendOptions, SysvReceiveOp
       }
     }
     if (errno === -EMSGSIZE) {
-      const stat = statSysv(id, true)
-      const maxBytes = typeof stat === 'number' ? 0 : stat.maxBytes
-      return new QueueError(errno, { ...details, detail: `${length} > ${maxBytes} bytes` })
+      return new QueueError(errno, { ...details, detail: `${length} > ${Math.max(maxBytesOf(id), 0)} bytes` })
     }
     if (errno === -E2BIG && length !== undefined)
       return new QueueError(errno, { ...details, detail: `room for ${length} bytes` })

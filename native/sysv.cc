@@ -327,6 +327,20 @@ napi_value Stat(napi_env env, napi_callback_info info) {
   return result;
 }
 
+// limit(id, index): msg_qbytes or -errno; asks by the index where the queue may
+// not be read
+napi_value Limit(napi_env env, napi_callback_info info) {
+  Arguments<2> arguments(env, info);
+  msqid_ds queue{};
+  int64_t result = OrErrno(msgctl(arguments.Int(0), IPC_STAT, &queue));
+  if (result == -EACCES &&
+      msgctl(arguments.Int(1), MSG_STAT_ANY, &queue) == arguments.Int(0)) {
+    result = 0;
+  }
+  if (result == 0) result = static_cast<int64_t>(queue.msg_qbytes);
+  return arguments.Return(result);
+}
+
 // set(id, uid, gid, mode, qbytes)
 napi_value Set(napi_env env, napi_callback_info info) {
   Arguments<5> arguments(env, info);
@@ -383,6 +397,7 @@ bool DefineSysv(Environment* environment, napi_value object) {
                              {"msgReceiveBlocking", ReceiveBlocking},
                              {"msgGet", Get},
                              {"msgStat", Stat},
+                             {"msgLimit", Limit},
                              {"msgSet", Set},
                              {"msgControl", Control},
                              {"msgInfo", Info},

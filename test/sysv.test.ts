@@ -702,7 +702,7 @@ describe('many at once', () => {
       const queue = openSysv({ maxBytes: 7 })
       const other = reopen(queue)
       const controller = new AbortController()
-      const options = code === 'ETIMEDOUT' ? { timeout: 10 } : { signal: controller.signal }
+      const options = code === 'ETIMEDOUT' ? { timeout: 2000 } : { signal: controller.signal }
       const sent = queue.sendMany(numbers(10), options)
       const failed = failureOf(() => sent)
       await turns()
