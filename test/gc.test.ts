@@ -165,5 +165,6 @@ test('hundreds of thousands of messages leave the memory as it was', async () =>
   // One byte kept of every message would be a third of a megabyte.
   expect(grown.heapUsed).toBeLessThan(2e6)
   expect(grown.external).toBeLessThan(0.3e6)
-  expect(grown.rss).toBeLessThan(16e6)
+  // The young generation may have grown to its full size, which is larger in newer versions of Node.js.
+  expect(grown.rss).toBeLessThan(32e6)
 })

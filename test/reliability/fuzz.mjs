@@ -62,7 +62,15 @@ function whereabouts(pid) {
 function runInside(args) {
   const directory = mkdtempSync(join(tmpdir(), 'kernelmq-fuzz-'))
   const [command, ...before] = namespace(directory)
-  const node = [process.execPath, '--expose-gc', fileURLToPath(import.meta.url), '--inside', ipc(), ...args]
+  const node = [
+    process.execPath,
+    '--expose-gc',
+    '--no-warnings',
+    fileURLToPath(import.meta.url),
+    '--inside',
+    ipc(),
+    ...args,
+  ]
   const child = spawn(command, [...before, ...node], { stdio: ['ignore', 'pipe', 'inherit'] })
   // Told to end, it says how far it came.
   for (const signal of ['SIGINT', 'SIGTERM']) process.once(signal, () => child.kill('SIGKILL'))
