@@ -84,10 +84,14 @@ export class Checker {
     this.#time(timed)
   }
 
-  /** Looks at a sample of the messages only, where looking takes a good part of the time; the others are counted. */
-  sample(message) {
-    if (this.#command.full || this.messages % SAMPLE === 0) this.check(message.data)
-    else this.#time(this.messages++ - this.#command.warm)
+  /** Whether the next message is one of the sample, where looking at each would take a good part of the time. */
+  get isDue() {
+    return this.#command.full || this.messages % SAMPLE === 0
+  }
+
+  /** Counts a message that is not looked at. */
+  count() {
+    this.#time(this.messages++ - this.#command.warm)
   }
 
   #time(timed) {

@@ -14,9 +14,21 @@ const sendSync = (queue, bytes) => queue.sendSync(bytes)
 /** One message a call. */
 const blocking = {
   receiveSync: { send: sendSync, receive: (queue, checker) => checker.check(queue.receiveSync().data) },
-  'receiveSync, not all looked at': {
+  'receiveSync, a sample looked at': {
     send: sendSync,
-    receive: (queue, checker) => checker.sample(queue.receiveSync()),
+    receive(queue, checker) {
+      const message = queue.receiveSync()
+      if (checker.isDue) checker.check(message.data)
+      else checker.count()
+    },
+  },
+  'receiveIntoSync, a sample looked at': {
+    send: sendSync,
+    receive(queue, checker, area) {
+      const length = queue.receiveIntoSync(area)
+      if (checker.isDue) checker.check(area, length)
+      else checker.count()
+    },
   },
   receiveIntoSync: {
     send: sendSync,
