@@ -67,7 +67,7 @@ test.each(['posix', 'sysv'])('npm run chaos, briefly: kills lose no more than wa
     family,
   ]).outcome
   expect(stderr).toBe('')
-  expect(stdout).toMatch(/20 kills, .* 0 wrong\n$/)
+  expect(stdout).toMatch(/20 kills of senders, .* 0 lost .* 0 wrong\n.*20 kills of all, .* 0 wrong\n$/)
   expect(code).toBe(0)
 })
 

@@ -2,7 +2,17 @@
 // Kills senders and receivers of a queue at random moments, and judges by what they had written down.
 import { spawn } from 'node:child_process'
 import { once } from 'node:events'
-import { appendFileSync, closeSync, mkdtempSync, openSync, readFileSync, rmSync, writeSync } from 'node:fs'
+import {
+  appendFileSync,
+  closeSync,
+  mkdtempSync,
+  openSync,
+  readdirSync,
+  readFileSync,
+  rmSync,
+  statSync,
+  writeSync,
+} from 'node:fs'
 import { tmpdir } from 'node:os'
 import { join } from 'node:path'
 import { setTimeout as sleep } from 'node:timers/promises'
@@ -12,13 +22,13 @@ import { countOf, families, familiesOf } from './families.mjs'
 import { judge } from './ledger.mjs'
 import { LONGEST, read, write } from './numbered.mjs'
 
-const help = `npm run chaos -- [--kills <count>] [--family posix|sysv|both]
+const help = `npm run chaos -- [--kills <count>] [--family posix|sysv|both] [--of senders|all|both]
 
 Two senders and two receivers, each in a process and in a way of its own, work on one queue of each family; one after
-another is killed (SIGKILL) at a random moment and replaced, --kills times (default 200; k is thousands). Each writes
-down what it has sent, once the send has returned, or received. Nothing may be doubled, torn or out of order; what is
-lost must not be more than the killed receivers held; and the queue has to work at the end. It ends with code 1 if
-anything was wrong.`
+another is killed (SIGKILL) at a random moment and replaced, --kills times (default 200; k is thousands), first only
+of the senders, then of all. Each writes down what it has sent, once the send has returned, or received. Nothing may be
+doubled, torn or out of order; nothing may be lost where only senders are killed, and no more than the killed receivers
+held where all are; and the queue has to work at the end. It ends with code 1 if anything was wrong.`
 
 /** At most so many messages at once, in ways that take several. */
 const BATCH = 4
@@ -110,7 +120,18 @@ const messageOf = (line) => {
   return line === 'torn' ? undefined : { source, number }
 }
 
-async function chaos(family, kills) {
+/** Resolves when nothing is lost, or the receivers have written nothing down for ten seconds. */
+async function drained(directory, judged) {
+  const size = () => readdirSync(directory).reduce((sum, name) => sum + statSync(join(directory, name)).size, 0)
+  for (let quiet = 0, before = size(); judged().lost > 0 && quiet < 100; ) {
+    await sleep(100)
+    const now = size()
+    quiet = now === before ? quiet + 1 : 0
+    before = now
+  }
+}
+
+async function chaos(family, kills, victims) {
   const queue = families[family].make(8, LONGEST)
   const directory = mkdtempSync(join(tmpdir(), 'kernelmq-chaos-'))
   const processes = []
@@ -143,30 +164,37 @@ async function chaos(family, kills) {
   process.once('exit', clean)
   try {
     const alive = ['sender', 'receiver', 'sender', 'receiver'].map(start)
+    const mortal = [...alive.keys()].filter((at) => victims === 'all' || alive[at].role === 'sender')
     for (let i = 0; i < kills; i++) {
-      const at = Math.floor(Math.random() * alive.length)
+      const at = any(mortal)
       await alive[at].started
       await sleep(Math.random() * 10)
       await kill(alive[at])
       alive[at] = start(alive[at].role)
     }
-    for (const one of alive) await kill(one)
+    const of = (role) => processes.filter((one) => one.role === role)
     const last = []
+    const ledger = () => ({
+      confirmed: new Map(of('sender').map(({ index, path }) => [index, linesOf(path).map(Number)])),
+      received: [...of('receiver').map(({ path }) => linesOf(path).map(messageOf)), last],
+      inHand: of('receiver').map(({ way }) => (victims === 'senders' ? 0 : receiving[way].holds)),
+    })
+    for (const one of alive) if (one.role === 'sender') await kill(one)
+    if (victims === 'senders') await drained(directory, () => judge(ledger()))
+    for (const one of alive) if (one.role === 'receiver') await kill(one)
     const rest = families[family].open(queue.name)
     for (let message = rest.tryReceive(); message !== undefined; message = rest.tryReceive())
       last.push(read(message.data))
     rest.sendSync('works')
     if (rest.receiveSync().text() !== 'works') throw new Error('the queue does not work any more')
     await rest.close()
-    const of = (role) => processes.filter((one) => one.role === role)
-    const confirmed = new Map(of('sender').map(({ index, path }) => [index, linesOf(path).map(Number)]))
-    const received = [...of('receiver').map(({ path }) => linesOf(path).map(messageOf)), last]
-    const inHand = of('receiver').map(({ way }) => receiving[way].holds)
+    const { confirmed, received, inHand } = ledger()
     const { wrong, lost } = judge({ confirmed, received, inHand })
     const count = (lists) => [...lists].reduce((sum, list) => sum + list.length, 0).toLocaleString('en-US')
+    if (received.every((messages) => messages.length === 0)) wrong.push('nothing was received')
     const held = inHand.reduce((sum, most) => sum + most, 0)
     console.log(
-      `${family}: ${kills} kills, ${of('sender').length} senders and ${inHand.length} receivers in all; ` +
+      `${family}: ${kills} kills of ${victims}, ${of('sender').length} senders and ${inHand.length} receivers in all; ` +
         `${count(confirmed.values())} messages confirmed, ${count(received)} received, ` +
         `${lost} lost with receivers that held up to ${held}; ${wrong.length} wrong`,
     )
@@ -191,14 +219,19 @@ if (role === 'sender' || role === 'receiver') {
     options: {
       kills: { type: 'string', default: '200' },
       family: { type: 'string', default: 'both' },
+      of: { type: 'string', default: 'both' },
       help: { type: 'boolean', short: 'h', default: false },
     },
   })
   if (values.help) console.log(help)
   else {
     for (const signal of ['SIGINT', 'SIGTERM']) process.once(signal, () => process.exit(1))
+    const rounds = { senders: ['senders'], all: ['all'], both: ['senders', 'all'] }[values.of]
+    if (rounds === undefined) throw new RangeError(`--of is one of senders, all and both, not ${values.of}`)
     for (const one of familiesOf(values.family)) {
-      if (!(await chaos(one, countOf(values.kills)))) process.exitCode = 1
+      for (const victims of rounds) {
+        if (!(await chaos(one, countOf(values.kills), victims))) process.exitCode = 1
+      }
     }
   }
 }
