@@ -83,6 +83,8 @@ export interface Native {
   readonly received: Uint32Array
   /** Where receives put their bytes; the next call overwrites it. */
   readonly area: Buffer
+  /** What {@link reserve} keeps of it. */
+  view?: { area: Buffer; words: Uint32Array }
   /** Makes the area hold at least that many bytes; see the function of this name. */
   reserve(bytes: number): void
 
@@ -186,15 +188,17 @@ export const native: Native = load()
 /** The addon's, where to find it takes no time: its exports are a dictionary. */
 export const received: Uint32Array = native.received
 
-let area: Buffer = Buffer.alloc(0)
-let areaWords: Uint32Array = new Uint32Array(0)
+/** With the addon: this module may be loaded twice in one thread, and either copy makes the area larger. */
+native.view ??= { area: Buffer.alloc(0), words: new Uint32Array(0) }
+const { view } = native
 
 /** Makes the area hold at least that many bytes. */
 export function reserve(bytes: number): void {
-  if (bytes <= area.length) return
+  if (bytes <= view.area.length) return
   native.reserve(aligned(bytes))
-  area = native.area
-  areaWords = new Uint32Array(area.buffer, area.byteOffset, area.length >>> 2)
+  const { area } = native
+  view.area = area
+  view.words = new Uint32Array(area.buffer, area.byteOffset, area.length >>> 2)
 }
 
 /** Where the next message begins in the area. */
@@ -221,16 +225,17 @@ type MessageClass<M, T> = new (memory: Buffer, tag: T, start?: number, end?: num
 /** A message of what a receive put into the area from `start`, which is aligned, to `end`; in memory that stays. */
 export function keep<M, T>(Class: MessageClass<M, T>, start: number, end: number, tag: T): M {
   const length = end - start
-  if (length > POOLED) return new Class(Uint8Array.prototype.slice.call(area, start, end) as Buffer, tag)
+  if (length > POOLED) return new Class(Uint8Array.prototype.slice.call(view.area, start, end) as Buffer, tag)
   if (used + length > pool.length) newPool() // it is full, or somebody detached it
   const from = used
   const to = from + length
   used = aligned(to)
   if (length <= COPIED_BY_WORDS) {
     // A loop over so few is quicker than a call of set().
-    for (let i = start / 4, j = from / 4; 4 * i < end; i++, j++) poolWords[j] = areaWords[i] as number
+    const { words } = view
+    for (let i = start / 4, j = from / 4; 4 * i < end; i++, j++) poolWords[j] = words[i] as number
   } else {
-    pool.set(area.subarray(start, end), from)
+    pool.set(view.area.subarray(start, end), from)
   }
   return new Class(pool, tag, from, to)
 }

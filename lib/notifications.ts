@@ -10,8 +10,8 @@ const EAGAIN = -11
 
 /** A registration that renews itself. */
 export class Registration {
-  readonly #queue: number
-  readonly #socket: number
+  #queue: number
+  #socket: number
   readonly #errors: ReadinessErrors
   /** Waiting on the socket. */
   readonly readiness: Readiness
@@ -72,5 +72,6 @@ export class Registration {
   close(): void {
     native.notify(this.#queue)
     this.readiness.close()
+    this.#queue = this.#socket = -1 // the numbers may be somebody else's by now
   }
 }

@@ -166,7 +166,13 @@ export class PosixQueue extends Queue<PosixMessage, PosixSendOptions, unknown> {
       descriptor.close()
       throw new QueueError(attributes, { syscall: 'mq_getattr', path })
     }
-    return new PosixQueue(descriptor, fd, path, { maxMessages: attributes.maxmsg, messageSize: attributes.msgsize })
+    const queue = new PosixQueue(descriptor, fd, path, {
+      maxMessages: attributes.maxmsg,
+      messageSize: attributes.msgsize,
+    })
+    // Somebody closed a standard stream, and children inherit what has its number.
+    queue.#shared = fd <= 2
+    return queue
   }
 
   /**
@@ -234,7 +240,7 @@ export class PosixQueue extends Queue<PosixMessage, PosixSendOptions, unknown> {
       }
     }
     const queue = PosixQueue.#adopt(descriptor, own, path)
-    queue.#shared = shared
+    queue.#shared ||= shared
     return queue
   }
 

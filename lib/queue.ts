@@ -41,9 +41,14 @@ export abstract class Message {
     return JSON.parse(this.text()) as T
   }
 
+  /** For `JSON.stringify()`: what can be seen of it. Only members that a class has of its own are enumerable. */
+  toJSON(): object {
+    return { ...this, data: this.data }
+  }
+
   static {
     const custom = function (this: Message, _depth: number, options: object): string {
-      return `${this.constructor.name} ${inspect({ ...this, data: this.data }, options)}`
+      return `${this.constructor.name} ${inspect(this.toJSON(), options)}`
     }
     Object.defineProperty(Message.prototype, inspect.custom, { value: custom })
   }

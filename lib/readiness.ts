@@ -77,6 +77,8 @@ export class Readiness {
       return true
     }
     line.set(waiter, serve)
+    // A turn of the loop is not what an unreferenced queue may be left for; this may be the end of one.
+    if (this.#turn <= 0 && !this.#refed) setImmediate(() => setImmediate(() => {}))
     if (deadline <= performance.now()) leave(waiter, 'timeout')
     else this.#watch()
     return waiter
@@ -100,9 +102,13 @@ export class Readiness {
       this.#fail('read', events)
       this.#fail('write', events)
     } else {
+      // A turn for each, or one direction could keep the other waiting for ever.
       this.#turn = TURN
       if (events & UV_READABLE) this.#serve(this.#lines.read)
-      if (events & UV_WRITABLE) this.#serve(this.#lines.write)
+      if (events & UV_WRITABLE) {
+        this.#turn = TURN
+        this.#serve(this.#lines.write)
+      }
     }
     this.#watch()
   }

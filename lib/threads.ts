@@ -130,11 +130,11 @@ class Line {
   }
 
   #serveLater(): void {
-    const immediate = setImmediate(() => {
+    // Held although what waits may be unreferenced: it is one turn of the loop.
+    setImmediate(() => {
       this.#shared.turn = TURN
       this.#serve()
     })
-    if (!this.#shared.refed) immediate.unref()
   }
 
   #serve(): void {

@@ -2,6 +2,8 @@
 
 #include <sched.h>
 
+#include <algorithm>
+
 namespace kernelmq {
 
 namespace {
@@ -85,9 +87,10 @@ bool Environment::WaitsLong() {
   const uint64_t waited = now - waiting_since_;
   if (waited < kShortWait) return false;
   if (uv_is_active(reinterpret_cast<uv_handle_t*>(idle_))) {
-    // Awake in vain: so at most a tenth of the time is spent.
+    // Awake in vain: so at most a tenth of the time is spent. What JavaScript or
+    // other processes took of it does not count.
     uv_idle_stop(idle_);
-    asleep_until_ = now + 10 * waited;
+    asleep_until_ = now + 10 * std::min(waited, 2 * kShortWait);
   }
   return true;
 }

@@ -83,6 +83,16 @@ describe.each(families)('a process with a %s', (family) => {
   )
 })
 
+test.each(families)('an unreferenced %s goes on with what need not wait', async (family) => {
+  const { code, stdout } = await runFixture('unreferenced.mjs', [newQueue(family)])
+  expect({ code, stdout }).toEqual({ code: 0, stdout: '1500 sent' })
+})
+
+test('a queue that has the number of a standard stream never blocks, though children share it', async () => {
+  const { code, stdout } = await runFixture('standard-stream.mjs', [newQueue('PosixQueue')])
+  expect({ code, stdout }).toEqual({ code: 0, stdout: 'descriptor 0: undefined' })
+})
+
 test('random operations that meet random ends leave nothing behind: npm run life, briefly', async () => {
   const brief = ['--part', 'rounds', '--rounds', '20', '--part', 'memory', '--messages', '50k']
   const { code, stdout, stderr } = await runFixture('../reliability/life.mjs', brief, ['--expose-gc'])

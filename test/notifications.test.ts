@@ -236,3 +236,19 @@ test('cannot be had from a closed queue', async () => {
   queue.close()
   expect(await failureOf(() => queue.notifications())).toMatchObject({ code: 'ERR_MQ_CLOSED', path: queue.path })
 })
+
+test('idle when their queue is closed, touch no descriptor that has their number by then', async () => {
+  const queue = openQueue()
+  const idle = queue.notifications()
+  queue.trySend('x')
+  expect(await idle.next()).toEqual(heard)
+  drain(queue)
+  const path = queue.path ?? ''
+  queue.close()
+  const other = PosixQueue.open(path)
+  onTestFinished(() => other.close())
+  const next = other.notifications().next()
+  other.trySend('y')
+  expect(await idle.next()).toEqual(ended)
+  expect(await next).toEqual(heard)
+})

@@ -592,7 +592,9 @@ describe('a message', () => {
   test('shows its data', () => {
     const queue = openQueue()
     queue.trySend('x', { priority: 3 })
-    expect(inspect(queue.receiveSync())).toBe('PosixMessage { priority: 3, data: <Buffer 78> }')
+    const message = queue.receiveSync()
+    expect(inspect(message)).toBe('PosixMessage { priority: 3, data: <Buffer 78> }')
+    expect(JSON.parse(JSON.stringify(message))).toEqual({ priority: 3, data: { type: 'Buffer', data: [120] } })
   })
 })
 
