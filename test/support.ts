@@ -191,13 +191,13 @@ export async function signalUntilEnded(child: Running, signal: NodeJS.Signals = 
   await child.outcome.finally(() => clearInterval(timer))
 }
 
-/** How much slower a tool makes everything; see reliability/sanitize.mjs. */
-const slowness = Number(process.env.TEST_SLOWNESS ?? 1)
+/** How much more time and memory everything takes under a tool; see reliability/sanitize.mjs. */
+export const overhead: number = Number(process.env.TEST_OVERHEAD ?? 1)
 
 /** Runs a fixture that says `ending at <Date.now()>` when its end begins; `took` is the time from there. */
 export async function runToEnd(name: string, args: string[]): Promise<Outcome & { took: number }> {
   const outcome = await runFixture(name, args)
-  const took = (Date.now() - Number(/ending at (\d+)/.exec(outcome.stdout)?.[1])) / slowness
+  const took = (Date.now() - Number(/ending at (\d+)/.exec(outcome.stdout)?.[1])) / overhead
   return { ...outcome, took }
 }
 
