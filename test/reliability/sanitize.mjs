@@ -202,7 +202,9 @@ async function sanitize(name, directory, { plant, faults, args }) {
   if (plant) program = ['test/fixtures/planted/planted.mjs', ...tool.defects]
   if (faults) program = ['test/fixtures/faults/faults.mjs']
   const env = { PATH: `${bin}:${process.env.PATH}`, TEST_OVERHEAD: '20' }
-  status = await run(process.execPath, ['--require', preload, ...program], { cwd: tree, env })
+  // vitest itself needs no tool; the program of --faults loads the addon in its own process.
+  const command = faults ? [join(bin, 'node')] : [process.execPath, '--require', preload]
+  status = await run(command[0], [...command.slice(1), ...program], { cwd: tree, env })
 
   const reports = reportsIn(logs, tool)
   const ours = reports.filter(isOurs)
