@@ -87,8 +87,8 @@ bool Environment::WaitsLong() {
   const uint64_t waited = now - waiting_since_;
   if (waited < kShortWait) return false;
   if (uv_is_active(reinterpret_cast<uv_handle_t*>(idle_))) {
-    // Awake in vain: so at most a tenth of the time is spent. What JavaScript or
-    // other processes took of it does not count.
+    // Awake in vain: so at most a tenth of the time is spent. What JavaScript
+    // or other processes took of it does not count.
     uv_idle_stop(idle_);
     asleep_until_ = now + 10 * std::min(waited, 2 * kShortWait);
   }
