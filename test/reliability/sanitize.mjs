@@ -68,8 +68,8 @@ const tools = {
   valgrind: {
     finds: 'errors of memory, and memory that is read before it is written (memcheck)',
     environment: () => ({}),
-    command: (log) => ['valgrind', '-q', `--log-file=${log}.%p`],
-    nodeOptions: ['--jitless'],
+    command: (log) => ['valgrind', '-q', '--vgdb=no', `--log-file=${log}.%p`],
+    nodeOptions: ['--jitless', '--no-expose-wasm'],
     // vitest gives a process a minute to start.
     vitest: ['--maxWorkers=1'],
     begins: /^(?:Invalid|Conditional jump|Use of uninit|Syscall param|Mismatched|Source and dest|Argument)/,
