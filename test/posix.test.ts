@@ -308,7 +308,7 @@ describe('fromFd', () => {
     const child = startFixture('stdin.mjs', [queue.path ?? ''])
     expect(JSON.parse(await child.line())).toEqual({ status: 0, empty: true })
     expect((await child.outcome).code).toBe(0)
-  }, 10_000)
+  })
 })
 
 const senders: [string, (queue: PosixQueue, data: never, priority?: number) => unknown][] = [
