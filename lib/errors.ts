@@ -27,6 +27,9 @@ const descriptions: Record<string, string> = {
   ENOSYS: 'not supported by this kernel',
   EPERM: 'operation not permitted',
   ETIMEDOUT: 'timed out',
+  ERR_BUS_NO_SQLITE: 'there is no SQLite',
+  ERR_BUS_NOT_A_BUS: 'the file is not the store of a bus',
+  ERR_BUS_VERSION: 'the store was made by another version',
   ERR_MQ_CLOSED: 'the queue is closed',
   ERR_MQ_NOT_MOUNTED: 'the mqueue file system is not mounted',
 }

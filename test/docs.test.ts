@@ -166,7 +166,9 @@ test('every code that the library has words for is explained', () => {
 
 test('the architecture names every file and every dependency', () => {
   const { dependencies, devDependencies } = JSON.parse(read('package.json'))
-  const files = ['lib', 'native'].flatMap((folder) => readdirSync(join(root, folder)))
+  const files = ['lib', 'native'].flatMap((folder) =>
+    readdirSync(join(root, folder), { recursive: true, encoding: 'utf8' }).filter((name) => name.includes('.')),
+  )
   const architecture = read('ARCHITECTURE.md')
   const names = [...files, ...Object.keys({ ...dependencies, ...devDependencies })]
   expect(names.filter((name) => !architecture.includes(`\`${name}\``))).toEqual([])

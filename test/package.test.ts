@@ -113,7 +113,7 @@ beforeAll(async () => {
 afterAll(() => rmSync(sandbox, { recursive: true, force: true }))
 
 test('the package holds what runs, what it was made of, and nothing else', () => {
-  const lib = readdirSync(join(checkout, 'lib')).map((name) => name.replace(/\.ts$/, ''))
+  const lib = filesIn(join(checkout, 'lib')).map((name) => name.replace(/\.ts$/, ''))
   const expected = [
     'package.json',
     ...['README.md', 'LICENSE', 'CHANGELOG.md'].filter((name) => existsSync(join(checkout, name))),

@@ -1,0 +1,125 @@
+// The processes of a bus directory: each listens on a socket, and each two of them have a connection. It carries the
+// bell of a queue, and its end tells that a process is no more, without a timer and at once.
+import { randomUUID } from 'node:crypto'
+import { createConnection, createServer, type Server, type Socket } from 'node:net'
+import { join } from 'node:path'
+
+interface Peer {
+  socket: Socket
+  /** Bells for one who has not said hello yet; it has connected to us before it stood in line. */
+  owner: number | undefined
+}
+
+export interface PeersEvents {
+  /** A bell: there is something for us in that queue. */
+  ring(queue: number): void
+  /** A connection has ended: somebody may be no more. */
+  lost(): void
+}
+
+/** Nobody listens there any more. */
+const GONE = new Set(['ECONNREFUSED', 'ENOENT', 'ECONNRESET', 'EPIPE'])
+
+export class Peers {
+  readonly #directory: string
+  readonly #events: PeersEvents
+  readonly #server: Server
+  readonly #peers = new Map<number, Socket>()
+  readonly #strangers = new Set<Socket>()
+  readonly #bells = new Map<number, Set<number>>()
+  #closed = false
+  owner = 0
+  /** The name of our socket in the directory. */
+  readonly name: string = randomUUID().slice(0, 13)
+
+  constructor(directory: string, events: PeersEvents) {
+    this.#directory = directory
+    this.#events = events
+    this.#server = createServer((socket) => {
+      this.#strangers.add(socket)
+      this.#listen({ socket, owner: undefined })
+    }).unref()
+  }
+
+  listen(): Promise<void> {
+    return new Promise((resolve, reject) => {
+      this.#server.once('error', reject)
+      this.#server.listen(join(this.#directory, this.name), resolve)
+    })
+  }
+
+  /** Holds the loop, while somebody waits. */
+  ref(hold: boolean): void {
+    if (hold) this.#server.ref()
+    else this.#server.unref()
+  }
+
+  has(owner: number): boolean {
+    return this.#peers.has(owner)
+  }
+
+  /** False if nobody is there; true also when that cannot be told. */
+  connect(owner: number, name: string): Promise<boolean> {
+    if (this.#peers.has(owner)) return Promise.resolve(true)
+    return new Promise((resolve) => {
+      const socket = createConnection(join(this.#directory, name))
+      const refused = (error: NodeJS.ErrnoException) => resolve(!GONE.has(error.code ?? ''))
+      socket.once('error', refused)
+      socket.once('connect', () => {
+        socket.off('error', refused)
+        socket.write(`${this.owner}\n`)
+        this.#listen({ socket, owner })
+        this.#welcome(owner, socket)
+        resolve(true)
+      })
+    })
+  }
+
+  #welcome(owner: number, socket: Socket): void {
+    this.#strangers.delete(socket)
+    this.#peers.set(owner, socket)
+    for (const queue of this.#bells.get(owner) ?? []) socket.write(`${queue}\n`)
+    this.#bells.delete(owner)
+  }
+
+  #listen(peer: Peer): void {
+    const { socket } = peer
+    let text = ''
+    socket.unref()
+    socket.setEncoding('latin1')
+    socket.on('data', (chunk: string) => {
+      const lines = (text + chunk).split('\n')
+      text = lines.pop() ?? ''
+      for (const line of lines) {
+        if (peer.owner !== undefined) this.#events.ring(Number(line))
+        else {
+          peer.owner = Number(line)
+          this.#welcome(peer.owner, socket)
+        }
+      }
+    })
+    // What went wrong does not matter: the connection is over.
+    socket.on('error', () => {})
+    socket.on('close', () => {
+      this.#strangers.delete(socket)
+      if (peer.owner !== undefined && this.#peers.get(peer.owner) === socket) this.#peers.delete(peer.owner)
+      if (!this.#closed) this.#events.lost()
+    })
+  }
+
+  ring(owner: number, queue: number): void {
+    const socket = this.#peers.get(owner)
+    if (socket !== undefined) socket.write(`${queue}\n`)
+    else this.#bells.set(owner, (this.#bells.get(owner) ?? new Set()).add(queue))
+  }
+
+  forget(owner: number): void {
+    this.#bells.delete(owner)
+  }
+
+  close(): Promise<void> {
+    this.#closed = true
+    for (const socket of [...this.#peers.values(), ...this.#strangers]) socket.destroy()
+    return new Promise((resolve) => this.#server.close(() => resolve()))
+  }
+}
