@@ -131,6 +131,22 @@ test('a store that is none of ours, or of another version, is left as it is', as
   expect(database.prepare('PRAGMA user_version').get()).toEqual({ user_version: 999 })
 })
 
+test('while another holds the lock of the store the loop runs, and sends wait in their order', async () => {
+  const directory = makeDirectory()
+  const bus = await open(directory)
+  const database = openDatabase(join(directory, 'bus.db'), 0)
+  onTestFinished(() => database.close())
+  database.exec('BEGIN IMMEDIATE')
+  const sending = ['a', 'b', 'c'].map((id) => bus.send('q', [message(id)]))
+  let settled = false
+  const all = Promise.all(sending).then(() => (settled = true))
+  for (let i = 0; i < 20; i++) await turn()
+  expect(settled).toBe(false)
+  database.exec('ROLLBACK')
+  await all
+  expect(idsOf(await receive(bus))).toEqual(['a', 'b', 'c'])
+})
+
 describe('a key', () => {
   test('has one message out at a time, others pass; the next comes when it is settled', async () => {
     const bus = await open()
