@@ -27,8 +27,16 @@ const descriptions: Record<string, string> = {
   ENOSYS: 'not supported by this kernel',
   EPERM: 'operation not permitted',
   ETIMEDOUT: 'timed out',
+  ERR_BUS_BUSY: 'another process has been writing for too long',
+  ERR_BUS_DAMAGED: 'the body of a message is damaged',
+  ERR_BUS_DIRECTORY: 'the directory cannot be used',
+  ERR_BUS_DISK_FULL: 'the disk is full',
+  ERR_BUS_INVALID_BODY: 'the body does not fit its schema',
+  ERR_BUS_LEASE_LOST: 'the message was taken away from this consumer',
   ERR_BUS_NO_SQLITE: 'there is no SQLite',
   ERR_BUS_NOT_A_BUS: 'the file is not the store of a bus',
+  ERR_BUS_QUEUE_FULL: 'the queue is full',
+  ERR_BUS_SETTLED: 'the message is settled',
   ERR_BUS_VERSION: 'the store was made by another version',
   ERR_MQ_CLOSED: 'the queue is closed',
   ERR_MQ_NOT_MOUNTED: 'the mqueue file system is not mounted',
@@ -67,6 +75,8 @@ export class QueueError extends Error {
   declare readonly hint?: string
   /** Of `sendMany` and `trySendMany`: how many messages were sent before. */
   declare sent?: number
+  /** Of ERR_BUS_QUEUE_FULL: milliseconds after which there may be room. */
+  declare retryAfter?: number
 
   constructor(codeOrErrno: string | number, details: QueueErrorDetails) {
     const code =

@@ -1,19 +1,29 @@
 // What the bus asks of a transport, and nothing more: six methods, and a word on what it can do by itself.
 
+/** How a body was given, and is given back: bytes, a string, or a value in JSON. */
+export type Format = 'bytes' | 'text' | 'json'
+
 /** A message on its way in. */
 export interface Outgoing {
-  id: string
-  body: Uint8Array
+  readonly id: string
+  readonly body: Uint8Array
+  readonly format: Format
   /** Refuse an id that was sent within the last so many milliseconds; 0 does not look. */
-  dedup: number
-  key: string | undefined
+  readonly dedup: number
+  readonly key: string | undefined
   /** 0 to 255, the highest first. */
-  priority: number
-  /** When it may be received, as of `Date.now()`; 0 is at once. */
-  due: number
-  /** When it is no longer wanted, as of `Date.now()`; 0 is never. */
-  expires: number
-  headers: Readonly<Record<string, string>> | undefined
+  readonly priority: number
+  /** When it may be received, in milliseconds since the epoch; 0 is at once. */
+  readonly due: number
+  /** When it is no longer wanted; 0 is never. */
+  readonly expires: number
+  readonly headers: Readonly<Record<string, string>> | undefined
+}
+
+/** A message and where it goes. */
+export interface Addressed {
+  readonly queue: string
+  readonly message: Outgoing
 }
 
 export interface Receipt {
@@ -27,45 +37,89 @@ export interface Delivery {
   readonly token: unknown
   readonly id: string
   readonly body: Uint8Array
+  readonly format: Format
   readonly key: string | undefined
   readonly priority: number
   readonly headers: Readonly<Record<string, string>>
-  /** As of `Date.now()`. */
+  /** In milliseconds since the epoch. */
   readonly sentAt: number
-  /** How often it was handed out before and came back by `retry`. */
+  /** How often it was handed out before and came back by a retry. */
   readonly attempts: number
-  /** How often it came back because its consumer was lost. */
+  /** How often it was lost with a consumer that had begun it. */
   readonly losses: number
+  /** It was lost before: say so when its handler begins, so that the next loss is known to be its own. */
+  readonly suspect: boolean
+  /** Why the body cannot be had. */
+  readonly damage: Error | undefined
 }
 
 export type Settlement =
-  | { token: unknown; outcome: 'ack' }
-  /** `due` as of `Date.now()`. An attempt that never began is not counted. */
-  | { token: unknown; outcome: 'retry'; due: number; counted: boolean }
-  | { token: unknown; outcome: 'dead'; headers: Readonly<Record<string, string>> }
+  /** Done; what is sent goes out in the same transaction. */
+  | { readonly token: unknown; readonly outcome: 'ack'; readonly send?: readonly Addressed[] }
+  /** To be received again from `due` on. An attempt that never began is not counted. */
+  | { readonly token: unknown; readonly outcome: 'retry'; readonly due: number; readonly counted: boolean }
+  /** Moves to another queue, with these headers. */
+  | {
+      readonly token: unknown
+      readonly outcome: 'dead'
+      readonly queue: string
+      readonly headers: Readonly<Record<string, string>>
+    }
+  /** Not settled yet: its handler begins. */
+  | { readonly token: unknown; readonly outcome: 'begin' }
+  /** Not settled yet: the limit of its lease is `until`. */
+  | { readonly token: unknown; readonly outcome: 'extend'; readonly until: number }
 
-export interface TransportStats {
-  ready: number
-  leased: number
-  delayed: number
-  dead: number
+/** What a queue may hold; 0 is no bound. */
+export interface Bounds {
+  maxMessages: number
+  maxBytes: number
 }
 
-/** How a transport comes by a property: its own, added by the bus, or not at all. */
+/** What a send does that would go beyond the bounds of its queue. */
+export type Overflow = 'reject' | 'wait' | 'drop-oldest'
+
+export interface SendOptions {
+  overflow: Overflow
+  /** Resolve only when it is on the disk. */
+  disk: boolean
+  signal: AbortSignal | undefined
+}
+
+export interface TransportStats {
+  /** Can be received now. */
+  ready: number
+  /** In the hands of consumers. */
+  leased: number
+  /** Not due yet. */
+  delayed: number
+  /** Behind another of their key. */
+  held: number
+  /** Bytes of the bodies of all of these. */
+  bytes: number
+  /** When the first of those that are ready was sent, in milliseconds since the epoch. */
+  oldest: number | undefined
+}
+
+/** How a transport comes by a property: by itself, by what the bus adds, or not at all. */
+export type Capability = 'native' | 'emulated' | false
+
 export interface Capabilities {
-  /** What messages outlive: a process, the machine's power, nothing. */
-  persist: 'process' | 'disk' | false
-  delay: boolean
-  priority: boolean
-  dedup: boolean
+  /** What messages outlive at most: processes, the power of the machine, nothing. */
+  readonly persist: 'process' | 'disk' | false
+  readonly delay: Capability
+  readonly priority: Capability
+  readonly dedup: Capability
   /** By key, with parallelism across keys. */
-  order: boolean
-  lease: boolean
-  deadLetter: boolean
-  fanout: boolean
-  replay: boolean
-  /** The largest body. */
-  maxBytes: number
+  readonly order: Capability
+  /** What ends a lease: the death of its holder, a timer. */
+  readonly lease: 'alive' | 'timer' | false
+  readonly deadLetter: Capability
+  /** Settling and sending in one. */
+  readonly transaction: Capability
+  readonly browse: Capability
+  /** The largest body, in bytes. */
+  readonly maxBytes: number
 }
 
 export interface ReceiveOptions {
@@ -73,20 +127,30 @@ export interface ReceiveOptions {
   /** The point of performance.now() up to which to wait; `Infinity` is for ever. */
   deadline: number
   signal: AbortSignal | undefined
+  /** Milliseconds after which what was not settled is taken away; `Infinity` is never, while the process lives. */
+  lease: number
 }
 
 export interface Transport {
   readonly capabilities: Capabilities
-  declare(queue: string): Promise<void>
-  /** All or nothing; resolves when the messages are as safe as `capabilities.persist` says. */
-  send(queue: string, batch: readonly Outgoing[]): Promise<Receipt[]>
+  declare(queue: string, bounds?: Bounds): Promise<void>
+  /** All or nothing. */
+  send(batch: readonly Addressed[], options: SendOptions): Promise<Receipt[]>
   /** Waits for the first, then takes what is there; none when the time is over. */
   receive(queue: string, options: ReceiveOptions): Promise<Delivery[]>
-  /** False for each delivery that was no longer the consumer's: nothing was done with it. */
+  /** Each by itself; false for each delivery that was no longer the consumer's: nothing was done with it. */
   settle(batch: readonly Settlement[]): Promise<boolean[]>
   stats(queue: string): Promise<TransportStats>
+  /** What is in a queue, without taking it; from the place where the last page ended. */
+  browse?(queue: string, options: { max: number; after: string | undefined }): Promise<Page>
   /** Gives back what it holds. */
   close(): Promise<void>
+}
+
+export interface Page {
+  deliveries: Delivery[]
+  /** Where the next page begins; undefined if there is none. */
+  next: string | undefined
 }
 
 /** The most messages in one batch: a transaction stays short. */

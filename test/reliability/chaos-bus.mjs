@@ -1,5 +1,5 @@
 #!/usr/bin/env node
-// Kills processes of a bus at random moments, and judges by what they had written down.
+// Kills processes of a bus, at random moments and at named points, and judges by what they had written down.
 import { spawn } from 'node:child_process'
 import { once } from 'node:events'
 import { mkdtempSync, openSync, readdirSync, readFileSync, rmSync, writeSync } from 'node:fs'
@@ -8,81 +8,162 @@ import { join } from 'node:path'
 import { setTimeout as sleep } from 'node:timers/promises'
 import { fileURLToPath } from 'node:url'
 import { parseArgs } from 'node:util'
-import { LocalTransport } from '../../dist/bus/transports/local/local.js'
+import { connect } from 'kernelmq/bus'
+import { Bodies } from '../../dist/bus/transports/local/bodies.js'
+import { Peers } from '../../dist/bus/transports/local/peers.js'
+import { Store } from '../../dist/bus/transports/local/store.js'
 import { countOf } from './families.mjs'
 
 const help = `npm run chaos:bus -- [--kills <count>] [--processes <count>]
 
-Processes send to one queue of a bus and receive from it; one after another is killed (SIGKILL) at a random moment and
-replaced, --kills times (default 200; k is thousands). Each writes down what it has sent, once the send has returned,
-and what it received, before it acknowledges. In the end every message whose send had returned must have been received,
-whole, in the order of its key, and nothing may be left. It ends with code 1 if anything was wrong.`
-
-const QUEUE = 'chaos'
+Processes send to a queue of a bus, consume it and send on from it; one after another is killed (SIGKILL) and replaced,
+--kills times (default 200; k is thousands): half at a random moment, half by itself at a named point, such as between
+the commit of a send and the bell. Each writes down what it has sent, once the send has returned, and what it handles,
+when its handler begins. In the end every message whose send had returned must have been handled, whole and in the order
+of its key; what was sent on with an acknowledgement must be there exactly once; and nothing may be left. It ends with
+code 1 if anything was wrong.`
 
 const any = (list) => list[Math.floor(Math.random() * list.length)]
 
-/** A body says what it is, so that a torn or a foreign one shows. */
-const bodyOf = (id) => Buffer.from(id.padEnd(64, id))
+/** A body says what it is, so that a torn or a foreign one shows; some are too large for the store. */
+const bodyOf = (id) => id.padEnd(id.startsWith('l') ? 80_000 : 64, id)
 
-const message = (id, key) => ({
-  id,
-  body: bodyOf(id),
-  dedup: 0,
-  key,
-  priority: 0,
-  due: key === undefined && Math.random() < 0.1 ? Date.now() + Math.random() * 20 : 0,
-  expires: 0,
-  headers: undefined,
-})
-
-async function work(directory, source, log) {
-  const bus = await LocalTransport.open(join(directory, 'bus'))
-  process.stdout.write('.')
-  const file = openSync(log, 'a')
-  let number = 0
-  const send = async () => {
-    for (;;) {
-      const batch = Array.from({ length: any([1, 1, 1, 8]) }, () => {
-        const kind = any(['k', 'f'])
-        return message(`${kind}-${source}-${number++}`, kind === 'k' ? `key ${source}` : undefined)
-      })
-      await bus.send(QUEUE, batch)
-      writeSync(file, batch.map(({ id }) => `sent ${id}\n`).join(''))
-      // The receivers are to keep up, mostly.
-      await sleep(Math.random() * 4)
+/** Where a process may die by its own hand; `at` is the one it is to die at, sooner or later. */
+function plant(at, die) {
+  let left = Math.floor(Math.random() * 40)
+  const point = (name) => {
+    if (name === at && left-- <= 0) die(name)
+  }
+  const around = (prototype, name, before, after) => {
+    const original = prototype[name]
+    prototype[name] = function (...args) {
+      point(before)
+      const result = original.apply(this, args)
+      point(after)
+      return result
     }
   }
-  const receive = async () => {
-    for (;;) await take(bus, file, any([1, 4, 32]), Number.POSITIVE_INFINITY)
+  const { transact } = Store.prototype
+  Store.prototype.transact = function (work) {
+    const result = transact.call(this, () => {
+      const value = work()
+      point('before the commit')
+      return value
+    })
+    if (result.bells.length > 0) point('after the commit, before the bell')
+    return result
   }
-  await Promise.all([send(), receive(), receive()])
+  around(Peers.prototype, 'ring', '', 'after the bell')
+  around(Store.prototype, 'claim', 'before the claim', 'in the claim')
+  around(Store.prototype, 'settle', '', 'in the settling')
+  around(Store.prototype, 'reap', '', 'in giving back what another held')
+  const { write } = Bodies.prototype
+  Bodies.prototype.write = async function (...args) {
+    setImmediate(point, 'in writing a large body')
+    const name = await write.apply(this, args)
+    point('after a large body was written')
+    return name
+  }
+  return point
 }
 
-async function take(bus, file, max, deadline) {
-  const deliveries = await bus.receive(QUEUE, { max, deadline, signal: undefined })
-  for (const { id, body, token } of deliveries) {
-    const whole = bodyOf(id).equals(body)
-    writeSync(file, `${whole ? 'got' : 'torn'} ${id} ${process.hrtime.bigint()}\n`)
-    const again = Math.random() < 0.05
-    await bus.settle([
-      again ? { token, outcome: 'retry', due: Date.now() + 5, counted: true } : { token, outcome: 'ack' },
-    ])
-    if (again) writeSync(file, `again ${id} ${process.hrtime.bigint()}\n`)
+const points = [
+  'before the commit',
+  'after the commit, before the bell',
+  'after the bell',
+  'before the claim',
+  'in the claim',
+  'with the message in hand',
+  'after the work, before the settling',
+  'in the settling',
+  'in giving back what another held',
+  'in writing a large body',
+  'after a large body was written',
+  'in redriving dead letters',
+]
+
+const retry = { max: 1, base: 5, losses: 1e6 }
+
+async function work(directory, source, path, suicide) {
+  const log = openSync(path, 'a')
+  const write = (text) => writeSync(log, text)
+  const point = plant(suicide === '' ? undefined : suicide, (name) => {
+    write(`died ${name}\n`)
+    process.kill(process.pid, 'SIGKILL')
+  })
+  const bus = await connect(`local:${join(directory, 'bus')}`)
+  process.stdout.write('.')
+  const [first, second] = queuesOf(bus)
+  consume(first, second, write, point)
+  let number = 0
+  for (;;) {
+    const items = Array.from({ length: any([1, 1, 1, 8]) }, () => {
+      const kind = any(Math.random() < 0.05 ? ['l', 'd'] : ['k', 'f', 't'])
+      const id = `${kind}-${source}-${number++}`
+      const delay = kind === 'f' && Math.random() < 0.1 ? Math.random() * 20 : 0
+      return { body: bodyOf(id), id, delay, ...(kind === 'k' && { key: `key ${source}` }) }
+    })
+    await first.sendMany(items)
+    write(items.map(({ id }) => `sent ${id}\n`).join(''))
+    if (Math.random() < 0.02) {
+      point('in redriving dead letters')
+      await first.dead.redrive()
+    }
+    // The consumers are to keep up, mostly.
+    await sleep(Math.random() * 4)
   }
-  return deliveries.length
+}
+
+const queuesOf = (bus) => ['first', 'second'].map((name) => bus.queue(name, { retry }))
+
+/** Handles one in a process, and where it says so (t) sends on; those to die (d) are handled the third time only. */
+function consume(first, second, write, point) {
+  const see = ({ id, body }) => {
+    write(`${body === bodyOf(id) ? 'got' : 'torn'} ${id} ${process.hrtime.bigint()}\n`)
+    point('with the message in hand')
+  }
+  const consumers = [
+    first.consume(
+      async (message) => {
+        see(message)
+        const { id } = message
+        if (Math.random() < 0.05) throw new Error('once more')
+        if (id.startsWith('d') && Math.random() < 0.7) throw new Error('not today')
+        point('after the work, before the settling')
+        if (id.startsWith('t')) await message.ack({ send: [await second.prepare(id)] })
+      },
+      { concurrency: any([1, 4]), prefetch: any([0, 8]) },
+    ),
+    second.consume(
+      ({ id, body }) => {
+        write(`on ${body} ${id}\n`)
+        point('with the message in hand')
+      },
+      { concurrency: any([1, 16]) },
+    ),
+  ]
+  for (const consumer of consumers) {
+    consumer.closed.catch((error) => {
+      write(`failed ${String(error.stack).replaceAll('\n', ' ')}\n`)
+    })
+  }
+  return consumers
 }
 
 /** What is wrong, in words, with what the logs tell. */
 export function judge(lines) {
   const wrong = []
+  const died = new Map()
   const sent = new Set()
   const got = []
+  const on = new Map()
   for (const line of lines) {
-    const [what, id, at] = line.split(' ')
+    const [what, id, value] = line.split(' ')
     if (what === 'sent') sent.add(id)
-    else if (what === 'got') got.push({ id, at: BigInt(at) })
-    else if (what === 'torn') wrong.push(`${id} was torn`)
+    else if (what === 'got') got.push({ id, at: BigInt(value) })
+    else if (what === 'on') on.set(id, (on.get(id) ?? new Set()).add(value))
+    else if (what === 'died') died.set(line.slice(5), (died.get(line.slice(5)) ?? 0) + 1)
+    else wrong.push(line)
   }
   got.sort((a, b) => (a.at < b.at ? -1 : 1))
   const seen = new Set()
@@ -91,25 +172,63 @@ export function judge(lines) {
     if (seen.has(id)) continue
     seen.add(id)
     const [kind, source, number] = id.split('-')
+    if (kind === 't' && on.get(id)?.size !== 1) wrong.push(`${id} was sent on ${on.get(id)?.size ?? 0} times`)
     if (kind !== 'k') continue
     if (Number(number) < (last.get(source) ?? -1)) wrong.push(`${id} came after ${last.get(source)}`)
     last.set(source, Number(number))
   }
   for (const id of sent) if (!seen.has(id)) wrong.push(`${id} is lost`)
-  return { wrong, sent: sent.size, got: seen.size, again: got.length - seen.size }
+  return { wrong, died, sent: sent.size, got: seen.size, again: got.length - seen.size }
+}
+
+/** Handles what is left, dead letters too. */
+async function finish(directory, path) {
+  const bus = await connect(`local:${join(directory, 'bus')}`)
+  const log = openSync(path, 'a')
+  const queues = queuesOf(bus)
+  const consumers = consume(
+    ...queues,
+    (text) => writeSync(log, text),
+    () => {},
+  )
+  const left = async () => {
+    const stats = await Promise.all(queues.map((queue) => queue.stats()))
+    return stats.reduce(
+      (sum, { ready, leased, delayed, held, dead }) => sum + ready + leased + delayed + held + dead,
+      0,
+    )
+  }
+  const end = performance.now() + 60_000
+  while ((await left()) > 0 && performance.now() < end) {
+    await queues[0].dead.redrive()
+    await sleep(20)
+  }
+  const wrong = []
+  if ((await left()) > 0)
+    wrong.push(`something is left: ${JSON.stringify(await Promise.all(queues.map((queue) => queue.stats())))}`)
+  await Promise.all(consumers.map((consumer) => consumer.close()))
+  await bus.close()
+  const bodies = readdirSync(join(directory, 'bus/bodies'))
+  // Those that nobody refers to go when a bus is opened.
+  const last = await connect(`local:${join(directory, 'bus')}`)
+  await last.close()
+  const orphans = readdirSync(join(directory, 'bus/bodies'))
+  if (orphans.length > 0) wrong.push(`${orphans.length} of ${bodies.length} bodies are left: ${orphans[0]}`)
+  return wrong
 }
 
 async function chaos(kills, count) {
   const directory = mkdtempSync(join(tmpdir(), 'kernelmq-chaos-bus-'))
-  const logs = join(directory, 'logs')
   const processes = new Set()
   let source = 0
   const start = () => {
     const log = join(directory, `${source}.log`)
-    const child = spawn(process.execPath, [fileURLToPath(import.meta.url), 'work', directory, String(source++), log], {
+    const suicide = Math.random() < 0.5 ? any(points) : ''
+    const args = ['work', directory, String(source++), log, suicide]
+    const child = spawn(process.execPath, [fileURLToPath(import.meta.url), ...args], {
       stdio: ['ignore', 'pipe', 'inherit'],
     })
-    const one = { child, started: once(child.stdout, 'data'), ended: once(child, 'close') }
+    const one = { child, suicide, started: once(child.stdout, 'data'), ended: once(child, 'close') }
     processes.add(one)
     return one
   }
@@ -127,26 +246,25 @@ async function chaos(kills, count) {
   const alive = Array.from({ length: count }, start)
   for (let i = 0; i < kills; i++) {
     const at = Math.floor(Math.random() * count)
+    const one = alive[at]
     // Some die while they open the store.
-    if (Math.random() < 0.8) await Promise.race([alive[at].started, alive[at].ended])
-    await sleep(Math.random() * 30)
-    await kill(alive[at])
+    if (Math.random() < 0.8) await Promise.race([one.started, one.ended])
+    await Promise.race([sleep(one.suicide === '' ? Math.random() * 30 : 1000), one.ended])
+    await kill(one)
     alive[at] = start()
   }
   await Promise.all(alive.map(kill))
-  const bus = await LocalTransport.open(join(directory, 'bus'))
-  const file = openSync(`${logs}.log`, 'a')
-  while ((await take(bus, file, 32, performance.now() + 500)) > 0);
-  const stats = await bus.stats(QUEUE)
-  await bus.close()
+  const left = await finish(directory, join(directory, 'last.log'))
   const lines = readdirSync(directory)
     .filter((name) => name.endsWith('.log'))
     // The last line may have been cut off.
     .flatMap((name) => readFileSync(join(directory, name), 'latin1').split('\n').slice(0, -1))
-  const { wrong, sent, got, again } = judge(lines)
-  for (const [what, left] of Object.entries(stats)) if (left !== 0) wrong.push(`${left} ${what} are left`)
+  const { wrong, died, sent, got, again } = judge(lines)
+  wrong.push(...left)
+  if (sent === 0) wrong.push('nothing was sent')
   for (const line of wrong.slice(0, 10)) console.log(line)
-  console.log(`${kills} kills, ${sent} confirmed, ${got} received, ${again} again, ${wrong.length} wrong`)
+  for (const [point, times] of [...died].sort()) console.log(`  died ${point}: ${times}`)
+  console.log(`${kills} kills, ${sent} confirmed, ${got} handled, ${again} again, ${wrong.length} wrong`)
   process.exitCode = wrong.length > 0 ? 1 : 0
 }
 

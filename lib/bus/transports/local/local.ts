@@ -1,259 +1,207 @@
 // local:/directory: durable, shared by any number of processes, without a daemon.
-import { mkdirSync } from 'node:fs'
-import { join } from 'node:path'
-import { checkInteger, QueueError } from '../../../errors.ts'
-import { checkSignal, Waiter } from '../../../waiting.ts'
 import {
-  BUS_BATCH,
-  type Capabilities,
-  type Delivery,
-  type Outgoing,
-  type Receipt,
-  type ReceiveOptions,
-  type Settlement,
-  type Transport,
-  type TransportStats,
-} from '../../transport.ts'
+  accessSync,
+  chmodSync,
+  closeSync,
+  constants,
+  existsSync,
+  fchmodSync,
+  mkdirSync,
+  openSync,
+  statSync,
+} from 'node:fs'
+import { type FileHandle, open } from 'node:fs/promises'
+import { join } from 'node:path'
+import { QueueError } from '../../../errors.ts'
+import type { Clock } from '../../clock.ts'
+import type { Capabilities } from '../../transport.ts'
+import { Bodies, LARGE } from './bodies.ts'
+import { Engine, type Surroundings } from './engine.ts'
+import { writerOf } from './lock.ts'
 import { Peers } from './peers.ts'
-import { isBusy, type Process, Store } from './store.ts'
+import { Reserve } from './reserve.ts'
+import { isBusy, isFull, isReadOnly } from './sqlite.ts'
+import { type Process, Store } from './store.ts'
 
-interface Receiver {
-  max: number
-  waiter: Waiter<Delivery[]>
+export const localCapabilities: Capabilities = {
+  persist: 'disk',
+  delay: 'native',
+  priority: 'native',
+  dedup: 'native',
+  order: 'native',
+  lease: 'alive',
+  deadLetter: 'native',
+  transaction: 'native',
+  browse: 'native',
+  maxBytes: 2 ** 30,
 }
 
-/** Those of this process who wait for one queue; the process has one place in the store's line for all of them. */
-interface Line {
-  readonly name: string
-  readonly receivers: Receiver[]
-  timer: NodeJS.Timeout | undefined
-  /** We stand in the store's line, or were taken out of it by a bell that is not answered yet. */
-  standing: boolean
-  serving: boolean
-  again: boolean
+export interface LocalOptions {
+  /** The permissions of the directory, when it is made; its files have those of them that files can have. */
+  mode: number
+  /** Milliseconds to wait for other processes that write. */
+  patience: number
 }
 
-// setTimeout() takes longer times for 1 ms.
-const MAX_TIMER = 2 ** 31 - 1
+/** Opens the bus in a directory, and makes it if there is none. */
+export async function openLocal(directory: string, clock: Clock, options: LocalOptions): Promise<Engine> {
+  const mode = prepare(directory, options.mode)
+  const path = join(directory, 'bus.db')
+  const store = await openStore(path, clock, options.patience)
+  const surroundings = new Local(directory, path, store, mode)
+  const engine = new Engine(store, clock, surroundings, localCapabilities, options.patience)
+  await surroundings.enter(engine)
+  return engine
+}
 
-export class LocalTransport implements Transport {
-  readonly capabilities: Capabilities = {
-    persist: 'process',
-    delay: true,
-    priority: true,
-    dedup: true,
-    order: true,
-    lease: true,
-    deadLetter: true,
-    fanout: false,
-    replay: false,
-    maxBytes: 2 ** 30,
+/** Makes what is not there, with permissions that no umask takes away; returns those of files. */
+function prepare(directory: string, wanted: number): number {
+  try {
+    makeDirectory(directory, wanted)
+    // Whoever made it has decided.
+    const mode = statSync(directory).mode & 0o777
+    makeDirectory(join(directory, 'peers'), mode)
+    makeDirectory(join(directory, 'bodies'), mode)
+    const path = join(directory, 'bus.db')
+    if (!existsSync(path)) {
+      // The other files of the store get the permissions of this one.
+      const file = openSync(path, 'a')
+      fchmodSync(file, mode & 0o666)
+      closeSync(file)
+    }
+    accessSync(directory, constants.W_OK | constants.X_OK)
+    return mode & 0o666
+  } catch (error) {
+    const { code = 'EACCES', syscall } = error as NodeJS.ErrnoException
+    const hint = 'the directory of a bus has to be one that this user can write to'
+    const details = { syscall: 'connect', path: directory, detail: `${syscall} ${code}`, hint }
+    throw Object.assign(new QueueError('ERR_BUS_DIRECTORY', details), { cause: error })
   }
+}
+
+function makeDirectory(path: string, mode: number): void {
+  if (mkdirSync(path, { recursive: true }) !== undefined) chmodSync(path, mode)
+}
+
+/** Two processes that open a new store at once are in each other's way. */
+async function openStore(path: string, clock: Clock, patience: number): Promise<Store> {
+  const end = performance.now() + patience
+  for (;;) {
+    try {
+      return new Store(path, clock)
+    } catch (error) {
+      if (isBusy(error) && performance.now() < end)
+        await new Promise((resolve) => setTimeout(resolve, 1 + Math.random() * 4))
+      else throw explain(error, path)
+    }
+  }
+}
+
+function explain(error: unknown, path: string): unknown {
+  const details = { syscall: 'connect', path }
+  const wrap = (code: string, hint: string) =>
+    Object.assign(new QueueError(code, { ...details, hint }), { cause: error })
+  if (isBusy(error)) return wrap('ERR_BUS_BUSY', `look at process ${writerOf(path)}: is it stopped?`)
+  if (isReadOnly(error)) return wrap('ERR_BUS_DIRECTORY', 'this user has to be able to write to the files of the bus')
+  if (isFull(error)) return wrap('ERR_BUS_DISK_FULL', 'a bus needs some megabytes of its own')
+  return error
+}
+
+/** The other processes of the directory, and its files. */
+class Local implements Surroundings {
+  readonly large = LARGE
+  readonly #path: string
   readonly #store: Store
+  readonly #bodies: Bodies
+  readonly #reserve: Reserve
   readonly #peers: Peers
-  readonly #lines = new Map<number, Line>()
-  /** What waits for another process to end its transaction, in order. */
-  readonly #backlog: (() => boolean)[] = []
-  #retrying = false
+  #engine!: Engine
+  #full = false
+  #log: Promise<FileHandle> | undefined
+  #syncing: Promise<void> | undefined
+  #next: Promise<void> | undefined
   #checking = false
   #checkAgain = false
-  #closed: Promise<void> | undefined
-  #waiting = 0
+  #closed = false
 
-  private constructor(directory: string) {
-    this.#store = new Store(join(directory, 'bus.db'))
-    this.#peers = new Peers(join(directory, 'peers'), {
-      ring: (queue) => this.#rung(queue),
+  constructor(directory: string, path: string, store: Store, mode: number) {
+    this.#path = path
+    this.#store = store
+    this.#bodies = new Bodies(join(directory, 'bodies'), mode)
+    this.#reserve = new Reserve(directory, mode)
+    this.#peers = new Peers(join(directory, 'peers'), mode, {
+      ring: (queue) => this.#engine.rung(queue),
       lost: () => void this.#check(),
     })
   }
 
-  static async open(directory: string): Promise<LocalTransport> {
-    mkdirSync(join(directory, 'peers'), { recursive: true, mode: 0o700 })
-    const transport = await LocalTransport.#make(directory)
-    // In this order: who finds us in the store can reach us, and whom we did not find there reaches us.
-    await transport.#peers.listen()
-    const { owner, others } = await transport.#run(() => transport.#store.enter(process.pid, transport.#peers.name))
-    transport.#peers.owner = owner
-    await Promise.all(others.map((other) => transport.#meet(other)))
-    return transport
+  /** In this order: who finds us in the store can reach us, and whom we did not find there reaches us. */
+  async enter(engine: Engine): Promise<void> {
+    this.#engine = engine
+    this.#full = !this.#reserve.restore()
+    await this.#peers.listen()
+    const { owner, others } = await engine.transact(() => this.#store.enter(process.pid, this.#peers.name))
+    this.#peers.owner = owner
+    engine.owner = owner
+    await Promise.all(others.map((other) => this.#meet(other)))
+    await this.#sweep()
   }
 
-  /** Two processes that open a new store at once are in each other's way. */
-  static async #make(directory: string): Promise<LocalTransport> {
-    for (;;) {
-      try {
-        return new LocalTransport(directory)
-      } catch (error) {
-        if (!isBusy(error)) throw error
-        await new Promise((resolve) => setTimeout(resolve, 1 + Math.random() * 4))
-      }
-    }
+  async #sweep(): Promise<void> {
+    const alive = new Set(this.#store.processes().map(({ owner }) => owner))
+    const left = await this.#bodies.leftBy((owner) => alive.has(owner))
+    if (left.length > 0) await this.#bodies.remove(this.#store.withoutMessage(left))
   }
 
-  /** Runs a transaction at once, or after those that already wait for another process. */
-  #run<T>(work: () => T): Promise<T> {
-    if (this.#backlog.length === 0) {
-      try {
-        return Promise.resolve(work())
-      } catch (error) {
-        if (!isBusy(error)) return Promise.reject(error)
-      }
-    }
-    return new Promise((resolve, reject) => {
-      this.#backlog.push(() => {
-        try {
-          resolve(work())
-        } catch (error) {
-          if (isBusy(error)) return false
-          reject(error)
-        }
-        return true
+  ring(owner: number, queue: number): void {
+    this.#peers.ring(owner, queue)
+  }
+
+  hold(on: boolean): void {
+    this.#peers.ref(on)
+  }
+
+  writeBody(owner: number, body: Uint8Array, disk: boolean): Promise<string> {
+    return this.#bodies.write(owner, body, disk)
+  }
+
+  readBody(name: string): Promise<Uint8Array> {
+    return this.#bodies.read(name)
+  }
+
+  removeBodies(names: readonly string[]): void {
+    void this.#bodies.remove(names)
+  }
+
+  /** One sync serves all who came before it began. */
+  sync(): Promise<void> {
+    this.#next ??= (this.#syncing ?? Promise.resolve())
+      .catch(() => {})
+      .then(() => {
+        this.#syncing = this.#next
+        this.#next = undefined
+        return this.#syncLog()
       })
-      this.#retry()
-    })
+    return this.#next
   }
 
-  #retry(): void {
-    if (this.#retrying) return
-    this.#retrying = true
-    setTimeout(
-      () => {
-        this.#retrying = false
-        while (this.#backlog[0]?.()) this.#backlog.shift()
-        if (this.#backlog.length > 0) this.#retry()
-      },
-      0.5 + Math.random() * 2,
-    )
+  async #syncLog(): Promise<void> {
+    this.#log ??= open(`${this.#path}-wal`, 'r')
+    await (await this.#log).datasync()
   }
 
-  #open(call: string): void {
-    if (this.#closed !== undefined) throw new QueueError('ERR_MQ_CLOSED', { syscall: call })
+  hasRoom(): boolean {
+    if (this.#full) this.#full = !this.#reserve.restore()
+    return !this.#full
   }
 
-  async declare(queue: string): Promise<void> {
-    this.#open('declare')
-    await this.#run(() => this.#store.declare(queue))
+  makeRoom(): boolean {
+    this.#full = true
+    return this.#reserve.release()
   }
 
-  async send(name: string, batch: readonly Outgoing[]): Promise<Receipt[]> {
-    this.#open('send')
-    checkInteger('number of messages', batch.length, 1, BUS_BATCH)
-    const { receipts, wake, queue } = await this.#run(() => this.#store.send(name, batch))
-    this.#wake(wake, queue)
-    return receipts
-  }
-
-  #wake(owner: number | undefined, queue: number): void {
-    if (owner === undefined) return
-    if (owner === this.#peers.owner) this.#rung(queue)
-    else this.#peers.ring(owner, queue)
-  }
-
-  async receive(name: string, { max, deadline, signal }: ReceiveOptions): Promise<Delivery[]> {
-    this.#open('receive')
-    checkInteger('"max" option', max, 1, BUS_BATCH)
-    checkSignal(signal)
-    const queue = await this.#run(() => this.#store.declare(name))
-    const line = this.#lineOf(queue, name)
-    const waiter = new Waiter<Delivery[]>(deadline, signal, (ended, reason) => {
-      if (reason === 'timeout') ended.resolve([])
-      else ended.reject(reason)
-      this.#drop(line, ended)
-    })
-    line.receivers.push({ max, waiter })
-    if (++this.#waiting === 1) this.#peers.ref(true)
-    void this.#serve(line)
-    return waiter.promise
-  }
-
-  #lineOf(queue: number, name: string): Line {
-    let line = this.#lines.get(queue)
-    if (line === undefined) {
-      line = { name, receivers: [], timer: undefined, standing: false, serving: false, again: false }
-      this.#lines.set(queue, line)
-    }
-    return line
-  }
-
-  #drop(line: Line, waiter: Waiter<Delivery[]>): void {
-    const at = line.receivers.findIndex((receiver) => receiver.waiter === waiter)
-    if (at < 0) return
-    line.receivers.splice(at, 1)
-    if (--this.#waiting === 0) this.#peers.ref(false)
-    if (line.receivers.length === 0 && !line.serving) void this.#leave(line)
-  }
-
-  /** A bell that nobody answers goes to the next in line. */
-  async #leave(line: Line): Promise<void> {
-    clearTimeout(line.timer)
-    if (!line.standing || this.#closed !== undefined) return
-    line.standing = false
-    const queue = this.#idOf(line)
-    this.#wake(await this.#run(() => this.#store.leave(line.name, this.#peers.owner)), queue)
-  }
-
-  #idOf(line: Line): number {
-    for (const [queue, other] of this.#lines) if (other === line) return queue
-    return 0
-  }
-
-  #rung(queue: number): void {
-    const line = this.#lines.get(queue)
-    if (line !== undefined) void this.#serve(line)
-  }
-
-  async #serve(line: Line): Promise<void> {
-    line.again = true
-    if (line.serving) return
-    line.serving = true
-    const queue = this.#idOf(line)
-    try {
-      while (line.again && line.receivers[0] !== undefined) {
-        line.again = false
-        const { max, waiter } = line.receivers[0]
-        clearTimeout(line.timer)
-        const { deliveries, wake, due } = await this.#run(() =>
-          this.#store.claim(line.name, this.#peers.owner, max, true),
-        )
-        this.#wake(wake, queue)
-        line.standing = deliveries.length === 0
-        if (deliveries.length > 0) {
-          line.again = true
-          // Somebody may have given up meanwhile; then it is for the next, or nobody's.
-          const taker = line.receivers[0]
-          if (taker !== undefined && (taker.waiter === waiter || taker.max >= deliveries.length)) {
-            this.#drop(line, taker.waiter)
-            taker.waiter.resolve(deliveries)
-          } else {
-            await this.settle(
-              deliveries.map(({ token }) => ({ token, outcome: 'retry', due: 0, counted: false }) as const),
-            )
-          }
-        } else if (due !== undefined) {
-          const left = Math.min(Math.max(due - Date.now(), 0), MAX_TIMER)
-          line.timer = setTimeout(() => void this.#serve(line), left)
-        }
-      }
-    } catch (error) {
-      for (const { waiter } of [...line.receivers]) {
-        this.#drop(line, waiter)
-        waiter.reject(error)
-      }
-    } finally {
-      line.serving = false
-    }
-    if (line.receivers.length === 0) await this.#leave(line)
-  }
-
-  async settle(batch: readonly Settlement[]): Promise<boolean[]> {
-    const { done, wake } = await this.#run(() => this.#store.settle(batch))
-    for (const { owner, queue } of wake) this.#wake(owner, queue)
-    return done
-  }
-
-  stats(queue: string): Promise<TransportStats> {
-    return this.#run(() => this.#store.stats(queue))
+  writer(): number | undefined {
+    return writerOf(this.#path)
   }
 
   /** Looks who is no more, gives back what they held, and looks what there is: a bell may have died with its ringer. */
@@ -261,11 +209,11 @@ export class LocalTransport implements Transport {
     this.#checkAgain = true
     if (this.#checking) return
     this.#checking = true
-    while (this.#checkAgain && this.#closed === undefined) {
+    while (this.#checkAgain && !this.#closed) {
       this.#checkAgain = false
-      const others = this.#store.processes().filter(({ owner }) => owner !== this.#peers.owner)
+      const others = this.#store.processes().filter(({ owner }) => owner !== this.#engine.owner)
       await Promise.all(others.map((other) => this.#meet(other)))
-      for (const line of this.#lines.values()) void this.#serve(line)
+      if (!this.#closed) this.#engine.ringAll()
     }
     this.#checking = false
   }
@@ -273,30 +221,12 @@ export class LocalTransport implements Transport {
   async #meet({ owner, socket }: Process): Promise<void> {
     if (await this.#peers.connect(owner, socket)) return
     this.#peers.forget(owner)
-    await this.#reap(owner, true)
+    await this.#engine.reap(owner, true)
   }
 
-  async #reap(owner: number, lost: boolean): Promise<void> {
-    for (;;) {
-      const { left, wake } = await this.#run(() => this.#store.reap(owner, lost))
-      for (const next of wake) this.#wake(next.owner, next.queue)
-      if (!left) return
-    }
-  }
-
-  close(): Promise<void> {
-    this.#closed ??= this.#close()
-    return this.#closed
-  }
-
-  async #close(): Promise<void> {
-    const error = new QueueError('ERR_MQ_CLOSED', { syscall: 'receive' })
-    for (const line of this.#lines.values()) {
-      clearTimeout(line.timer)
-      for (const { waiter } of line.receivers.splice(0)) waiter.reject(error)
-    }
-    await this.#reap(this.#peers.owner, false)
+  async close(): Promise<void> {
+    this.#closed = true
     await this.#peers.close()
-    this.#store.close()
+    await (await this.#log)?.close()
   }
 }

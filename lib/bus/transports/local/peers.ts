@@ -1,6 +1,7 @@
 // The processes of a bus directory: each listens on a socket, and each two of them have a connection. It carries the
 // bell of a queue, and its end tells that a process is no more, without a timer and at once.
 import { randomUUID } from 'node:crypto'
+import { chmodSync, closeSync, openSync } from 'node:fs'
 import { createConnection, createServer, type Server, type Socket } from 'node:net'
 import { join } from 'node:path'
 
@@ -17,6 +18,9 @@ export interface PeersEvents {
   lost(): void
 }
 
+/** The most bytes of a socket's address, less the zero at its end: unix(7). */
+const LONGEST = 106
+
 /** Nobody listens there any more. */
 const GONE = new Set(['ECONNREFUSED', 'ENOENT', 'ECONNRESET', 'EPIPE'])
 
@@ -27,12 +31,20 @@ export class Peers {
   readonly #peers = new Map<number, Socket>()
   readonly #strangers = new Set<Socket>()
   readonly #bells = new Map<number, Set<number>>()
+  readonly #mode: number
+  readonly #handle: number | undefined
   #closed = false
   owner = 0
   /** The name of our socket in the directory. */
   readonly name: string = randomUUID().slice(0, 13)
 
-  constructor(directory: string, events: PeersEvents) {
+  constructor(directory: string, mode: number, events: PeersEvents) {
+    this.#mode = mode
+    // The address of a socket is short; a directory may be named by a descriptor of it.
+    if (directory.length + this.name.length > LONGEST) {
+      this.#handle = openSync(directory, 'r')
+      directory = `/proc/self/fd/${this.#handle}`
+    }
     this.#directory = directory
     this.#events = events
     this.#server = createServer((socket) => {
@@ -44,7 +56,12 @@ export class Peers {
   listen(): Promise<void> {
     return new Promise((resolve, reject) => {
       this.#server.once('error', reject)
-      this.#server.listen(join(this.#directory, this.name), resolve)
+      const path = join(this.#directory, this.name)
+      this.#server.listen(path, () => {
+        // To connect is to write.
+        chmodSync(path, this.#mode)
+        resolve()
+      })
     })
   }
 
@@ -120,6 +137,11 @@ export class Peers {
   close(): Promise<void> {
     this.#closed = true
     for (const socket of [...this.#peers.values(), ...this.#strangers]) socket.destroy()
-    return new Promise((resolve) => this.#server.close(() => resolve()))
+    return new Promise((resolve) =>
+      this.#server.close(() => {
+        if (this.#handle !== undefined) closeSync(this.#handle)
+        resolve()
+      }),
+    )
   }
 }

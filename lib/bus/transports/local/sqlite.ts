@@ -35,15 +35,26 @@ function load(): Binding {
 
 let binding: Binding | undefined
 
-/** @param timeout milliseconds for which a call may block the loop while another process writes */
-export function openDatabase(path: string, timeout: number): Database {
+export function openDatabase(path: string): Database {
   binding ??= load()
-  return new binding.DatabaseSync(path, { timeout })
+  return new binding.DatabaseSync(path, { timeout: 0 })
+}
+
+// The primary result codes of https://www.sqlite.org/rescode.html
+const SQLITE_BUSY = 5
+const SQLITE_READONLY = 8
+const SQLITE_IOERR = 10
+const SQLITE_FULL = 13
+
+function codeOf(error: unknown): number {
+  const { errcode } = error as { errcode?: number }
+  return error instanceof Error && errcode !== undefined ? errcode & 0xff : 0
 }
 
 /** Whether another connection was in the way, so that trying again helps. */
-export function isBusy(error: unknown): boolean {
-  if (!(error instanceof Error)) return false
-  const { errcode } = error as Error & { errcode?: number }
-  return errcode === undefined ? /database is locked|SQLITE_BUSY/.test(error.message) : (errcode & 0xff) === 5
-}
+export const isBusy = (error: unknown): boolean => codeOf(error) === SQLITE_BUSY
+
+/** Whether the disk is full. The index of the write-ahead log fails with an error of its own. */
+export const isFull = (error: unknown): boolean => [SQLITE_FULL, SQLITE_IOERR].includes(codeOf(error))
+
+export const isReadOnly = (error: unknown): boolean => codeOf(error) === SQLITE_READONLY

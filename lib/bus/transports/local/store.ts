@@ -1,6 +1,18 @@
-// The tables of a bus directory. Every method is one short transaction, and never waits.
+// The tables of a bus. Every method is a part of one short transaction, and never waits.
 import { QueueError } from '../../../errors.ts'
-import type { Delivery, Outgoing, Receipt, Settlement, TransportStats } from '../../transport.ts'
+import type { Clock } from '../../clock.ts'
+import type {
+  Addressed,
+  Bounds,
+  Delivery,
+  Format,
+  Outgoing,
+  Overflow,
+  Page,
+  Receipt,
+  Settlement,
+  TransportStats,
+} from '../../transport.ts'
 import { type Database, isBusy, openDatabase, type Statement, type Value } from './sqlite.ts'
 
 /** Raised with every change of the tables that an older library would not understand. */
@@ -8,33 +20,55 @@ const VERSION = 1
 /** "kmqb": says that the file is a bus. */
 const APPLICATION = 0x6b6d7162
 
-/** How long a call may block the loop while another process writes; then it is tried again later. */
-const BUSY_MS = 3
-
 // What lies before the cursor of its queue and rank is in somebody's lease, or in `released`. A message that is not to
 // be read by anybody yet (delayed, retrying, behind another of its key) is in `parked` and not in `messages`.
+const names =
+  'queue, rank, sequence, version, attempts, losses, suspect, id, key, sent, expires, format, headers, size, file, body'
+const marks = names.replaceAll(/\w+/g, '?')
 const columns = `
   queue INTEGER NOT NULL, rank INTEGER NOT NULL, sequence INTEGER NOT NULL, version INTEGER NOT NULL,
-  attempts INTEGER NOT NULL, losses INTEGER NOT NULL, id TEXT NOT NULL, key TEXT, sent INTEGER NOT NULL,
-  expires INTEGER NOT NULL, headers TEXT, body BLOB NOT NULL`
+  attempts INTEGER NOT NULL, losses INTEGER NOT NULL, suspect INTEGER NOT NULL, id TEXT NOT NULL, key TEXT,
+  sent INTEGER NOT NULL, expires INTEGER NOT NULL, format INTEGER NOT NULL, headers TEXT, size INTEGER NOT NULL,
+  file TEXT, body BLOB NOT NULL`
 const schema = `
-  CREATE TABLE queues (queue INTEGER PRIMARY KEY, name TEXT NOT NULL UNIQUE, next INTEGER NOT NULL);
+  CREATE TABLE queues (queue INTEGER PRIMARY KEY, name TEXT NOT NULL UNIQUE, next INTEGER NOT NULL DEFAULT 1,
+    messages INTEGER NOT NULL DEFAULT 0, bytes INTEGER NOT NULL DEFAULT 0,
+    max_messages INTEGER NOT NULL DEFAULT 0, max_bytes INTEGER NOT NULL DEFAULT 0);
   CREATE TABLE messages (${columns}, PRIMARY KEY (queue, rank, sequence)) WITHOUT ROWID;
+  CREATE INDEX messages_file ON messages (file) WHERE file IS NOT NULL;
   CREATE TABLE cursors (queue INTEGER, rank INTEGER, sequence INTEGER NOT NULL, PRIMARY KEY (queue, rank)) WITHOUT ROWID;
   CREATE TABLE released (queue INTEGER, rank INTEGER, sequence INTEGER, PRIMARY KEY (queue, rank, sequence)) WITHOUT ROWID;
   CREATE TABLE parked (${columns}, due INTEGER, fresh INTEGER NOT NULL, PRIMARY KEY (queue, rank, sequence)) WITHOUT ROWID;
   CREATE INDEX parked_due ON parked (queue, due) WHERE due IS NOT NULL;
   CREATE INDEX parked_key ON parked (queue, key, rank, sequence) WHERE due IS NULL;
+  CREATE INDEX parked_file ON parked (file) WHERE file IS NOT NULL;
   CREATE TABLE busy (queue INTEGER, key TEXT, rank INTEGER NOT NULL, sequence INTEGER NOT NULL, PRIMARY KEY (queue, key)) WITHOUT ROWID;
-  CREATE TABLE leases (lease INTEGER PRIMARY KEY AUTOINCREMENT, owner INTEGER NOT NULL, queue INTEGER NOT NULL, items TEXT NOT NULL);
+  CREATE TABLE leases (lease INTEGER PRIMARY KEY AUTOINCREMENT, owner INTEGER NOT NULL, queue INTEGER NOT NULL, until INTEGER, items TEXT NOT NULL);
+  CREATE INDEX leases_owner ON leases (owner);
+  CREATE INDEX leases_until ON leases (queue, until) WHERE until IS NOT NULL;
+  CREATE TABLE begun (lease INTEGER, rank INTEGER, sequence INTEGER, PRIMARY KEY (lease, rank, sequence)) WITHOUT ROWID;
   CREATE TABLE dedup (queue INTEGER, id TEXT, until INTEGER NOT NULL, PRIMARY KEY (queue, id)) WITHOUT ROWID;
   CREATE INDEX dedup_until ON dedup (until);
-  CREATE TABLE dead (${columns}, died INTEGER NOT NULL, PRIMARY KEY (queue, rank, sequence)) WITHOUT ROWID;
   CREATE TABLE processes (owner INTEGER PRIMARY KEY AUTOINCREMENT, pid INTEGER NOT NULL, socket TEXT NOT NULL);
-  CREATE TABLE waiting (turn INTEGER PRIMARY KEY AUTOINCREMENT, queue INTEGER NOT NULL, owner INTEGER NOT NULL, UNIQUE (queue, owner));
+  CREATE TABLE waiting (turn INTEGER PRIMARY KEY AUTOINCREMENT, queue INTEGER NOT NULL, want INTEGER NOT NULL, owner INTEGER NOT NULL, UNIQUE (queue, want, owner));
   PRAGMA application_id = ${APPLICATION};
   PRAGMA user_version = ${VERSION};`
-const names = 'queue, rank, sequence, version, attempts, losses, id, key, sent, expires, headers, body'
+
+/** How long a transaction may block the loop while another process writes, in milliseconds; then it is tried later. */
+const PATIENCE = 2
+const NAP = 0.05
+const nobody = new Int32Array(new SharedArrayBuffer(4))
+
+const formats: readonly Format[] = ['bytes', 'text', 'json']
+
+/** What one stands in line for: messages, or room for them. */
+export const MESSAGES = 0
+export const ROOM = 1
+
+export type Want = typeof MESSAGES | typeof ROOM
+
+/** When room may be expected, if nothing is known: milliseconds. */
+const RETRY_AFTER = 1000
 
 export interface Process {
   owner: number
@@ -49,6 +83,9 @@ export interface Token {
   readonly sequence: number
   readonly version: number
   readonly key: string | undefined
+  readonly size: number
+  readonly file: string | undefined
+  begun: boolean
 }
 
 /** One record for all that was claimed at once; it goes with the last of them. */
@@ -58,11 +95,22 @@ export interface Lease {
   left: number
 }
 
+/** Whom to tell that something has come into a queue, or that there is room. */
+export interface Bell {
+  owner: number
+  queue: number
+}
+
+export interface Claim {
+  name: string
+  owner: number
+  max: number
+  lease: number
+}
+
 export interface Claimed {
   deliveries: Delivery[]
-  /** Who is to be told that there is more. */
-  wake: number | undefined
-  /** When there is something, as of `Date.now()`, if nothing is now. */
+  /** When there is something, in milliseconds since the epoch, if nothing is now. */
   due: number | undefined
 }
 
@@ -73,13 +121,17 @@ export class Store {
   readonly #statements = new Map<string, Statement>()
   readonly #queues = new Map<string, number>()
   readonly #ranks = new Set<string>()
-  readonly #now: () => number
+  readonly #clock: Clock
+  readonly #news = [new Set<number>(), new Set<number>()] as const
+  #files: string[] = []
+  #settled = new Map<Lease, number>()
   readonly path: string
 
-  constructor(path: string, now: () => number = Date.now) {
+  /** @param path `:memory:` is a store of its own, in memory */
+  constructor(path: string, clock: Clock) {
     this.path = path
-    this.#now = now
-    this.#database = openDatabase(path, BUSY_MS)
+    this.#clock = clock
+    this.#database = openDatabase(path)
     try {
       // First this, which leaves what is not ours as it is.
       this.#prepareTables()
@@ -94,7 +146,7 @@ export class Store {
     const pragma = (name: string) => Number(this.#database.prepare(`PRAGMA ${name}`).get()?.[name])
     const isEmpty = () => this.#database.prepare('SELECT 1 FROM sqlite_master LIMIT 1').get() === undefined
     if (isEmpty()) {
-      this.#transact(() => {
+      this.transact(() => {
         // Another process may have been first.
         if (isEmpty()) this.#database.exec(schema)
       })
@@ -116,13 +168,19 @@ export class Store {
     return statement
   }
 
-  /** Throws what {@link isBusy} knows if another process writes; then nothing was done. */
-  #transact<T>(work: () => T): T {
-    this.#sql('BEGIN IMMEDIATE').run()
+  /** Throws what `isBusy` knows if another process writes; whatever it throws, nothing was done. */
+  transact<T>(work: () => T): { result: T; bells: Bell[]; files: string[] } {
+    this.#begin()
+    this.#files = []
+    this.#settled.clear()
+    for (const queues of this.#news) queues.clear()
     try {
       const result = work()
+      this.#endLeases()
+      const bells = this.#ring()
       this.#sql('COMMIT').run()
-      return result
+      for (const [lease, count] of this.#settled) lease.left -= count
+      return { result, bells, files: this.#files }
     } catch (error) {
       try {
         this.#sql('ROLLBACK').run()
@@ -136,38 +194,133 @@ export class Store {
     }
   }
 
+  /** Another process may be writing: it is done in a moment, or not for long. */
+  #begin(): void {
+    const end = performance.now() + PATIENCE
+    for (;;) {
+      try {
+        this.#sql('BEGIN IMMEDIATE').run()
+        return
+      } catch (error) {
+        if (!isBusy(error) || performance.now() > end) throw error
+      }
+      Atomics.wait(nobody, 0, 0, NAP * (0.5 + Math.random()))
+    }
+  }
+
   #queue(name: string): number {
     let queue = this.#queues.get(name)
     if (queue === undefined) {
-      this.#sql('INSERT OR IGNORE INTO queues (name, next) VALUES (?, 1)').run(name)
+      this.#sql('INSERT OR IGNORE INTO queues (name) VALUES (?)').run(name)
       queue = Number(this.#sql('SELECT queue FROM queues WHERE name = ?').get(name)?.queue)
       this.#queues.set(name, queue)
     }
     return queue
   }
 
-  declare(name: string): number {
-    return this.#queues.get(name) ?? this.#transact(() => this.#queue(name))
+  known(name: string): number | undefined {
+    return this.#queues.get(name)
   }
 
-  send(name: string, batch: readonly Outgoing[]): { receipts: Receipt[]; wake: number | undefined; queue: number } {
-    return this.#transact(() => {
-      const queue = this.#queue(name)
-      const now = this.#now()
-      const first = this.#sequences(queue, batch.length)
-      let news = false
-      const receipts = batch.map((message, index) => {
-        const duplicate = message.dedup > 0 && !this.#isNew(queue, message, now)
-        if (!duplicate) news = this.#insert(queue, first + index, message, now) || news
-        return { id: message.id, duplicate }
-      })
-      return { receipts, wake: news ? this.#takeWaiting(queue) : undefined, queue }
+  declare(name: string, bounds?: Bounds): number {
+    const queue = this.#queue(name)
+    if (bounds !== undefined) {
+      const { maxMessages, maxBytes } = bounds
+      const sql = 'UPDATE queues SET max_messages = ?, max_bytes = ? WHERE queue = ?'
+      this.#sql(sql).run(maxMessages, maxBytes, queue)
+      this.#news[ROOM].add(queue)
+    }
+    return queue
+  }
+
+  /** `files` are the names of the bodies that lie beside the store, by message. */
+  send(batch: readonly Addressed[], overflow: Overflow, files?: ReadonlyMap<Outgoing, string>): Receipt[] {
+    const receipts = batch.map(({ message: { id } }) => ({ id, duplicate: false }))
+    const now = this.#clock.now()
+    for (let from = 0; from < batch.length; ) {
+      const name = (batch[from] as Addressed).queue
+      let to = from + 1
+      while (batch[to]?.queue === name) to++
+      this.#sendTo(this.#queue(name), name, batch, receipts, from, to, overflow, now, files)
+      from = to
+    }
+    return receipts
+  }
+
+  #sendTo(
+    queue: number,
+    name: string,
+    batch: readonly Addressed[],
+    receipts: Receipt[],
+    from: number,
+    to: number,
+    overflow: Overflow,
+    now: number,
+    files: ReadonlyMap<Outgoing, string> | undefined,
+  ): void {
+    let [count, bytes] = [0, 0]
+    for (let at = from; at < to; at++) {
+      const { message } = batch[at] as Addressed
+      if (message.dedup > 0 && !this.#isNew(queue, message, now)) (receipts[at] as Receipt).duplicate = true
+      else {
+        count++
+        bytes += message.body.byteLength
+      }
+    }
+    if (count === 0) return
+    const row = this.#sql(
+      `UPDATE queues SET next = next + ?, messages = messages + ?, bytes = bytes + ? WHERE queue = ?
+       RETURNING next, messages, bytes, max_messages, max_bytes`,
+    ).get(count, count, bytes, queue) as Row
+    let sequence = Number(row.next) - count
+    this.#checkBounds(queue, name, row, overflow, now)
+    let news = false
+    for (let at = from; at < to; at++) {
+      const { message } = batch[at] as Addressed
+      if (receipts[at]?.duplicate) continue
+      news = this.#insert(queue, sequence++, message, now, files?.get(message)) || news
+    }
+    if (news) this.#news[MESSAGES].add(queue)
+  }
+
+  #checkBounds(queue: number, name: string, row: Row, overflow: Overflow, now: number): void {
+    const [maxMessages, maxBytes] = [Number(row.max_messages), Number(row.max_bytes)]
+    const beyond = () =>
+      (maxMessages > 0 && Number(row.messages) > maxMessages) || (maxBytes > 0 && Number(row.bytes) > maxBytes)
+    if (overflow === 'drop-oldest') while (beyond() && this.#dropOldest(queue, row));
+    if (!beyond()) return
+    const bounds = [
+      maxMessages > 0 ? `${row.messages} > ${maxMessages} messages` : undefined,
+      maxBytes > 0 ? `${row.bytes} > ${maxBytes} bytes` : undefined,
+    ]
+    const detail = bounds.filter((bound) => bound !== undefined).join(', ')
+    throw Object.assign(new QueueError('ERR_BUS_QUEUE_FULL', { syscall: 'send', path: name, detail }), {
+      retryAfter: this.#retryAfter(queue, Number(row.messages), now),
     })
   }
 
-  #sequences(queue: number, count: number): number {
-    const row = this.#sql('UPDATE queues SET next = next + ? WHERE queue = ? RETURNING next').get(count, queue)
-    return Number(row?.next) - count
+  /** By Little's law: what is first has waited as long as all before it took. */
+  #retryAfter(queue: number, count: number, now: number): number {
+    const oldest = this.#oldest(queue)
+    if (oldest === undefined) return RETRY_AFTER
+    return Math.min(Math.max(Math.ceil((now - oldest) / count), 1), 60 * RETRY_AFTER)
+  }
+
+  /** Drops the oldest of the lowest priority that nobody has; false if there is none. */
+  #dropOldest(queue: number, row: Row): boolean {
+    for (const { rank, sequence } of this.#sql(
+      'SELECT rank, sequence FROM cursors WHERE queue = ? ORDER BY rank DESC',
+    ).all(queue)) {
+      const first = this.#sql(
+        `SELECT ${names} FROM messages WHERE queue = ? AND rank = ? AND sequence > ? ORDER BY sequence LIMIT 1`,
+      ).get(queue, rank as number, sequence as number)
+      if (first === undefined) continue
+      this.#remove(first)
+      row.messages = Number(row.messages) - 1
+      row.bytes = Number(row.bytes) - Number(first.size)
+      return true
+    }
+    return false
   }
 
   #isNew(queue: number, { id, dedup }: Outgoing, now: number): boolean {
@@ -179,22 +332,36 @@ export class Store {
     return true
   }
 
+  /** Whether so much has room in a queue now. */
+  hasRoom(name: string, messages: number, bytes: number): boolean {
+    return this.#within(name, 'messages + ?', messages, 'bytes + ?', bytes)
+  }
+
+  /** Whether so much has room in a queue that is empty. */
+  fits(name: string, messages: number, bytes: number): boolean {
+    return this.#within(name, '?', messages, '?', bytes)
+  }
+
+  #within(name: string, count: string, messages: number, sum: string, bytes: number): boolean {
+    const sql = `SELECT 1 FROM queues WHERE name = ? AND (max_messages = 0 OR ${count} <= max_messages)
+      AND (max_bytes = 0 OR ${sum} <= max_bytes)`
+    return this.#sql(sql).get(name, messages, bytes) !== undefined
+  }
+
   /** Whether somebody who waits has to know. */
-  #insert(queue: number, sequence: number, message: Outgoing, now: number): boolean {
-    const { id, key = null, priority, due, expires, headers, body } = message
+  #insert(queue: number, sequence: number, message: Outgoing, now: number, file: string | undefined): boolean {
+    const { id, key = null, priority, due, expires, format, headers, body } = message
     const rank = 0 - priority
     const text = headers === undefined ? null : JSON.stringify(headers)
-    const values = [queue, rank, sequence, 0, 0, 0, id, key, now, expires, text, body] as const
+    const values = [queue, rank, sequence, 0, 0, 0, 0, id, key, now, expires, formats.indexOf(format), text] as const
+    const bytes = [body.byteLength, file ?? null, file === undefined ? body : NO_BYTES] as const
     this.#rank(queue, rank)
     if (due <= now) {
-      this.#sql(`INSERT INTO messages (${names}) VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?)`).run(...values)
+      this.#sql(`INSERT INTO messages (${names}) VALUES (${marks})`).run(...values, ...bytes)
       return true
     }
     const earliest = this.#earliest(queue)
-    this.#sql(`INSERT INTO parked (${names}, due, fresh) VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, 1)`).run(
-      ...values,
-      due,
-    )
+    this.#sql(`INSERT INTO parked (${names}, due, fresh) VALUES (${marks}, ?, 1)`).run(...values, ...bytes, due)
     return earliest === undefined || due < earliest
   }
 
@@ -207,42 +374,66 @@ export class Store {
 
   #earliest(queue: number): number | undefined {
     const due = this.#sql('SELECT min(due) AS due FROM parked WHERE queue = ? AND due IS NOT NULL').get(queue)?.due
-    return due === null || due === undefined ? undefined : Number(due)
+    const until = this.#sql('SELECT min(until) AS until FROM leases WHERE queue = ? AND until IS NOT NULL')
+    const limit = until.get(queue)?.until
+    const times = [due, limit].filter((time) => time !== null && time !== undefined).map(Number)
+    return times.length === 0 ? undefined : Math.min(...times)
   }
 
-  /** Takes the one who has waited longest out of the line: whoever calls has to wake it. */
-  #takeWaiting(queue: number): number | undefined {
-    const sql = `DELETE FROM waiting WHERE turn = (SELECT min(turn) FROM waiting WHERE queue = ?) RETURNING owner`
-    const row = this.#sql(sql).get(queue)
-    return row === undefined ? undefined : Number(row.owner)
+  /** Takes for each queue with news the one who has waited longest out of the line, to be told. */
+  #ring(): Bell[] {
+    const bells: Bell[] = []
+    for (const [want, queues] of this.#news.entries()) {
+      for (const queue of queues) {
+        const row = this.#sql(
+          `DELETE FROM waiting WHERE turn = (SELECT min(turn) FROM waiting WHERE queue = ? AND want = ?) RETURNING owner`,
+        ).get(queue, want)
+        if (row !== undefined) bells.push({ owner: Number(row.owner), queue })
+      }
+    }
+    return bells
   }
 
-  /** Claims up to `max` messages; if there are none and `wait` is set, `owner` stands in line. */
-  claim(name: string, owner: number, max: number, wait: boolean): Claimed {
-    return this.#transact(() => {
-      const queue = this.#queue(name)
-      const now = this.#now()
-      this.#promote(queue, now)
-      const lease: Lease = { id: 0, queue, left: 0 }
-      const deliveries: Delivery[] = []
-      const items: number[] = []
-      let more = false
-      for (const { rank, sequence: cursor } of this.#sql(
-        'SELECT rank, sequence FROM cursors WHERE queue = ? ORDER BY rank',
-      ).all(queue)) {
-        more = this.#claimRank(queue, Number(rank), Number(cursor), max, now, lease, deliveries, items)
-        if (more) break
-      }
-      lease.left = deliveries.length
-      if (deliveries.length > 0) {
-        const insert = this.#sql('INSERT INTO leases (owner, queue, items) VALUES (?, ?, ?)')
-        lease.id = Number(insert.run(owner, queue, JSON.stringify(items)).lastInsertRowid)
-        this.#sql('DELETE FROM waiting WHERE queue = ? AND owner = ?').run(queue, owner)
-        return { deliveries, wake: more ? this.#takeWaiting(queue) : undefined, due: undefined }
-      }
-      if (wait) this.#sql('INSERT OR IGNORE INTO waiting (queue, owner) VALUES (?, ?)').run(queue, owner)
-      return { deliveries, wake: undefined, due: more ? now : this.#earliest(queue) }
-    })
+  /** Stands in line, once. */
+  stand(name: string, want: Want, owner: number): void {
+    const sql = 'INSERT OR IGNORE INTO waiting (queue, want, owner) VALUES (?, ?, ?)'
+    this.#sql(sql).run(this.#queue(name), want, owner)
+  }
+
+  /** Leaves the line; if it had been taken out of it, another is woken in its place. */
+  leave(name: string, want: Want, owner: number): void {
+    const queue = this.#queue(name)
+    const sql = 'DELETE FROM waiting WHERE queue = ? AND want = ? AND owner = ?'
+    if (Number(this.#sql(sql).run(queue, want, owner).changes) === 0) this.#news[want].add(queue)
+  }
+
+  /** Claims up to `max` messages; if there are none, `owner` stands in line. */
+  claim({ name, owner, max, lease: limit }: Claim): Claimed {
+    const queue = this.#queue(name)
+    const now = this.#clock.now()
+    this.#promote(queue, now)
+    this.#reapOverdue(queue, now)
+    const lease: Lease = { id: 0, queue, left: 0 }
+    const deliveries: Delivery[] = []
+    const items: number[] = []
+    let more = false
+    for (const { rank, sequence: cursor } of this.#sql(
+      'SELECT rank, sequence FROM cursors WHERE queue = ? ORDER BY rank',
+    ).all(queue)) {
+      more = this.#claimRank(queue, Number(rank), Number(cursor), max, now, lease, deliveries, items)
+      if (more) break
+    }
+    if (deliveries.length === 0) {
+      this.stand(name, MESSAGES, owner)
+      return { deliveries, due: more ? now : this.#earliest(queue) }
+    }
+    lease.left = deliveries.length
+    const insert = this.#sql('INSERT INTO leases (owner, queue, until, items) VALUES (?, ?, ?, ?)')
+    const until = limit === Number.POSITIVE_INFINITY ? null : Math.ceil(now + limit)
+    lease.id = Number(insert.run(owner, queue, until, JSON.stringify(items)).lastInsertRowid)
+    this.#sql('DELETE FROM waiting WHERE queue = ? AND want = ? AND owner = ?').run(queue, MESSAGES, owner)
+    if (more) this.#news[MESSAGES].add(queue)
+    return { deliveries, due: undefined }
   }
 
   /** Whether there may be more. */
@@ -258,7 +449,8 @@ export class Store {
   ): boolean {
     const place = [queue, rank] as const
     const returned = this.#sql(
-      `SELECT m.* FROM released r JOIN messages m USING (queue, rank, sequence) WHERE r.queue = ? AND r.rank = ? ORDER BY r.sequence LIMIT ?`,
+      `SELECT m.* FROM released r JOIN messages m USING (queue, rank, sequence)
+       WHERE r.queue = ? AND r.rank = ? ORDER BY r.sequence LIMIT ?`,
     ).all(...place, max - deliveries.length)
     for (const { sequence } of returned) {
       this.#sql('DELETE FROM released WHERE queue = ? AND rank = ? AND sequence = ?').run(...place, Number(sequence))
@@ -299,11 +491,8 @@ export class Store {
 
   #move(from: string, to: string, queue: number, rank: number, sequence: number, more = '', values = ''): void {
     const where = 'WHERE queue = ? AND rank = ? AND sequence = ?'
-    this.#sql(`INSERT INTO ${to} (${names}${more}) SELECT ${names}${values} FROM ${from} ${where}`).run(
-      queue,
-      rank,
-      sequence,
-    )
+    const insert = `INSERT INTO ${to} (${names}${more}) SELECT ${names}${values} FROM ${from} ${where}`
+    this.#sql(insert).run(queue, rank, sequence)
     this.#sql(`DELETE FROM ${from} ${where}`).run(queue, rank, sequence)
   }
 
@@ -324,14 +513,26 @@ export class Store {
 
   #release(queue: number, rank: number, sequence: number): void {
     this.#sql('INSERT OR IGNORE INTO released VALUES (?, ?, ?)').run(queue, rank, sequence)
+    this.#news[MESSAGES].add(queue)
   }
 
+  /** A message that nobody wants any more. */
   #remove(row: Row): void {
     const { queue, key, rank, sequence } = place(row)
     this.#sql('DELETE FROM messages WHERE queue = ? AND rank = ? AND sequence = ?').run(queue, rank, sequence)
+    this.#count(queue, 1, Number(row.size))
+    if (row.file !== null) this.#files.push(String(row.file))
     if (key === null) return
     const holder = this.#sql('SELECT 1 FROM busy WHERE queue = ? AND key = ? AND rank = ? AND sequence = ?')
     if (holder.get(queue, key, rank, sequence) !== undefined) this.#freeKey(queue, key)
+  }
+
+  /** So much has left the queue. */
+  #count(queue: number, messages: number, bytes: number): void {
+    const row = this.#sql(
+      'UPDATE queues SET messages = messages - ?, bytes = bytes - ? WHERE queue = ? RETURNING max_messages + max_bytes AS bound',
+    ).get(messages, bytes, queue)
+    if (row?.bound !== 0) this.#news[ROOM].add(queue)
   }
 
   /** What is due is read again: what was delayed at its time's place in the queue, a retry at its old one. */
@@ -341,132 +542,190 @@ export class Store {
     ).all(queue, now)
     for (const row of due) {
       const [rank, sequence] = [Number(row.rank), Number(row.sequence)]
-      if (row.fresh === 0) this.#release(queue, rank, sequence)
+      if (row.fresh === 0) this.#sql('INSERT OR IGNORE INTO released VALUES (?, ?, ?)').run(queue, rank, sequence)
       this.#move('parked', 'messages', queue, rank, sequence)
       if (row.fresh === 0) continue
       const sql = 'UPDATE messages SET sequence = ? WHERE queue = ? AND rank = ? AND sequence = ?'
-      this.#sql(sql).run(this.#sequences(queue, 1), queue, rank, sequence)
+      this.#sql(sql).run(this.#next(queue), queue, rank, sequence)
     }
   }
 
-  settle(batch: readonly Settlement[]): { done: boolean[]; wake: { queue: number; owner: number }[] } {
-    const settled = new Map<Lease, number>()
-    const result = this.#transact(() => {
-      const queues = new Set<number>()
-      settled.clear()
-      const done = batch.map((settlement) => {
-        const token = settlement.token as Token
-        settled.set(token.lease, (settled.get(token.lease) ?? 0) + 1)
-        const ok = this.#settleOne(token, settlement)
-        if (ok && (token.key !== undefined || settlement.outcome === 'retry')) queues.add(token.lease.queue)
-        return ok
-      })
-      for (const [lease, count] of settled) {
-        if (lease.left === count) this.#sql('DELETE FROM leases WHERE lease = ?').run(lease.id)
-      }
-      const wake = [...queues].flatMap((queue) => {
-        const owner = this.#takeWaiting(queue)
-        return owner === undefined ? [] : [{ queue, owner }]
-      })
-      return { done, wake }
-    })
-    for (const [lease, count] of settled) lease.left -= count
-    return result
+  #next(queue: number): number {
+    return Number(this.#sql('UPDATE queues SET next = next + 1 WHERE queue = ? RETURNING next').get(queue)?.next) - 1
   }
 
-  #settleOne({ lease: { queue }, rank, sequence, version, key }: Token, settlement: Settlement): boolean {
-    const row = [queue, rank, sequence, version] as const
+  settle(batch: readonly Settlement[], files?: ReadonlyMap<Outgoing, string>): boolean[] {
+    const gone = new Map<number, { messages: number; bytes: number }>()
+    const done = batch.map((settlement) => {
+      const token = settlement.token as Token
+      const held = this.#settleOne(token, settlement)
+      if (settlement.outcome === 'begin' || settlement.outcome === 'extend') return held
+      this.#settled.set(token.lease, (this.#settled.get(token.lease) ?? 0) + 1)
+      if (!held || settlement.outcome === 'retry') return held
+      const { queue } = token.lease
+      const sum = gone.get(queue) ?? { messages: 0, bytes: 0 }
+      gone.set(queue, { messages: sum.messages + 1, bytes: sum.bytes + token.size })
+      if (settlement.outcome === 'ack') {
+        if (token.file !== undefined) this.#files.push(token.file)
+        if (settlement.send !== undefined) this.send(settlement.send, 'reject', files)
+      }
+      return held
+    })
+    for (const [queue, { messages, bytes }] of gone) this.#count(queue, messages, bytes)
+    return done
+  }
+
+  #endLeases(): void {
+    for (const [lease, count] of this.#settled) {
+      if (lease.left === count) this.#sql('DELETE FROM leases WHERE lease = ?').run(lease.id)
+    }
+  }
+
+  #settleOne(token: Token, settlement: Settlement): boolean {
+    const { lease, rank, sequence, version, key } = token
+    const { queue } = lease
     const where = 'WHERE queue = ? AND rank = ? AND sequence = ? AND version = ?'
+    const row = [queue, rank, sequence, version] as const
+    if (settlement.outcome === 'begin' || settlement.outcome === 'extend') {
+      if (this.#sql(`SELECT 1 FROM messages ${where}`).get(...row) === undefined) return false
+      if (settlement.outcome === 'extend') {
+        this.#sql('UPDATE leases SET until = ? WHERE lease = ?').run(Math.ceil(settlement.until), lease.id)
+      } else {
+        this.#sql('INSERT OR IGNORE INTO begun VALUES (?, ?, ?)').run(lease.id, rank, sequence)
+        token.begun = true
+      }
+      return true
+    }
+    if (token.begun) {
+      this.#sql('DELETE FROM begun WHERE lease = ? AND rank = ? AND sequence = ?').run(lease.id, rank, sequence)
+    }
     if (settlement.outcome === 'ack') {
       if (Number(this.#sql(`DELETE FROM messages ${where}`).run(...row).changes) === 0) return false
       if (key !== undefined) this.#freeKey(queue, key)
       return true
     }
-    const attempts = settlement.outcome === 'retry' && !settlement.counted ? 0 : 1
-    const update = `UPDATE messages SET version = version + 1, attempts = attempts + ? ${where}`
-    if (Number(this.#sql(update).run(attempts, ...row).changes) === 0) return false
+    const counted = settlement.outcome === 'retry' && settlement.counted ? 1 : 0
+    const update = `UPDATE messages SET version = version + 1, suspect = 0, attempts = attempts + ? ${where}`
+    if (Number(this.#sql(update).run(counted, ...row).changes) === 0) return false
     if (settlement.outcome === 'dead') {
-      this.#sql('UPDATE messages SET headers = ? WHERE queue = ? AND rank = ? AND sequence = ?').run(
-        JSON.stringify(settlement.headers),
-        queue,
-        rank,
-        sequence,
-      )
-      this.#move('messages', 'dead', queue, rank, sequence, ', died', `, ${this.#now()}`)
+      this.#bury(queue, rank, sequence, settlement.queue, settlement.headers)
       if (key !== undefined) this.#freeKey(queue, key)
-    } else if (settlement.due <= this.#now()) this.#release(queue, rank, sequence)
-    else this.#move('messages', 'parked', queue, rank, sequence, ', due, fresh', `, ${Math.ceil(settlement.due)}, 0`)
+    } else if (settlement.due <= this.#clock.now()) this.#release(queue, rank, sequence)
+    else {
+      const earliest = this.#earliest(queue)
+      this.#move('messages', 'parked', queue, rank, sequence, ', due, fresh', `, ${Math.ceil(settlement.due)}, 0`)
+      if (earliest === undefined || settlement.due < earliest) this.#news[MESSAGES].add(queue)
+    }
     return true
+  }
+
+  #bury(queue: number, rank: number, sequence: number, name: string, headers: Readonly<Record<string, string>>): void {
+    const dead = this.#queue(name)
+    this.#rank(dead, 0)
+    const place = [queue, rank, sequence] as const
+    const where = 'WHERE queue = ? AND rank = ? AND sequence = ?'
+    const { size } = this.#sql(`SELECT size FROM messages ${where}`).get(...place) as Row
+    this.#sql(
+      `UPDATE messages SET queue = ?, rank = 0, sequence = ?, headers = ?, expires = 0, losses = 0 ${where}`,
+    ).run(dead, this.#next(dead), JSON.stringify(headers), ...place)
+    this.#sql('UPDATE queues SET messages = messages + 1, bytes = bytes + ? WHERE queue = ?').run(Number(size), dead)
+    this.#news[MESSAGES].add(dead)
   }
 
   /** Enters a process; the others are those who may be alive. */
   enter(pid: number, socket: string): { owner: number; others: Process[] } {
-    return this.#transact(() => {
-      const others = this.processes()
-      const { lastInsertRowid } = this.#sql('INSERT INTO processes (pid, socket) VALUES (?, ?)').run(pid, socket)
-      return { owner: Number(lastInsertRowid), others }
-    })
+    const others = this.processes()
+    const { lastInsertRowid } = this.#sql('INSERT INTO processes (pid, socket) VALUES (?, ?)').run(pid, socket)
+    return { owner: Number(lastInsertRowid), others }
   }
 
   processes(): Process[] {
-    return this.#sql('SELECT owner, pid, socket FROM processes')
-      .all()
-      .map((row) => ({
-        owner: Number(row.owner),
-        pid: Number(row.pid),
-        socket: String(row.socket),
-      }))
+    const rows = this.#sql('SELECT owner, pid, socket FROM processes').all()
+    return rows.map((row) => ({ owner: Number(row.owner), pid: Number(row.pid), socket: String(row.socket) }))
   }
 
-  /** Gives back one lease of a process that is no more, then the process; `left` while there is more to do. */
-  reap(owner: number, lost: boolean): { left: boolean; wake: { queue: number; owner: number }[] } {
-    return this.#transact(() => {
-      this.#sql('DELETE FROM waiting WHERE owner = ?').run(owner)
-      const lease = this.#sql('SELECT lease, queue, items FROM leases WHERE owner = ? LIMIT 1').get(owner)
-      if (lease === undefined) {
-        this.#sql('DELETE FROM processes WHERE owner = ?').run(owner)
-        return { left: false, wake: [] }
-      }
-      const queue = Number(lease.queue)
-      const items = JSON.parse(String(lease.items)) as number[]
-      const update = this.#sql(
-        `UPDATE messages SET version = version + 1, losses = losses + ? WHERE queue = ? AND rank = ? AND sequence = ? AND version = ?`,
-      )
-      for (let at = 0; at < items.length; at += 3) {
-        const [rank, sequence, version] = items.slice(at, at + 3) as [number, number, number]
-        const { changes } = update.run(lost ? 1 : 0, queue, rank, sequence, version)
-        if (Number(changes) > 0) this.#release(queue, rank, sequence)
-      }
-      this.#sql('DELETE FROM leases WHERE lease = ?').run(Number(lease.lease))
-      const next = this.#takeWaiting(queue)
-      return { left: true, wake: next === undefined ? [] : [{ queue, owner: next }] }
-    })
+  /** Gives back one lease of a process that is no more, then the process; true while there is more to do. */
+  reap(owner: number, lost: boolean): boolean {
+    this.#sql('DELETE FROM waiting WHERE owner = ?').run(owner)
+    const lease = this.#sql('SELECT lease, queue, items FROM leases WHERE owner = ? LIMIT 1').get(owner)
+    if (lease === undefined) {
+      this.#sql('DELETE FROM processes WHERE owner = ?').run(owner)
+      return false
+    }
+    this.#giveBack(lease, lost)
+    return true
   }
 
-  /** Leaves the line; if it had been taken out of it, another is to be woken in its place. */
-  leave(name: string, owner: number): number | undefined {
-    return this.#transact(() => {
-      const queue = this.#queue(name)
-      const { changes } = this.#sql('DELETE FROM waiting WHERE queue = ? AND owner = ?').run(queue, owner)
-      return Number(changes) > 0 ? undefined : this.#takeWaiting(queue)
-    })
+  #reapOverdue(queue: number, now: number): void {
+    const sql = 'SELECT lease, queue, items FROM leases WHERE queue = ? AND until <= ? LIMIT 10'
+    for (const lease of this.#sql(sql).all(queue, now)) this.#giveBack(lease, true)
+  }
+
+  /** What was lost alone, or had begun, has to answer for it; of the others it is not known. */
+  #giveBack(row: Row, lost: boolean): void {
+    const [lease, queue] = [Number(row.lease), Number(row.queue)]
+    const items = JSON.parse(String(row.items)) as number[]
+    const update = this.#sql(
+      `UPDATE messages SET version = version + 1, losses = losses + ?, suspect = max(suspect, ?)
+       WHERE queue = ? AND rank = ? AND sequence = ? AND version = ?`,
+    )
+    const begun = this.#sql('SELECT 1 FROM begun WHERE lease = ? AND rank = ? AND sequence = ?')
+    for (let at = 0; at < items.length; at += 3) {
+      const [rank, sequence, version] = items.slice(at, at + 3) as [number, number, number]
+      const own = lost && (items.length === 3 || begun.get(lease, rank, sequence) !== undefined)
+      const { changes } = update.run(own ? 1 : 0, lost ? 1 : 0, queue, rank, sequence, version)
+      if (Number(changes) > 0) this.#release(queue, rank, sequence)
+    }
+    this.#sql('DELETE FROM begun WHERE lease = ?').run(lease)
+    this.#sql('DELETE FROM leases WHERE lease = ?').run(lease)
   }
 
   stats(name: string): TransportStats {
-    return this.#transact(() => {
-      const queue = this.#queue(name)
-      const count = (sql: string) => Number(this.#sql(`SELECT count(*) AS n FROM ${sql}`).get(queue)?.n)
-      const before = count(
-        'messages m JOIN cursors c USING (queue, rank) WHERE m.queue = ? AND m.sequence <= c.sequence',
-      )
-      const released = count('released WHERE queue = ?')
-      return {
-        ready: count('messages WHERE queue = ?') - before + released,
-        leased: before - released,
-        delayed: count('parked WHERE queue = ?'),
-        dead: count('dead WHERE queue = ?'),
-      }
-    })
+    const queue = this.#queue(name)
+    const count = (sql: string) => Number(this.#sql(`SELECT count(*) AS n FROM ${sql}`).get(queue)?.n)
+    const row = this.#sql('SELECT messages, bytes FROM queues WHERE queue = ?').get(queue) as Row
+    // What was read before, leased or given back, lies before the cursor: its number does not depend on the length.
+    const before = count('messages m JOIN cursors c USING (queue, rank) WHERE m.queue = ? AND m.sequence <= c.sequence')
+    const leased = before - count('released WHERE queue = ?')
+    const delayed = count('parked WHERE queue = ? AND due IS NOT NULL')
+    const held = count('parked WHERE queue = ? AND due IS NULL')
+    const ready = Number(row.messages) - leased - delayed - held
+    return { ready, leased, delayed, held, bytes: Number(row.bytes), oldest: this.#oldest(queue) }
+  }
+
+  #oldest(queue: number): number | undefined {
+    const firsts = this.#sql('SELECT rank, sequence FROM cursors WHERE queue = ?')
+      .all(queue)
+      .flatMap(({ rank, sequence }) => [
+        this.#sql(
+          'SELECT sent FROM messages WHERE queue = ? AND rank = ? AND sequence > ? ORDER BY sequence LIMIT 1',
+        ).get(queue, rank as number, sequence as number),
+        this.#sql(
+          'SELECT m.sent FROM released r JOIN messages m USING (queue, rank, sequence) WHERE r.queue = ? AND r.rank = ? ORDER BY r.sequence LIMIT 1',
+        ).get(queue, rank as number),
+      ])
+    const times = firsts.filter((row) => row !== undefined).map(({ sent }) => Number(sent))
+    return times.length === 0 ? undefined : Math.min(...times)
+  }
+
+  browse(name: string, max: number, after: string | undefined): Page {
+    const queue = this.#queue(name)
+    const [rank, sequence] = after === undefined ? [-256, 0] : (after.split(':').map(Number) as [number, number])
+    const rows = this.#sql(
+      `SELECT ${names} FROM messages WHERE queue = ? AND (rank, sequence) > (?, ?) ORDER BY rank, sequence LIMIT ?`,
+    ).all(queue, rank, sequence, max)
+    const last = rows.at(-1)
+    const next = rows.length < max || last === undefined ? undefined : `${last.rank}:${last.sequence}`
+    return { deliveries: rows.map((row) => toDelivery(row, { id: 0, queue, left: 0 })), next }
+  }
+
+  /** Which of these bodies no message has. */
+  withoutMessage(files: readonly string[]): string[] {
+    return files.filter((file) =>
+      ['messages', 'parked'].every(
+        (table) => this.#sql(`SELECT 1 FROM ${table} WHERE file = ?`).get(file) === undefined,
+      ),
+    )
   }
 
   close(): void {
@@ -474,7 +733,7 @@ export class Store {
   }
 }
 
-export { isBusy }
+const NO_BYTES = new Uint8Array()
 
 function place(row: Row): { queue: number; key: Value; rank: number; sequence: number } {
   return { queue: Number(row.queue), key: row.key ?? null, rank: Number(row.rank), sequence: Number(row.sequence) }
@@ -483,16 +742,20 @@ function place(row: Row): { queue: number; key: Value; rank: number; sequence: n
 function toDelivery(row: Row, lease: Lease): Delivery {
   const [rank, sequence, version] = [Number(row.rank), Number(row.sequence), Number(row.version)]
   const key = row.key === null ? undefined : String(row.key)
-  const token: Token = { lease, rank, sequence, version, key }
+  const file = row.file === null ? undefined : String(row.file)
+  const token: Token = { lease, rank, sequence, version, key, size: Number(row.size), file, begun: false }
   return {
     token,
     id: String(row.id),
     body: row.body as Uint8Array,
+    format: formats[Number(row.format)] as Format,
     key,
     priority: 0 - rank,
     headers: row.headers === null ? {} : (JSON.parse(String(row.headers)) as Record<string, string>),
     sentAt: Number(row.sent),
     attempts: Number(row.attempts),
     losses: Number(row.losses),
+    suspect: row.suspect !== 0,
+    damage: undefined,
   }
 }

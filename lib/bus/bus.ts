@@ -1,0 +1,123 @@
+// A bus: queues at a URL, whose scheme says which transport carries them.
+import { isAbsolute } from 'node:path'
+import { fileURLToPath } from 'node:url'
+import { checkInteger, checkOptions, invalidType, invalidValue } from '../errors.ts'
+import { type Clock, systemClock } from './clock.ts'
+import { Settler } from './message.ts'
+import { type Context, checkChoice, type Durability, Queue, type QueueOptions } from './queue.ts'
+import type { Capabilities, Transport } from './transport.ts'
+
+export interface ConnectOptions {
+  /**
+   * `process`: what was sent outlives any process; `disk`: the power of the machine, too, and a send takes as long as
+   * the disk. Default: `process`.
+   */
+  durability?: Durability | undefined
+  /** Of `local:`, the permissions of a directory that is not there yet. Default: 0o700. */
+  mode?: number | undefined
+  /** Of `local:`, milliseconds to wait for other processes that write. Default: 10000. */
+  busyTimeout?: number | undefined
+  /** Closes the bus on these signals, and then lets them do what they would have done. */
+  signals?: readonly NodeJS.Signals[] | undefined
+  /** What to take the time from; for tests. */
+  clock?: Clock | undefined
+}
+
+interface Settings {
+  readonly mode: number
+  readonly busyTimeout: number
+  readonly clock: Clock
+}
+
+/** Loaded when their URL is used. */
+const transports: Record<string, (url: URL, settings: Settings) => Promise<Transport>> = {
+  'local:': async (url, { clock, mode, busyTimeout }) => {
+    const { openLocal } = await import('./transports/local/local.ts')
+    return openLocal(directoryOf(url), clock, { mode, patience: busyTimeout })
+  },
+  'memory:': async (_, { clock }) => {
+    const { openMemory } = await import('./transports/memory.ts')
+    return openMemory(clock)
+  },
+}
+
+function directoryOf(url: URL): string {
+  const wrong = () => invalidValue('URL', 'local: and an absolute path, such as local:///var/lib/app', url.href)
+  if (url.host !== '' || url.search !== '' || !isAbsolute(url.pathname)) throw wrong()
+  return fileURLToPath(`file://${url.pathname}`)
+}
+
+/**
+ * Opens the bus at a URL, and makes it if there is none.
+ *
+ * @throws {QueueError} ERR_BUS_DIRECTORY, ERR_BUS_NOT_A_BUS, ERR_BUS_VERSION, ERR_BUS_BUSY, ERR_BUS_DISK_FULL,
+ * ERR_BUS_NO_SQLITE
+ */
+export async function connect(url: string | URL, options: ConnectOptions = {}): Promise<Bus> {
+  if (typeof url !== 'string' && !(url instanceof URL)) throw invalidType('URL', 'a string or a URL', url)
+  checkOptions(options)
+  const { durability = 'process', mode = 0o700, busyTimeout = 10_000, signals = [], clock = systemClock } = options
+  checkChoice('durability', durability, ['process', 'disk'])
+  checkInteger('"mode" option', mode, 0, 0o777)
+  checkInteger('"busyTimeout" option', busyTimeout, 0, 2 ** 31 - 1)
+  const parsed = URL.canParse(String(url)) ? new URL(url) : undefined
+  const open = parsed === undefined ? undefined : transports[parsed.protocol]
+  if (parsed === undefined || open === undefined) {
+    throw invalidValue('URL', `one that begins with ${Object.keys(transports).join(' or ')}`, String(url))
+  }
+  const transport = await open(parsed, { mode, busyTimeout, clock })
+  return new Bus(parsed.href, transport, durability, clock, signals)
+}
+
+export class Bus {
+  readonly url: string
+  readonly #context: Context
+  readonly #signals: readonly NodeJS.Signals[]
+  #closed: Promise<void> | undefined
+
+  /** @internal */
+  constructor(
+    url: string,
+    transport: Transport,
+    durability: Durability,
+    clock: Clock,
+    signals: readonly NodeJS.Signals[],
+  ) {
+    this.url = url
+    this.#context = { transport, clock, settler: new Settler(transport), durability, consumers: new Set() }
+    this.#signals = signals
+    for (const signal of signals) process.once(signal, this.#onSignal)
+  }
+
+  readonly #onSignal = (signal: NodeJS.Signals): void => {
+    void this.close().finally(() => process.kill(process.pid, signal))
+  }
+
+  /** What the transport can do by itself, what is emulated, and what is not to be had. */
+  get capabilities(): Capabilities {
+    return this.#context.transport.capabilities
+  }
+
+  /** @param name 1 to 128 letters, digits or `.`, `:`, `_`, `-` */
+  queue<T = unknown>(name: string, options: QueueOptions<T> = {}): Queue<T> {
+    return new Queue(name, options, this.#context)
+  }
+
+  /** Waits for the handlers that run, gives back what was not settled, and lets go. Idempotent. */
+  close(): Promise<void> {
+    this.#closed ??= this.#close()
+    return this.#closed
+  }
+
+  async #close(): Promise<void> {
+    for (const signal of this.#signals) process.off(signal, this.#onSignal)
+    const { consumers, transport } = this.#context
+    // What stopped one of them is told by its `closed`.
+    await Promise.allSettled([...consumers].map((consumer) => consumer.close()))
+    await transport.close()
+  }
+
+  [Symbol.asyncDispose](): Promise<void> {
+    return this.close()
+  }
+}

@@ -1,0 +1,266 @@
+// Takes messages from a queue and calls a handler for them, so many at a time.
+import { AbortError, isClosed, QueueError } from '../errors.ts'
+import type { Cancel, Clock } from './clock.ts'
+import type { Message } from './message.ts'
+
+export interface HandlerContext {
+  /** Aborted when the time of the handler is over. */
+  readonly signal: AbortSignal
+}
+
+export type Handler<M> = (message: M, context: HandlerContext) => unknown
+
+export interface ConsumeOptions {
+  /** How many handlers run at a time. Default: 1. */
+  concurrency?: number | undefined
+  /** How many messages are fetched ahead. Default: as many as `concurrency`. */
+  prefetch?: number | undefined
+  /** Milliseconds for a handler; then its signal is aborted, and the attempt has failed. Default: for ever. */
+  timeout?: number | undefined
+  /** Milliseconds after which the peers take a message away from a consumer that hangs. Default: never, while it lives. */
+  lease?: number | undefined
+  /** How many messages a second are begun at most. */
+  rate?: number | undefined
+  /** Aborting it closes the consumer. */
+  signal?: AbortSignal | undefined
+}
+
+/** What a consumer needs of its queue. */
+export interface Source<M> {
+  receive(max: number, signal: AbortSignal): Promise<M[]>
+  /** Settles what the handler has left unsettled. */
+  succeeded(messages: M): Promise<void>
+  failed(messages: M, error: unknown): Promise<void>
+  release(messages: M): Promise<void>
+  /** Resolves when the handler may begin, or false if the message is no longer ours. */
+  begin(messages: M): Promise<boolean> | true
+  /** Whether a message says that the consumer that gets it is to stop. */
+  isStop(message: M): boolean
+}
+
+/** How many handlers are called in one turn of the loop: those that never wait must not hold it. */
+const TURN = 256
+
+export class Consumer<M = Message> {
+  readonly #source: Source<M>
+  readonly #handler: Handler<M>
+  readonly #clock: Clock
+  readonly #concurrency: number
+  readonly #prefetch: number
+  readonly #timeout: number | undefined
+  readonly #interval: number
+  readonly #fetch = new AbortController()
+  readonly #ended: (consumer: Consumer<M>) => void
+  readonly #signal: AbortSignal | undefined
+  #buffer: M[] = []
+  #running = 0
+  #fetching = false
+  #paused = false
+  #next = 0
+  #turn = TURN
+  #scheduled = false
+  #cancel: Cancel | undefined
+  #closing = false
+  #settle!: { resolve: () => void; reject: (error: unknown) => void }
+  #failure: { error: unknown } | undefined
+  /** Resolves when the consumer has stopped and all its handlers have ended; rejects with what stopped it. */
+  readonly closed: Promise<void>
+
+  /** @internal */
+  constructor(
+    source: Source<M>,
+    handler: Handler<M>,
+    options: ConsumeOptions,
+    clock: Clock,
+    ended: (consumer: Consumer<M>) => void,
+  ) {
+    const { concurrency = 1, prefetch = concurrency, timeout, rate, signal } = options
+    this.#source = source
+    this.#handler = handler
+    this.#clock = clock
+    this.#concurrency = concurrency
+    this.#prefetch = prefetch
+    this.#timeout = timeout
+    this.#interval = rate === undefined ? 0 : 1000 / rate
+    this.#ended = ended
+    this.#signal = signal
+    this.closed = new Promise((resolve, reject) => {
+      this.#settle = { resolve, reject }
+    })
+    // Who does not look at it does not want to be killed by it.
+    this.closed.catch(() => {})
+    signal?.addEventListener('abort', this.#onAbort)
+    this.#work()
+  }
+
+  readonly #onAbort = (): void => {
+    this.#stop({ error: new AbortError(this.#signal?.reason) })
+  }
+
+  /** Begins nothing more, and gives back what was fetched ahead. */
+  pause(): void {
+    this.#paused = true
+    this.#giveBack()
+  }
+
+  resume(): void {
+    this.#paused = false
+    this.#work()
+  }
+
+  /** Begins nothing more, gives back what was fetched ahead, and resolves when the handlers have ended. */
+  close(): Promise<void> {
+    this.#stop()
+    return this.closed
+  }
+
+  [Symbol.asyncDispose](): Promise<void> {
+    return this.close()
+  }
+
+  #stop(failure?: { error: unknown }): void {
+    if (this.#closing) return
+    this.#closing = true
+    this.#failure = failure
+    this.#signal?.removeEventListener('abort', this.#onAbort)
+    this.#cancel?.()
+    this.#fetch.abort()
+    this.#giveBack()
+    this.#endWhenIdle()
+  }
+
+  #endWhenIdle(): void {
+    if (!this.#closing || this.#running > 0 || this.#fetching) return
+    this.#ended(this)
+    if (this.#failure === undefined) this.#settle.resolve()
+    else this.#settle.reject(this.#failure.error)
+  }
+
+  #giveBack(): void {
+    for (const message of this.#buffer.splice(0)) void this.#track(this.#source.release(message))
+  }
+
+  /** Something that has to end before the consumer has. */
+  async #track(promise: Promise<unknown>): Promise<void> {
+    this.#running++
+    try {
+      await promise
+    } catch (error) {
+      // A message that is not ours any more is somebody else's, by right.
+      if ((error as QueueError)?.code !== 'ERR_BUS_LEASE_LOST') this.#stop({ error })
+    }
+    this.#running--
+    this.#schedule()
+  }
+
+  /** After what else this turn of the loop brings: settling and fetching then are one transaction. */
+  #schedule(): void {
+    if (this.#scheduled) return
+    this.#scheduled = true
+    setImmediate(() => {
+      this.#scheduled = false
+      this.#turn = TURN
+      this.#work()
+    })
+  }
+
+  #work(): void {
+    this.#endWhenIdle()
+    if (this.#closing || this.#paused) return
+    while (this.#buffer.length > 0 && this.#running < this.#concurrency && this.#mayBegin()) {
+      this.#begin(this.#buffer.shift() as M)
+    }
+    const free = this.#concurrency + this.#prefetch - this.#running - this.#buffer.length
+    if (this.#buffer.length * 2 <= this.#prefetch && free > 0) void this.#fill(free)
+  }
+
+  #mayBegin(): boolean {
+    if (this.#turn-- <= 0) {
+      this.#schedule()
+      return false
+    }
+    if (this.#interval === 0) return true
+    const now = this.#clock.now()
+    if (now < this.#next) {
+      this.#cancel?.()
+      this.#cancel = this.#clock.after(this.#next - now, () => this.#work())
+      return false
+    }
+    this.#next = Math.max(this.#next, now - this.#interval) + this.#interval
+    return true
+  }
+
+  async #fill(max: number): Promise<void> {
+    if (this.#fetching) return
+    this.#fetching = true
+    try {
+      this.#buffer.push(...(await this.#source.receive(max, this.#fetch.signal)))
+    } catch (error) {
+      this.#stop(error instanceof AbortError || isClosed(error) ? undefined : { error })
+    }
+    this.#fetching = false
+    if (this.#closing || this.#paused) this.#giveBack()
+    this.#work()
+  }
+
+  #begin(message: M): void {
+    if (this.#source.isStop(message)) {
+      void this.#track(this.#source.succeeded(message))
+      this.#stop()
+      return
+    }
+    void this.#track(this.#handle(message))
+  }
+
+  async #handle(message: M): Promise<void> {
+    const begun = this.#source.begin(message)
+    if (begun !== true && !(await begun)) return
+    const context = new Context()
+    let error: { error: unknown } | undefined
+    try {
+      await this.#timed(message, context)
+    } catch (thrown) {
+      error = { error: thrown }
+    }
+    await (error === undefined ? this.#source.succeeded(message) : this.#source.failed(message, error.error))
+  }
+
+  async #timed(message: M, context: Context): Promise<void> {
+    if (this.#timeout === undefined) {
+      await this.#handler(message, context)
+      return
+    }
+    let cancel: Cancel = () => {}
+    const over = new Promise<never>((_, reject) => {
+      cancel = this.#clock.after(this.#timeout as number, () => {
+        const error = new QueueError('ETIMEDOUT', { syscall: 'handler', detail: `after ${this.#timeout} ms` })
+        context.abort(error)
+        reject(error)
+      })
+    })
+    try {
+      await Promise.race([this.#handler(message, context), over])
+    } finally {
+      cancel()
+    }
+  }
+}
+
+/** Most handlers never ask for their signal. */
+class Context implements HandlerContext {
+  #controller: AbortController | undefined
+  #aborted: { reason: unknown } | undefined
+
+  abort(reason: unknown): void {
+    this.#aborted = { reason }
+    this.#controller?.abort(reason)
+  }
+
+  get signal(): AbortSignal {
+    if (this.#controller === undefined) {
+      this.#controller = new AbortController()
+      if (this.#aborted !== undefined) this.#controller.abort(this.#aborted.reason)
+    }
+    return this.#controller.signal
+  }
+}

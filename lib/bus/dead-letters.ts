@@ -1,0 +1,153 @@
+// The dead letters of a queue: a queue of their own, with tools to look at them and to send them back.
+import { setTimeout as sleep } from 'node:timers/promises'
+import { checkInteger, checkOptions, outOfRange } from '../errors.ts'
+import { DEAD, deadOf, decode } from './message.ts'
+import { BUS_BATCH, type Delivery, type Outgoing, type Transport } from './transport.ts'
+
+export interface DeadLetter {
+  readonly id: string
+  /** What was sent; undefined if that cannot be read. */
+  readonly body: unknown
+  readonly key: string | undefined
+  /** Those it was sent with. */
+  readonly headers: Readonly<Record<string, string>>
+  readonly sentAt: Date
+  readonly diedAt: Date
+  readonly reason: string
+  /** What its handler threw last, with its stack. */
+  readonly error: string | undefined
+  /** How often it was handled. */
+  readonly attempts: number
+  /** How many consumers died over it. */
+  readonly losses: number
+}
+
+export interface DeadLetterChoice {
+  /** Those with these ids. Default: all. */
+  ids?: Iterable<string> | undefined
+  filter?: ((letter: DeadLetter) => boolean) | undefined
+}
+
+export class DeadLetters {
+  readonly #queue: string
+  readonly #transport: Transport
+
+  /** @internal */
+  constructor(queue: string, { transport }: { transport: Transport }) {
+    this.#queue = queue
+    this.#transport = transport
+  }
+
+  /** A page of them, the oldest first; `after` is the `next` of the page before. */
+  async list(
+    options: { max?: number; after?: string } = {},
+  ): Promise<{ letters: DeadLetter[]; next: string | undefined }> {
+    checkOptions(options)
+    const { max = 100, after } = options
+    checkInteger('"max" option', max, 1, BUS_BATCH)
+    const browse = this.#transport.browse?.bind(this.#transport)
+    if (browse === undefined) return { letters: await this.#peek(max), next: undefined }
+    const { deliveries, next } = await browse(deadOf(this.#queue), { max, after })
+    return { letters: deliveries.map(toLetter), next }
+  }
+
+  async #peek(max: number): Promise<DeadLetter[]> {
+    const deliveries = await this.#take(max)
+    await this.#giveBack(deliveries)
+    return deliveries.map(toLetter)
+  }
+
+  /**
+   * Sends them back to their queue, as new; each is moved in one transaction. `rate` is how many a second at most.
+   * Resolves to how many there were.
+   */
+  redrive({ rate, ...choice }: DeadLetterChoice & { rate?: number | undefined } = {}): Promise<number> {
+    if (rate !== undefined && !(rate > 0)) throw outOfRange('"rate" option', 'a number of messages a second > 0', rate)
+    return this.#each(choice, async (delivery) => {
+      const send = [{ queue: this.#queue, message: afresh(delivery) }]
+      await this.#transport.settle([{ token: delivery.token, outcome: 'ack', send }])
+      if (rate !== undefined) await sleep(1000 / rate)
+    })
+  }
+
+  /** Drops them. Resolves to how many there were. */
+  discard(choice: DeadLetterChoice = {}): Promise<number> {
+    return this.#each(choice, async ({ token }) => {
+      await this.#transport.settle([{ token, outcome: 'ack' }])
+    })
+  }
+
+  async #each({ ids, filter }: DeadLetterChoice, work: (delivery: Delivery) => Promise<void>): Promise<number> {
+    const chosen = ids === undefined ? undefined : new Set(ids)
+    const others: Delivery[] = []
+    let count = 0
+    try {
+      for (;;) {
+        const deliveries = await this.#take(BUS_BATCH)
+        if (deliveries.length === 0) return count
+        for (const [at, delivery] of deliveries.entries()) {
+          const wanted = (chosen?.has(delivery.id) ?? true) && (filter?.(toLetter(delivery)) ?? true)
+          try {
+            if (wanted) await work(delivery)
+          } catch (error) {
+            others.push(...deliveries.slice(at))
+            throw error
+          }
+          if (wanted) count++
+          else others.push({ ...delivery, body: NOTHING })
+        }
+      }
+    } finally {
+      // Only now: they would be received again at once.
+      await this.#giveBack(others)
+    }
+  }
+
+  #take(max: number): Promise<Delivery[]> {
+    const options = { max, deadline: performance.now(), signal: undefined, lease: Number.POSITIVE_INFINITY }
+    return this.#transport.receive(deadOf(this.#queue), options)
+  }
+
+  async #giveBack(deliveries: Delivery[]): Promise<void> {
+    for (let at = 0; at < deliveries.length; at += BUS_BATCH) {
+      await this.#transport.settle(
+        deliveries
+          .slice(at, at + BUS_BATCH)
+          .map(({ token }) => ({ token, outcome: 'retry', due: 0, counted: false }) as const),
+      )
+    }
+  }
+}
+
+const NOTHING = new Uint8Array()
+
+function withoutDeath(headers: Delivery['headers']): Record<string, string> {
+  const names = new Set<string>(Object.values(DEAD))
+  return Object.fromEntries(Object.entries(headers).filter(([name]) => !names.has(name)))
+}
+
+function afresh({ id, body, format, key, priority, headers }: Delivery): Outgoing {
+  return { id, body, format, key, priority, headers: withoutDeath(headers), dedup: 0, due: 0, expires: 0 }
+}
+
+function toLetter(delivery: Delivery): DeadLetter {
+  const { id, key, headers, sentAt } = delivery
+  let body: unknown
+  try {
+    body = decode(delivery)
+  } catch {
+    // That may be what it died of.
+  }
+  return {
+    id,
+    body,
+    key,
+    headers: withoutDeath(headers),
+    sentAt: new Date(sentAt),
+    diedAt: new Date(Number(headers[DEAD.at])),
+    reason: headers[DEAD.reason] ?? 'unknown',
+    error: headers[DEAD.error],
+    attempts: Number(headers[DEAD.attempts]),
+    losses: Number(headers[DEAD.losses]),
+  }
+}

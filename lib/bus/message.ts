@@ -1,0 +1,216 @@
+// A message in the hands of a consumer, and how it is settled.
+import { checkInteger, outOfRange, QueueError } from '../errors.ts'
+import { type Addressed, BUS_BATCH, type Delivery, type Settlement, type Transport } from './transport.ts'
+
+interface Pending {
+  settlement: Settlement
+  resolve: (held: boolean) => void
+  reject: (error: unknown) => void
+}
+
+/** Settlements of one turn of the loop go to the transport together. */
+export class Settler {
+  readonly #transport: Transport
+  #batch: Pending[] = []
+  #scheduled = false
+
+  constructor(transport: Transport) {
+    this.#transport = transport
+  }
+
+  /** False if the message was no longer ours. */
+  add(settlement: Settlement): Promise<boolean> {
+    return new Promise((resolve, reject) => {
+      this.#batch.push({ settlement, resolve, reject })
+      if (this.#scheduled) return
+      this.#scheduled = true
+      setImmediate(() => this.flush())
+    })
+  }
+
+  /** One that may fail by itself. */
+  async alone(settlement: Settlement): Promise<boolean> {
+    const [held] = await this.#transport.settle([settlement])
+    return held as boolean
+  }
+
+  flush(): void {
+    this.#scheduled = false
+    while (this.#batch.length > 0) void this.#settle(this.#batch.splice(0, BUS_BATCH))
+  }
+
+  async #settle(batch: readonly Pending[]): Promise<void> {
+    try {
+      const held = await this.#transport.settle(batch.map(({ settlement }) => settlement))
+      for (const [at, { resolve }] of batch.entries()) resolve(held[at] as boolean)
+    } catch (error) {
+      for (const { reject } of batch) reject(error)
+    }
+  }
+}
+
+/** What a message needs of its queue. */
+export interface Origin {
+  readonly name: string
+  readonly settler: Settler
+  now(): number
+  /** Milliseconds to wait before the next attempt, after so many. */
+  backoff(attempts: number): number
+}
+
+/** Headers that tell of a dead letter what it died of. */
+export const DEAD = {
+  reason: 'dead-reason',
+  error: 'dead-error',
+  queue: 'dead-queue',
+  attempts: 'dead-attempts',
+  losses: 'dead-losses',
+  at: 'dead-at',
+} as const
+
+/** The queue of the dead letters of a queue. */
+export const deadOf = (queue: string): string => `${queue}/dead`
+
+/** One message, which its consumer has until it settles it: by `ack`, `retry` or `dead`. */
+export class Message<T = unknown> {
+  readonly id: string
+  readonly key: string | undefined
+  /** 0 to 255. */
+  readonly priority: number
+  readonly headers: Readonly<Record<string, string>>
+  readonly sentAt: Date
+  /** How often it was handled before, and failed. */
+  readonly attempts: number
+  /** How often its consumer died over it. */
+  readonly losses: number
+  readonly #delivery: Delivery
+  readonly #origin: Origin
+  readonly #body: T
+  #settled = false
+
+  /** @internal */
+  constructor(delivery: Delivery, body: T, origin: Origin) {
+    this.id = delivery.id
+    this.key = delivery.key
+    this.priority = delivery.priority
+    this.headers = delivery.headers
+    this.sentAt = new Date(delivery.sentAt)
+    this.attempts = delivery.attempts
+    this.losses = delivery.losses
+    this.#delivery = delivery
+    this.#body = body
+    this.#origin = origin
+  }
+
+  /** What was sent: bytes, a string, or a value that went as JSON; with a schema, what it made of that. */
+  get body(): T {
+    return this.#body
+  }
+
+  /** The bytes that were sent. */
+  get data(): Buffer {
+    return bytesOf(this.#delivery.body)
+  }
+
+  /** Whether it was acknowledged, given back or dead-lettered, by this consumer. */
+  get settled(): boolean {
+    return this.#settled
+  }
+
+  /**
+   * It is done. `send`, from {@link Queue.prepare}, goes out in the same transaction: both happen or neither.
+   *
+   * @throws {QueueError} ERR_BUS_LEASE_LOST: it was taken away, and nothing was done; ERR_BUS_SETTLED
+   */
+  async ack(options: { send?: readonly Addressed[] } = {}): Promise<void> {
+    const { token } = this.#delivery
+    const { send = [] } = options
+    if (send.length === 0) return this.#settle('ack', { token, outcome: 'ack' })
+    checkInteger('number of messages to send', send.length, 1, BUS_BATCH - 1)
+    this.#check('ack')
+    if (await this.#origin.settler.alone({ token, outcome: 'ack', send })) this.#settled = true
+    else throw this.#lost('ack')
+  }
+
+  /** To be received again, after `delay` milliseconds; by default after what the queue's backoff says. */
+  retry(delay: number = this.#origin.backoff(this.attempts + 1)): Promise<void> {
+    checkDelay(delay)
+    const due = this.#origin.now() + delay
+    return this.#settle('retry', { token: this.#delivery.token, outcome: 'retry', due, counted: true })
+  }
+
+  /** Goes back as if it had never been received. */
+  release(): Promise<void> {
+    return this.#settle('release', { token: this.#delivery.token, outcome: 'retry', due: 0, counted: false })
+  }
+
+  /** To the dead letters of its queue. */
+  dead(reason: string, error?: unknown): Promise<void> {
+    const { name, now } = this.#origin
+    const headers: Record<string, string> = {
+      ...this.headers,
+      [DEAD.reason]: reason,
+      [DEAD.queue]: name,
+      [DEAD.attempts]: String(this.attempts + 1),
+      [DEAD.losses]: String(this.losses),
+      [DEAD.at]: String(now()),
+    }
+    if (error !== undefined)
+      headers[DEAD.error] = error instanceof Error ? (error.stack ?? error.message) : String(error)
+    return this.#settle('dead', { token: this.#delivery.token, outcome: 'dead', queue: deadOf(name), headers })
+  }
+
+  /** Of a lease with a limit: it ends `ms` milliseconds from now. */
+  async extend(ms: number): Promise<void> {
+    checkDelay(ms)
+    this.#check('extend')
+    const until = this.#origin.now() + ms
+    const held = await this.#origin.settler.add({ token: this.#delivery.token, outcome: 'extend', until })
+    if (!held) throw this.#lost('extend')
+  }
+
+  /** @internal Its handler begins; of one that was lost before, its peers have to know. False if it is not ours. */
+  begin(): Promise<boolean> | true {
+    if (!this.#delivery.suspect) return true
+    return this.#origin.settler.alone({ token: this.#delivery.token, outcome: 'begin' })
+  }
+
+  async #settle(call: string, settlement: Settlement): Promise<void> {
+    this.#check(call)
+    this.#settled = true
+    let held: boolean
+    try {
+      held = await this.#origin.settler.add(settlement)
+    } catch (error) {
+      this.#settled = false
+      throw error
+    }
+    if (!held) throw this.#lost(call)
+  }
+
+  #check(call: string): void {
+    if (this.#settled)
+      throw new QueueError('ERR_BUS_SETTLED', { syscall: call, path: this.#origin.name, detail: this.id })
+  }
+
+  #lost(call: string): QueueError {
+    const hint = 'somebody else may be at it: do not repeat what must happen once'
+    return new QueueError('ERR_BUS_LEASE_LOST', { syscall: call, path: this.#origin.name, detail: this.id, hint })
+  }
+}
+
+function checkDelay(ms: number): void {
+  if (!(typeof ms === 'number' && ms >= 0 && ms <= Number.MAX_SAFE_INTEGER)) {
+    throw outOfRange('delay', 'a number of milliseconds >= 0', ms)
+  }
+}
+
+export const bytesOf = (body: Uint8Array): Buffer => Buffer.from(body.buffer, body.byteOffset, body.byteLength)
+
+/** What was sent, as it was given. */
+export function decode({ body, format }: Delivery): unknown {
+  const bytes = bytesOf(body)
+  if (format === 'bytes') return bytes
+  const text = bytes.toString()
+  return format === 'text' ? text : JSON.parse(text)
+}

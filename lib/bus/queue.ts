@@ -1,0 +1,419 @@
+// A queue of a bus: sending to it, and consuming from it.
+import { randomUUID } from 'node:crypto'
+import { checkInteger, checkOptions, invalidType, invalidValue, outOfRange, QueueError } from '../errors.ts'
+import { deadlineOf } from '../waiting.ts'
+import type { Clock } from './clock.ts'
+import { type ConsumeOptions, Consumer, type Handler, type Source } from './consumer.ts'
+import { DeadLetters } from './dead-letters.ts'
+import { bytesOf, deadOf, decode, Message, type Origin, type Settler } from './message.ts'
+import { type StandardSchema, validate } from './schema.ts'
+import {
+  type Addressed,
+  type Bounds,
+  BUS_BATCH,
+  type Delivery,
+  type Format,
+  type Outgoing,
+  type Overflow,
+  type Receipt,
+  type Transport,
+  type SendOptions as TransportSendOptions,
+  type TransportStats,
+} from './transport.ts'
+
+/** How often and when what has failed is tried again; milliseconds. */
+export interface RetryOptions {
+  /** How often at most; then it is a dead letter. Default: 5. */
+  max?: number | undefined
+  /** The mean wait before the first retry is half of it, then doubles: full jitter. Default: 200. */
+  base?: number | undefined
+  /** What the wait never exceeds. Default: 60000. */
+  cap?: number | undefined
+  /** How many consumers may die over a message; then it is a dead letter. Default: 3. */
+  losses?: number | undefined
+}
+
+export interface QueueOptions<T = unknown> {
+  /** Checks each body, when it is sent and when it is received: https://standardschema.dev */
+  schema?: StandardSchema<unknown, T> | undefined
+  /** What kind of body this is; sent in a header. A consumer with another version dead-letters it. */
+  version?: string | undefined
+  retry?: RetryOptions | undefined
+  /** Milliseconds for which an `id` that was given is sent once only. Default: 300000. */
+  dedup?: number | undefined
+  /** The most messages in the queue, for all who use it. Default: no bound, or what was set before. */
+  maxMessages?: number | undefined
+  /** The most bytes of bodies in the queue, for all who use it. */
+  maxBytes?: number | undefined
+  /** What a send does that would go beyond these bounds. Default: `reject`. */
+  overflow?: Overflow | undefined
+  /** `disk`: a send resolves when it would outlive the power of the machine, too. Default: that of the bus. */
+  durability?: Durability | undefined
+}
+
+export type Durability = 'process' | 'disk'
+
+export interface SendOptions {
+  /** What is sent again with the same `id` within the queue's `dedup` is a duplicate. Default: a new one. */
+  id?: string | undefined
+  /** Messages of one key are handled one after the other, in their order. */
+  key?: string | undefined
+  /** 0 to 255, the highest first. Default: 0. */
+  priority?: number | undefined
+  /** Milliseconds before it may be received. */
+  delay?: number | undefined
+  /** When it may be received. */
+  at?: Date | undefined
+  /** Milliseconds after which nobody wants it any more. */
+  ttl?: number | undefined
+  headers?: Readonly<Record<string, string>> | undefined
+  correlationId?: string | undefined
+  durability?: Durability | undefined
+  /** Gives up waiting for room. */
+  signal?: AbortSignal | undefined
+}
+
+export interface Item<T = unknown> extends Omit<SendOptions, 'durability' | 'signal'> {
+  body: T
+}
+
+export interface ReceiveOptions {
+  /** Default: 1. */
+  max?: number | undefined
+  /** Milliseconds to wait for the first. Default: for ever. */
+  wait?: number | undefined
+  signal?: AbortSignal | undefined
+  /** Milliseconds after which the peers take away what was not settled. Default: never, while the process lives. */
+  lease?: number | undefined
+}
+
+export interface QueueStats extends TransportStats {
+  /** Dead letters. */
+  dead: number
+}
+
+/** What a queue needs of its bus. */
+export interface Context {
+  readonly transport: Transport
+  readonly clock: Clock
+  readonly settler: Settler
+  readonly durability: Durability
+  readonly consumers: Set<{ close(): Promise<void> }>
+}
+
+const NAME = /^[\w.:-]{1,128}$/
+const CORRELATION_ID = 'correlation-id'
+const VERSION = 'version'
+const STOP = 'stop'
+
+export class Queue<T = unknown> {
+  readonly name: string
+  /** What could not be handled. */
+  readonly dead: DeadLetters
+  readonly #context: Context
+  readonly #schema: StandardSchema<unknown, T> | undefined
+  readonly #version: string | undefined
+  readonly #retry: Required<{ [K in keyof RetryOptions]: number }>
+  readonly #dedup: number
+  readonly #overflow: Overflow
+  readonly #durability: Durability
+  readonly #bounds: Bounds | undefined
+  readonly #origin: Origin
+  #declared: Promise<void> | undefined
+
+  /** @internal */
+  constructor(name: string, options: QueueOptions<T>, context: Context) {
+    if (typeof name !== 'string') throw invalidType('name of the queue', 'a string', name)
+    if (!NAME.test(name))
+      throw invalidValue('name of the queue', '1 to 128 letters, digits or ".", ":", "_", "-"', name)
+    checkOptions(options)
+    const { schema, version, retry = {}, dedup = 300_000, maxMessages, maxBytes, overflow = 'reject' } = options
+    const { max = 5, base = 200, cap = 60_000, losses = 3 } = retry
+    for (const [what, count] of Object.entries({ max, losses })) checkInteger(`"retry.${what}" option`, count, 0, 1e9)
+    for (const [what, time] of Object.entries({ 'retry.base': base, 'retry.cap': cap, dedup })) checkTime(what, time)
+    checkChoice('overflow', overflow, ['reject', 'wait', 'drop-oldest'])
+    this.#durability = checkChoice('durability', options.durability ?? context.durability, ['process', 'disk'])
+    if (maxMessages !== undefined || maxBytes !== undefined) {
+      checkInteger('"maxMessages" option', maxMessages ?? 0, 0, Number.MAX_SAFE_INTEGER)
+      checkInteger('"maxBytes" option', maxBytes ?? 0, 0, Number.MAX_SAFE_INTEGER)
+      this.#bounds = { maxMessages: maxMessages ?? 0, maxBytes: maxBytes ?? 0 }
+    }
+    this.name = name
+    this.#context = context
+    this.#schema = schema
+    this.#version = version
+    this.#retry = { max, base, cap, losses }
+    this.#dedup = dedup
+    this.#overflow = overflow
+    this.#origin = {
+      name,
+      settler: context.settler,
+      now: () => context.clock.now(),
+      backoff: (attempts) => this.#backoff(attempts),
+    }
+    this.dead = new DeadLetters(name, context)
+  }
+
+  #backoff(attempts: number): number {
+    const { base, cap } = this.#retry
+    return Math.random() * Math.min(cap, base * 2 ** (attempts - 1))
+  }
+
+  /** Sets the bounds of the queue, once; whatever is done next comes after it. */
+  #declare(): Promise<void> | undefined {
+    if (this.#bounds === undefined) return undefined
+    this.#declared ??= this.#context.transport.declare(this.name, this.#bounds)
+    return this.#declared
+  }
+
+  /**
+   * Resolves when the message is in the queue, as safe as `durability` says. A string goes as text, bytes as bytes,
+   * anything else as JSON.
+   *
+   * @throws {QueueError} ERR_BUS_QUEUE_FULL, with `retryAfter` (milliseconds); ERR_BUS_INVALID_BODY; ERR_BUS_DISK_FULL;
+   * ERR_BUS_BUSY; ERR_MQ_CLOSED
+   */
+  async send(body: T, options: SendOptions = {}): Promise<Receipt> {
+    const message = this.#outgoing(await this.#checked(body), options)
+    const [receipt] = await this.#send([message], options)
+    return receipt as Receipt
+  }
+
+  /** Sends up to 500 messages: all of them, or none. Each is a body, or `{ body, ...options }` made by {@link item}. */
+  async sendMany(
+    items: Iterable<Item<T>>,
+    options: Pick<SendOptions, 'durability' | 'signal'> = {},
+  ): Promise<Receipt[]> {
+    const messages: Outgoing[] = []
+    for (const item of items) messages.push(this.#outgoing(await this.#checked(item.body), item))
+    if (messages.length > BUS_BATCH) throw outOfRange('number of messages', `at most ${BUS_BATCH}`, messages.length)
+    return messages.length === 0 ? [] : this.#send(messages, options)
+  }
+
+  /** What {@link Message.ack} can send together with its acknowledgement. */
+  async prepare(body: T, options: Omit<SendOptions, 'durability' | 'signal'> = {}): Promise<Addressed> {
+    const message = this.#outgoing(await this.#checked(body), options)
+    await this.#declare()
+    return { queue: this.name, message }
+  }
+
+  async #send(
+    messages: Outgoing[],
+    { durability = this.#durability, signal }: Pick<SendOptions, 'durability' | 'signal'>,
+  ): Promise<Receipt[]> {
+    checkChoice('durability', durability, ['process', 'disk'])
+    const declared = this.#declare()
+    if (declared !== undefined) await declared
+    const options: TransportSendOptions = { overflow: this.#overflow, disk: durability === 'disk', signal }
+    const batch = messages.map((message) => ({ queue: this.name, message }))
+    return this.#context.transport.send(batch, options)
+  }
+
+  #checked(body: unknown): unknown {
+    return this.#schema === undefined ? body : this.#validated(this.#schema, body)
+  }
+
+  async #validated(schema: StandardSchema<unknown, T>, body: unknown): Promise<unknown> {
+    const result = await validate(schema, body)
+    if ('wrong' in result) {
+      throw new QueueError('ERR_BUS_INVALID_BODY', { syscall: 'send', path: this.name, detail: result.wrong })
+    }
+    // What was given goes out: the schema is applied again where it is received.
+    return body
+  }
+
+  #outgoing(body: unknown, options: Omit<SendOptions, 'durability' | 'signal'>): Outgoing {
+    checkOptions(options)
+    const { id, key, priority = 0, delay = 0, at, ttl, headers, correlationId } = options
+    if (id !== undefined) checkText('id', id)
+    if (key !== undefined) checkText('key', key)
+    checkInteger('"priority" option', priority, 0, 255)
+    checkTime('delay', delay)
+    if (at !== undefined && !(at instanceof Date && !Number.isNaN(at.getTime())))
+      throw invalidType('"at" option', 'a valid Date', at)
+    if (at !== undefined && delay > 0) throw invalidValue('"delay" option', 'absent where "at" is given', delay)
+    if (ttl !== undefined) checkTime('ttl', ttl)
+    const now = this.#context.clock.now()
+    const { bytes, format } = encode(body)
+    const { maxBytes } = this.#context.transport.capabilities
+    if (bytes.byteLength > maxBytes) throw outOfRange('body', `at most ${maxBytes} bytes`, bytes.byteLength)
+    return {
+      id: id ?? randomUUID(),
+      body: bytes,
+      format,
+      dedup: id === undefined ? 0 : this.#dedup,
+      key,
+      priority,
+      due: at === undefined ? (delay > 0 ? now + delay : 0) : at.getTime(),
+      expires: ttl === undefined ? 0 : Math.ceil(now + ttl),
+      headers: this.#headers(headers, correlationId),
+    }
+  }
+
+  #headers(headers: SendOptions['headers'], correlationId: string | undefined): Outgoing['headers'] {
+    if (headers === undefined && correlationId === undefined && this.#version === undefined) return undefined
+    const all: Record<string, string> = {}
+    if (headers !== undefined && (typeof headers !== 'object' || headers === null))
+      throw invalidType('"headers" option', 'an object', headers)
+    for (const [name, value] of Object.entries(headers ?? {})) {
+      if (typeof value !== 'string') throw invalidType(`header "${name}"`, 'a string', value)
+      all[name] = value
+    }
+    if (correlationId !== undefined) all[CORRELATION_ID] = checkText('correlationId', correlationId)
+    if (this.#version !== undefined) all[VERSION] = this.#version
+    return all
+  }
+
+  /** Ends one consumer, whichever gets to it: cleanly, after what it is doing. */
+  async stopOne(options: Pick<SendOptions, 'priority' | 'delay'> = {}): Promise<void> {
+    await this.#send([this.#outgoing('', { ...options, headers: { [STOP]: '' } })], {})
+  }
+
+  /**
+   * Waits for the first message, then takes what is there, up to `max`; none when the time is over. Each is the caller's
+   * until it is settled, or the process ends.
+   */
+  async receive(options: ReceiveOptions = {}): Promise<Message<T>[]> {
+    checkOptions(options)
+    const { max = 1, wait, signal, lease } = options
+    checkInteger('"max" option', max, 1, BUS_BATCH)
+    const deadline = deadlineOf({ timeout: wait })
+    for (;;) {
+      const messages = await this.#receive(max, deadline, signal, lease)
+      if (messages.length > 0 || performance.now() >= deadline) return messages
+    }
+  }
+
+  async #receive(
+    max: number,
+    deadline: number,
+    signal: AbortSignal | undefined,
+    lease: number = Number.POSITIVE_INFINITY,
+  ): Promise<Message<T>[]> {
+    const declared = this.#declare()
+    if (declared !== undefined) await declared
+    const deliveries = await this.#context.transport.receive(this.name, { max, deadline, signal, lease })
+    const messages: Message<T>[] = []
+    for (const delivery of deliveries) {
+      const message = await this.#open(delivery)
+      if (message !== undefined) messages.push(message)
+    }
+    return messages
+  }
+
+  /** What nobody can handle is dead at once. */
+  async #open(delivery: Delivery): Promise<Message<T> | undefined> {
+    const bury = async (reason: string, error?: Error) => {
+      await new Message(delivery, undefined, this.#origin).dead(reason, error)
+      return undefined
+    }
+    const { losses } = this.#retry
+    if (delivery.damage !== undefined) return bury('damaged', delivery.damage)
+    if (delivery.losses > losses) return bury(`${delivery.losses} consumers were lost over it`)
+    if (delivery.headers[STOP] !== undefined) return new Message(delivery, '' as T, this.#origin)
+    const version = delivery.headers[VERSION]
+    if (this.#version !== undefined && version !== this.#version) {
+      return bury(`its version is ${version ?? 'unknown'}, that of the consumer ${this.#version}`)
+    }
+    let body: unknown
+    try {
+      body = decode(delivery)
+    } catch (error) {
+      return bury('no JSON', error as Error)
+    }
+    if (this.#schema === undefined) return new Message(delivery, body as T, this.#origin)
+    const result = await validate(this.#schema, body)
+    return 'wrong' in result ? bury(`invalid body: ${result.wrong}`) : new Message(delivery, result.value, this.#origin)
+  }
+
+  /** One message after the other, each to be settled by hand; ends when the bus is closed. */
+  async *messages(options: Omit<ReceiveOptions, 'max' | 'wait'> = {}): AsyncGenerator<Message<T>, void> {
+    for (;;) {
+      const [message] = await this.receive({ ...options, max: 1 }).catch((error: unknown) => {
+        if ((error as QueueError).code === 'ERR_MQ_CLOSED') return []
+        throw error
+      })
+      if (message === undefined) return
+      yield message
+    }
+  }
+
+  [Symbol.asyncIterator](): AsyncGenerator<Message<T>, void> {
+    return this.messages()
+  }
+
+  /**
+   * Calls `handler` for each message. When it returns, or its promise resolves, the message is acknowledged; when it
+   * throws, the message is retried later, and in the end dead-lettered.
+   */
+  consume(handler: Handler<Message<T>>, options: ConsumeOptions = {}): Consumer<Message<T>> {
+    if (typeof handler !== 'function') throw invalidType('handler', 'a function', handler)
+    checkOptions(options)
+    const { concurrency = 1, prefetch = concurrency, timeout, lease, rate } = options
+    checkInteger('"concurrency" option', concurrency, 1, BUS_BATCH)
+    checkInteger('"prefetch" option', prefetch, 0, BUS_BATCH)
+    for (const [what, time] of Object.entries({ timeout, lease })) if (time !== undefined) checkTime(what, time)
+    if (rate !== undefined && !(rate > 0)) throw outOfRange('"rate" option', 'a number of messages a second > 0', rate)
+    const { consumers, clock } = this.#context
+    const consumer = new Consumer(this.#source(lease), handler, options, clock, (ended) => consumers.delete(ended))
+    consumers.add(consumer)
+    return consumer
+  }
+
+  #source(lease: number | undefined): Source<Message<T>> {
+    return {
+      receive: (max, signal) => this.#receive(Math.min(max, BUS_BATCH), Number.POSITIVE_INFINITY, signal, lease),
+      succeeded: async (message) => {
+        if (!message.settled) await message.ack()
+      },
+      failed: (message, error) => this.#failed(message, error),
+      release: (message) => message.release(),
+      begin: (message) => message.begin(),
+      isStop: (message) => message.headers[STOP] !== undefined,
+    }
+  }
+
+  async #failed(message: Message<T>, error: unknown): Promise<void> {
+    if (message.settled) return
+    if (message.attempts < this.#retry.max) await message.retry()
+    else await message.dead(`failed ${message.attempts + 1} times`, error)
+  }
+
+  async stats(): Promise<QueueStats> {
+    const [own, dead] = await Promise.all(
+      [this.name, deadOf(this.name)].map((name) => this.#context.transport.stats(name)),
+    )
+    const { ready, leased, delayed, held } = dead as TransportStats
+    return { ...(own as TransportStats), dead: ready + leased + delayed + held }
+  }
+}
+
+function encode(body: unknown): { bytes: Uint8Array; format: Format } {
+  if (typeof body === 'string') return { bytes: Buffer.from(body), format: 'text' }
+  if (ArrayBuffer.isView(body)) {
+    return { bytes: new Uint8Array(bytesOf(body as Uint8Array)), format: 'bytes' }
+  }
+  if (body instanceof ArrayBuffer) return { bytes: new Uint8Array(body.slice(0)), format: 'bytes' }
+  const text = JSON.stringify(body)
+  if (text === undefined) throw invalidType('body', 'bytes, a string, or a value that JSON has', body)
+  return { bytes: Buffer.from(text), format: 'json' }
+}
+
+function checkText(name: string, text: unknown): string {
+  if (typeof text !== 'string') throw invalidType(`"${name}" option`, 'a string', text)
+  if (text.length === 0 || text.length > 512) throw outOfRange(`"${name}" option`, '1 to 512 characters', text.length)
+  return text
+}
+
+function checkTime(name: string, ms: unknown): void {
+  if (typeof ms !== 'number') throw invalidType(`"${name}" option`, 'a number of milliseconds', ms)
+  if (!(ms >= 0 && ms <= MAX_TIME)) throw outOfRange(`"${name}" option`, `0 to ${MAX_TIME} milliseconds`, ms)
+}
+
+/** A hundred years. */
+const MAX_TIME = 100 * 366 * 86_400_000
+
+export function checkChoice<const C extends string>(name: string, value: unknown, choices: readonly C[]): C {
+  if (choices.includes(value as C)) return value as C
+  throw invalidValue(`"${name}" option`, choices.map((choice) => `'${choice}'`).join(' or '), value)
+}

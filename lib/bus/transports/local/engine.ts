@@ -1,0 +1,441 @@
+// A transport on the tables of a store: transactions, who waits in this process, bells.
+import { checkInteger, QueueError } from '../../../errors.ts'
+import { checkSignal, Waiter } from '../../../waiting.ts'
+import type { Cancel, Clock } from '../../clock.ts'
+import {
+  type Addressed,
+  type Bounds,
+  BUS_BATCH,
+  type Capabilities,
+  type Delivery,
+  type Outgoing,
+  type Page,
+  type Receipt,
+  type ReceiveOptions,
+  type SendOptions,
+  type Settlement,
+  type Transport,
+  type TransportStats,
+} from '../../transport.ts'
+import { isBusy, isFull } from './sqlite.ts'
+import { type Bell, type Claimed, MESSAGES, ROOM, type Store, type Token } from './store.ts'
+
+/** What a store has around it: other processes, files, a disk that may be full. */
+export interface Surroundings {
+  /** Tells another process that there is something for it in a queue. */
+  ring(owner: number, queue: number): void
+  /** Holds the event loop, while somebody waits. */
+  hold(on: boolean): void
+  /** Bodies beside the store; those too large for it. */
+  writeBody?(owner: number, body: Uint8Array, disk: boolean): Promise<string>
+  readBody?(name: string): Promise<Uint8Array>
+  removeBodies?(names: readonly string[]): void
+  readonly large: number
+  /** Resolves when everything that was committed before is on the disk. */
+  sync(): Promise<void>
+  /** Whether there is room on the disk for more messages. */
+  hasRoom(): boolean
+  /** Makes room on a full disk for what makes room; false if there is none. */
+  makeRoom(): boolean
+  /** Who is in the way. */
+  writer(): number | undefined
+  close(): Promise<void>
+}
+
+interface Receiver {
+  options: ReceiveOptions
+  waiter: Waiter<Delivery[]>
+}
+
+/** Those of this process who wait for one queue; the process has one place in the store's line for all of them. */
+interface Line {
+  readonly name: string
+  readonly receivers: Receiver[]
+  readonly senders: Set<() => void>
+  cancel: Cancel | undefined
+  serving: boolean
+  again: boolean
+}
+
+/** A part of the next transaction. */
+interface Work<T> {
+  readonly run: () => T
+  readonly weight: number
+  /** Makes room rather than taking it: goes on when the disk is full. */
+  readonly vital: boolean
+  readonly since: number
+  readonly resolve: (value: T) => void
+  readonly reject: (error: unknown) => void
+}
+
+/** Between two attempts to write while another process does, in milliseconds. */
+const RETRY = 1
+
+export class Engine implements Transport {
+  readonly capabilities: Capabilities
+  readonly #store: Store
+  readonly #clock: Clock
+  readonly #around: Surroundings
+  readonly #patience: number
+  readonly #lines = new Map<number, Line>()
+  #works: Work<unknown>[] = []
+  #flushing = false
+  /** How many of the works are to be run one by one, since together they failed. */
+  #alone = 0
+  #waiting = 0
+  #closed: Promise<void> | undefined
+  owner = 0
+
+  /** @param patience milliseconds to wait for other processes that write */
+  constructor(store: Store, clock: Clock, around: Surroundings, capabilities: Capabilities, patience: number) {
+    this.#store = store
+    this.#clock = clock
+    this.#around = around
+    this.#patience = patience
+    this.capabilities = capabilities
+  }
+
+  /** Makes `run` part of the next transaction, with all that is asked for in the same turn. */
+  transact<T>(run: () => T, { weight = 1, vital = true }: { weight?: number; vital?: boolean } = {}): Promise<T> {
+    return new Promise((resolve, reject) => {
+      const since = performance.now()
+      this.#works.push({ run, weight, vital, since, resolve, reject } as Work<unknown>)
+      if (this.#flushing) return
+      this.#flushing = true
+      queueMicrotask(() => this.#flush())
+    })
+  }
+
+  #flush(): void {
+    while (this.#works.length > 0) {
+      const works = this.#group()
+      try {
+        const { result, bells, files } = this.#store.transact(() => works.map(({ run }) => run()))
+        for (const [at, { resolve }] of works.entries()) resolve(result[at])
+        if (files.length > 0) this.#around.removeBodies?.(files)
+        for (const bell of bells) this.#ring(bell)
+      } catch (error) {
+        this.#works.unshift(...works)
+        if (isBusy(error)) {
+          this.#giveUp(error)
+          setTimeout(() => this.#flush(), RETRY * (0.5 + Math.random()))
+          return
+        }
+        if (works.length > 1) this.#alone = works.length
+        else this.#fail(works[0] as Work<unknown>, error)
+      }
+    }
+    this.#flushing = false
+  }
+
+  #group(): Work<unknown>[] {
+    let [count, weight] = [0, 0]
+    const most = this.#alone > 0 ? 1 : this.#works.length
+    if (this.#alone > 0) this.#alone--
+    while (count < most && (count === 0 || weight + (this.#works[count] as Work<unknown>).weight <= BUS_BATCH)) {
+      weight += (this.#works[count++] as Work<unknown>).weight
+    }
+    return this.#works.splice(0, count)
+  }
+
+  #fail(work: Work<unknown>, error: unknown): void {
+    // It is still the first of the works: with more room it is tried again.
+    if (isFull(error) && work.vital && this.#around.makeRoom()) return
+    this.#works.shift()
+    work.reject(isFull(error) ? this.#diskFull(error) : error)
+  }
+
+  #diskFull(cause: unknown): QueueError {
+    const hint = 'what is in the bus can be received; sending goes on when there is room'
+    return Object.assign(new QueueError('ERR_BUS_DISK_FULL', { syscall: 'send', path: this.#store.path, hint }), {
+      cause,
+    })
+  }
+
+  /** Fails what has waited too long for another process. */
+  #giveUp(cause: unknown): void {
+    const end = performance.now() - this.#patience
+    if ((this.#works[0] as Work<unknown>).since > end) return
+    const pid = this.#around.writer()
+    const detail = pid === undefined ? undefined : `process ${pid} is writing`
+    const hint = pid === undefined ? undefined : `look at process ${pid}: is it stopped?`
+    const error = new QueueError('ERR_BUS_BUSY', { syscall: 'transaction', path: this.#store.path, detail, hint })
+    const late = this.#works.filter(({ since }) => since <= end)
+    this.#works = this.#works.filter(({ since }) => since > end)
+    for (const { reject } of late) reject(Object.assign(error, { cause }))
+  }
+
+  #ring({ owner, queue }: Bell): void {
+    if (owner === this.owner) this.rung(queue)
+    else this.#around.ring(owner, queue)
+  }
+
+  /** Somebody has put something into a queue, or taken something out. */
+  rung(queue: number): void {
+    const line = this.#lines.get(queue)
+    if (line === undefined) return
+    void this.#serve(line)
+    for (const sender of line.senders) sender()
+  }
+
+  /** A bell may have died with its ringer. */
+  ringAll(): void {
+    for (const queue of this.#lines.keys()) this.rung(queue)
+  }
+
+  #check(call: string): void {
+    if (this.#closed !== undefined) throw new QueueError('ERR_MQ_CLOSED', { syscall: call })
+  }
+
+  async declare(queue: string, bounds?: Bounds): Promise<void> {
+    this.#check('declare')
+    await this.transact(() => this.#store.declare(queue, bounds), { vital: false })
+  }
+
+  async send(batch: readonly Addressed[], { overflow, disk, signal }: SendOptions): Promise<Receipt[]> {
+    this.#check('send')
+    checkInteger('number of messages', batch.length, 1, BUS_BATCH)
+    checkSignal(signal)
+    const files = await this.#writeBodies(batch, disk)
+    try {
+      const receipts = await this.#send(batch, overflow, signal, files)
+      if (disk) await this.#around.sync()
+      return receipts
+    } catch (error) {
+      this.#around.removeBodies?.([...files.values()])
+      throw error
+    }
+  }
+
+  async #writeBodies(batch: readonly Addressed[], disk: boolean): Promise<Map<Outgoing, string>> {
+    const large = batch.filter(({ message }) => message.body.byteLength > this.#around.large)
+    const write = async ({ message }: Addressed) =>
+      [message, (await this.#around.writeBody?.(this.owner, message.body, disk)) ?? ''] as const
+    return large.length === 0 ? NO_FILES : new Map(await Promise.all(large.map(write)))
+  }
+
+  async #send(
+    batch: readonly Addressed[],
+    overflow: SendOptions['overflow'],
+    signal: AbortSignal | undefined,
+    files: ReadonlyMap<Outgoing, string>,
+  ): Promise<Receipt[]> {
+    const run = () => {
+      if (!this.#around.hasRoom()) throw this.#diskFull(undefined)
+      return this.#store.send(batch, overflow, files)
+    }
+    for (;;) {
+      this.#check('send')
+      try {
+        return await this.transact(run, { weight: batch.length, vital: false })
+      } catch (error) {
+        const { code, path = '' } = error as QueueError
+        if (overflow !== 'wait' || code !== 'ERR_BUS_QUEUE_FULL') throw error
+        const own = batch.filter(({ queue }) => queue === path)
+        const bytes = own.reduce((sum, { message }) => sum + message.body.byteLength, 0)
+        await this.#room(path, own.length, bytes, error, signal)
+      }
+    }
+  }
+
+  /** Resolves when something has been taken out of a queue; throws `full` if so much never has room in it. */
+  async #room(
+    name: string,
+    messages: number,
+    bytes: number,
+    full: unknown,
+    signal: AbortSignal | undefined,
+  ): Promise<void> {
+    checkSignal(signal)
+    const queue = await this.transact(() => {
+      if (!this.#store.fits(name, messages, bytes)) throw full
+      return this.#store.declare(name)
+    })
+    const line = this.#lineOf(queue, name)
+    let tell = (): void => {}
+    const waiter = new Waiter<void>(Number.POSITIVE_INFINITY, signal, (ended, reason) => ended.reject(reason))
+    tell = () => waiter.resolve()
+    line.senders.add(tell)
+    this.#hold(1)
+    try {
+      // Between the refusal and now there may have come room, of which nobody told us: whoever is told tries.
+      await this.transact(() => {
+        this.#store.stand(name, ROOM, this.owner)
+        if (this.#store.hasRoom(name, messages, bytes)) tell()
+      })
+      await waiter.promise
+    } finally {
+      line.senders.delete(tell)
+      this.#hold(-1)
+      if (line.senders.size === 0 && this.#closed === undefined) {
+        await this.transact(() => this.#store.leave(name, ROOM, this.owner))
+      }
+    }
+  }
+
+  #hold(change: number): void {
+    const before = this.#waiting
+    this.#waiting += change
+    if (before === 0 || this.#waiting === 0) this.#around.hold(this.#waiting > 0)
+  }
+
+  async receive(name: string, options: ReceiveOptions): Promise<Delivery[]> {
+    this.#check('receive')
+    checkInteger('"max" option', options.max, 1, BUS_BATCH)
+    checkSignal(options.signal)
+    const queue = this.#store.known(name) ?? (await this.transact(() => this.#store.declare(name)))
+    this.#check('receive')
+    const line = this.#lineOf(queue, name)
+    const waiter = new Waiter<Delivery[]>(options.deadline, options.signal, (ended, reason) => {
+      this.#drop(line, ended)
+      if (reason === 'timeout') ended.resolve([])
+      else ended.reject(reason)
+    })
+    line.receivers.push({ options, waiter })
+    this.#hold(1)
+    void this.#serve(line)
+    return this.#withBodies(await waiter.promise)
+  }
+
+  async #withBodies(deliveries: Delivery[]): Promise<Delivery[]> {
+    const read = async (delivery: Delivery): Promise<Delivery> => {
+      const { file } = delivery.token as Token
+      if (file === undefined) return delivery
+      try {
+        return { ...delivery, body: (await this.#around.readBody?.(file)) ?? delivery.body }
+      } catch (damage) {
+        return { ...delivery, damage: damage as Error }
+      }
+    }
+    const hasFile = deliveries.some(({ token }) => (token as Token).file !== undefined)
+    return hasFile ? Promise.all(deliveries.map(read)) : deliveries
+  }
+
+  #lineOf(queue: number, name: string): Line {
+    let line = this.#lines.get(queue)
+    if (line === undefined) {
+      line = { name, receivers: [], senders: new Set(), cancel: undefined, serving: false, again: false }
+      this.#lines.set(queue, line)
+    }
+    return line
+  }
+
+  #drop(line: Line, waiter: Waiter<Delivery[]>): void {
+    const at = line.receivers.findIndex((receiver) => receiver.waiter === waiter)
+    if (at < 0) return
+    line.receivers.splice(at, 1)
+    this.#hold(-1)
+    if (line.receivers.length === 0 && !line.serving) void this.#leave(line)
+  }
+
+  /** A bell that nobody answers goes to the next in line. */
+  async #leave(line: Line): Promise<void> {
+    line.cancel?.()
+    if (this.#closed !== undefined) return
+    await this.transact(() => {
+      // Somebody may have come meanwhile.
+      if (line.receivers.length === 0) this.#store.leave(line.name, MESSAGES, this.owner)
+    })
+  }
+
+  async #serve(line: Line): Promise<void> {
+    line.again = true
+    if (line.serving) return
+    line.serving = true
+    let stood = false
+    try {
+      while (line.again && line.receivers[0] !== undefined) {
+        line.again = false
+        line.cancel?.()
+        const { waiter, options } = line.receivers[0]
+        const { name } = line
+        const claim = { name, owner: this.owner, max: options.max, lease: options.lease }
+        const { deliveries, due } = await this.transact(() => this.#store.claim(claim), { weight: options.max })
+        stood = deliveries.length === 0
+        if (stood) this.#await(line, due)
+        else {
+          line.again = true
+          await this.#hand(line, waiter, deliveries)
+        }
+      }
+    } catch (error) {
+      for (const { waiter } of [...line.receivers]) {
+        this.#drop(line, waiter)
+        waiter.reject(error)
+      }
+    } finally {
+      line.serving = false
+    }
+    if (stood && line.receivers.length === 0) await this.#leave(line)
+  }
+
+  #await(line: Line, due: Claimed['due']): void {
+    if (due === undefined) return
+    line.cancel = this.#clock.after(due - this.#clock.now(), () => void this.#serve(line))
+  }
+
+  /** Whoever asked may have given up meanwhile; then they are the next's who takes as many, or go back. */
+  async #hand(line: Line, asked: Waiter<Delivery[]>, deliveries: Delivery[]): Promise<void> {
+    const taker = line.receivers.find(({ waiter }) => waiter === asked) ?? line.receivers[0]
+    if (taker !== undefined && taker.options.max >= deliveries.length) {
+      this.#drop(line, taker.waiter)
+      taker.waiter.resolve(deliveries)
+      return
+    }
+    await this.settle(deliveries.map(({ token }) => ({ token, outcome: 'retry', due: 0, counted: false }) as const))
+  }
+
+  async settle(batch: readonly Settlement[]): Promise<boolean[]> {
+    const sent = batch.flatMap((settlement) => (settlement.outcome === 'ack' ? (settlement.send ?? []) : []))
+    if (sent.length === 0) return this.transact(() => this.#store.settle(batch), { weight: batch.length })
+    const files = await this.#writeBodies(sent, false)
+    const work = { weight: batch.length + sent.length, vital: false }
+    try {
+      return await this.transact(() => this.#store.settle(batch, files), work)
+    } catch (error) {
+      this.#around.removeBodies?.([...files.values()])
+      throw error
+    }
+  }
+
+  async stats(queue: string): Promise<TransportStats> {
+    this.#check('stats')
+    return this.transact(() => this.#store.stats(queue))
+  }
+
+  async browse(queue: string, { max, after }: { max: number; after: string | undefined }): Promise<Page> {
+    this.#check('browse')
+    const page = await this.transact(() => this.#store.browse(queue, max, after))
+    return { ...page, deliveries: await this.#withBodies(page.deliveries) }
+  }
+
+  /** Gives back what a process that is no more held, one lease a transaction. */
+  async reap(owner: number, lost: boolean): Promise<void> {
+    while (await this.transact(() => this.#store.reap(owner, lost)));
+  }
+
+  close(): Promise<void> {
+    this.#closed ??= this.#close()
+    return this.#closed
+  }
+
+  async #close(): Promise<void> {
+    const error = new QueueError('ERR_MQ_CLOSED', { syscall: 'receive' })
+    for (const line of this.#lines.values()) {
+      line.cancel?.()
+      for (const { waiter } of [...line.receivers]) {
+        this.#drop(line, waiter)
+        waiter.reject(error)
+      }
+      for (const sender of line.senders) sender()
+    }
+    try {
+      await this.reap(this.owner, false)
+    } finally {
+      await this.#around.close()
+      this.#store.close()
+    }
+  }
+}
+
+const NO_FILES: Map<Outgoing, string> = new Map()

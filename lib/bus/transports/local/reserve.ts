@@ -1,0 +1,45 @@
+// Room that is kept for a full disk: with it what is in a bus can still be received and acknowledged.
+import { closeSync, existsSync, fsyncSync, openSync, renameSync, rmSync, writeSync } from 'node:fs'
+import { join } from 'node:path'
+
+/** More than the write-ahead log and what it brings into the store between two checkpoints (1000 pages). */
+const BYTES = 12 * 2 ** 20
+const CHUNK = new Uint8Array(2 ** 20)
+
+export class Reserve {
+  readonly #path: string
+
+  readonly #mode: number
+
+  constructor(directory: string, mode: number) {
+    this.#mode = mode
+    this.#path = join(directory, 'reserve')
+  }
+
+  /** False while there is no room for it: then nothing may be sent. */
+  restore(): boolean {
+    if (existsSync(this.#path)) return true
+    const part = `${this.#path}.${process.pid}`
+    try {
+      const file = openSync(part, 'w', this.#mode)
+      try {
+        for (let written = 0; written < BYTES; ) written += writeSync(file, CHUNK)
+        fsyncSync(file)
+      } finally {
+        closeSync(file)
+      }
+    } catch {
+      rmSync(part, { force: true })
+      return false
+    }
+    renameSync(part, this.#path)
+    return true
+  }
+
+  /** False if it was used up before. */
+  release(): boolean {
+    const there = existsSync(this.#path)
+    rmSync(this.#path, { force: true })
+    return there
+  }
+}
