@@ -186,7 +186,7 @@ export class Consumer<M = Message> {
       this.#cancel = this.#clock.after(this.#next - now, () => this.#work())
       return false
     }
-    this.#next = Math.max(this.#next, now - this.#interval) + this.#interval
+    this.#next = Math.max(this.#next, now) + this.#interval
     return true
   }
 

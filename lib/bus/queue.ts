@@ -174,25 +174,33 @@ export class Queue<T = unknown> {
    * ERR_BUS_BUSY; ERR_MQ_CLOSED
    */
   async send(body: T, options: SendOptions = {}): Promise<Receipt> {
-    const message = this.#outgoing(await this.#checked(body), options)
+    // At once: the caller may reuse his bytes.
+    const message = this.#outgoing(body, options)
+    await this.#check(body)
     const [receipt] = await this.#send([message], options)
     return receipt as Receipt
   }
 
-  /** Sends up to 500 messages: all of them, or none. Each is a body, or `{ body, ...options }` made by {@link item}. */
+  /** Sends up to 500 messages: all of them, or none. */
   async sendMany(
     items: Iterable<Item<T>>,
     options: Pick<SendOptions, 'durability' | 'signal'> = {},
   ): Promise<Receipt[]> {
     const messages: Outgoing[] = []
-    for (const item of items) messages.push(this.#outgoing(await this.#checked(item.body), item))
+    const bodies: T[] = []
+    for (const item of items) {
+      messages.push(this.#outgoing(item.body, item))
+      bodies.push(item.body)
+    }
     if (messages.length > BUS_BATCH) throw outOfRange('number of messages', `at most ${BUS_BATCH}`, messages.length)
+    for (const body of bodies) await this.#check(body)
     return messages.length === 0 ? [] : this.#send(messages, options)
   }
 
   /** What {@link Message.ack} can send together with its acknowledgement. */
   async prepare(body: T, options: Omit<SendOptions, 'durability' | 'signal'> = {}): Promise<Addressed> {
-    const message = this.#outgoing(await this.#checked(body), options)
+    const message = this.#outgoing(body, options)
+    await this.#check(body)
     await this.#declare()
     return { queue: this.name, message }
   }
@@ -209,17 +217,13 @@ export class Queue<T = unknown> {
     return this.#context.transport.send(batch, options)
   }
 
-  #checked(body: unknown): unknown {
-    return this.#schema === undefined ? body : this.#validated(this.#schema, body)
-  }
-
-  async #validated(schema: StandardSchema<unknown, T>, body: unknown): Promise<unknown> {
-    const result = await validate(schema, body)
+  /** What was given goes out: the schema is applied again where it is received. */
+  async #check(body: unknown): Promise<void> {
+    if (this.#schema === undefined) return
+    const result = await validate(this.#schema, body)
     if ('wrong' in result) {
       throw new QueueError('ERR_BUS_INVALID_BODY', { syscall: 'send', path: this.name, detail: result.wrong })
     }
-    // What was given goes out: the schema is applied again where it is received.
-    return body
   }
 
   #outgoing(body: unknown, options: Omit<SendOptions, 'durability' | 'signal'>): Outgoing {

@@ -246,15 +246,14 @@ export class Engine implements Transport {
     full: unknown,
     signal: AbortSignal | undefined,
   ): Promise<void> {
-    checkSignal(signal)
     const queue = await this.transact(() => {
       if (!this.#store.fits(name, messages, bytes)) throw full
       return this.#store.declare(name)
     })
     const line = this.#lineOf(queue, name)
-    let tell = (): void => {}
+    checkSignal(signal)
     const waiter = new Waiter<void>(Number.POSITIVE_INFINITY, signal, (ended, reason) => ended.reject(reason))
-    tell = () => waiter.resolve()
+    const tell = () => waiter.resolve()
     line.senders.add(tell)
     this.#hold(1)
     try {
@@ -282,9 +281,9 @@ export class Engine implements Transport {
   async receive(name: string, options: ReceiveOptions): Promise<Delivery[]> {
     this.#check('receive')
     checkInteger('"max" option', options.max, 1, BUS_BATCH)
-    checkSignal(options.signal)
     const queue = this.#store.known(name) ?? (await this.transact(() => this.#store.declare(name)))
     this.#check('receive')
+    checkSignal(options.signal)
     const line = this.#lineOf(queue, name)
     const waiter = new Waiter<Delivery[]>(options.deadline, options.signal, (ended, reason) => {
       this.#drop(line, ended)
@@ -371,7 +370,9 @@ export class Engine implements Transport {
 
   #await(line: Line, due: Claimed['due']): void {
     if (due === undefined) return
-    line.cancel = this.#clock.after(due - this.#clock.now(), () => void this.#serve(line))
+    // What was there was of no use, and there may be more.
+    if (due <= this.#clock.now()) line.again = true
+    else line.cancel = this.#clock.after(due - this.#clock.now(), () => void this.#serve(line))
   }
 
   /** Whoever asked may have given up meanwhile; then they are the next's who takes as many, or go back. */

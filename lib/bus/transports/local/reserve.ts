@@ -1,5 +1,5 @@
 // Room that is kept for a full disk: with it what is in a bus can still be received and acknowledged.
-import { closeSync, existsSync, fsyncSync, openSync, renameSync, rmSync, writeSync } from 'node:fs'
+import { closeSync, existsSync, openSync, renameSync, rmSync, writeSync } from 'node:fs'
 import { join } from 'node:path'
 
 /** More than the write-ahead log and what it brings into the store between two checkpoints (1000 pages). */
@@ -24,7 +24,6 @@ export class Reserve {
       const file = openSync(part, 'w', this.#mode)
       try {
         for (let written = 0; written < BYTES; ) written += writeSync(file, CHUNK)
-        fsyncSync(file)
       } finally {
         closeSync(file)
       }
