@@ -36,6 +36,9 @@ export const localCapabilities: Capabilities = {
   maxBytes: 2 ** 30,
 }
 
+/** Pages that the write-ahead log brings into the store at once: https://www.sqlite.org/pragma.html#pragma_wal_autocheckpoint */
+const LOG_PAGES = 1000
+
 export interface LocalOptions {
   /** The permissions of the directory, when it is made; its files have those of them that files can have. */
   mode: number
@@ -192,7 +195,8 @@ class Local implements Surroundings {
 
   hasRoom(): boolean {
     if (this.#full) this.#full = !this.#reserve.restore()
-    return !this.#full
+    // The file of the store never shrinks: what was received makes room in it.
+    return !this.#full || this.#store.freePages() > LOG_PAGES
   }
 
   makeRoom(): boolean {

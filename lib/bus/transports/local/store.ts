@@ -728,6 +728,11 @@ export class Store {
     )
   }
 
+  /** Pages of the file that hold nothing any more. */
+  freePages(): number {
+    return Number(this.#sql('PRAGMA freelist_count').get()?.freelist_count)
+  }
+
   close(): void {
     this.#database.close()
   }

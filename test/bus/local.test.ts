@@ -1,0 +1,344 @@
+// What `local:` has to do beyond the conformance of all transports: processes, files, disks, users.
+import { chmodSync, mkdirSync, readdirSync, readFileSync, rmSync, statSync, truncateSync, writeFileSync } from 'node:fs'
+import { join } from 'node:path'
+import { setTimeout as sleep } from 'node:timers/promises'
+import { fileURLToPath } from 'node:url'
+import { DatabaseSync } from '@photostructure/sqlite'
+import { connect } from 'kernelmq/bus'
+import { describe, expect, test } from 'vitest'
+import { judge } from '../reliability/chaos-bus.mjs'
+import { canUnshare, fixture, isRoot, start, stranger } from '../support.ts'
+import { newBus, one, openBus, take, temporaryDirectory } from './support.ts'
+
+const newUrl = () => `local:${join(temporaryDirectory(), 'bus')}`
+const directoryOf = (url: string) => url.slice('local:'.length)
+
+/** Another process of the bus. */
+function startBus(url: string, what: string, argument: unknown = null, through: string[] = []) {
+  const [command = '', ...args] = [...through, process.execPath, fixture('bus.mjs')]
+  const child = start(command, [...args, url, what, JSON.stringify(argument)])
+  return { ...child, kill: (signal: NodeJS.Signals) => process.kill(child.pid, signal) }
+}
+
+const heard = async (child: ReturnType<typeof startBus>) => JSON.parse(await child.line())
+
+test('processes share the queues of a directory, and what is in them outlives them all', async () => {
+  const url = newUrl()
+  const child = startBus(url, 'send', [{ body: 'a' }, { body: { b: 1 }, key: 'k', delay: 1, priority: 3 }])
+  expect((await child.outcome).code).toBe(0)
+  const queue = (await openBus(url)).queue('q')
+  expect(await take(queue, 2)).toEqual(expect.arrayContaining(['a', { b: 1 }]))
+})
+
+test('what a killed process had goes to one that waits, at once', async () => {
+  const url = newUrl()
+  const queue = (await openBus(url)).queue('q')
+  const times: number[] = []
+  for (let i = 0; i < 5; i++) {
+    await queue.send(i)
+    const holder = startBus(url, 'hold', { max: 1 })
+    expect(await heard(holder)).toEqual([i])
+    const waiting = one(queue)
+    const killed = performance.now()
+    holder.kill('SIGKILL')
+    const message = await waiting
+    times.push(performance.now() - killed)
+    expect(message).toMatchObject({ body: i, attempts: 0, losses: 1 })
+    await message.ack()
+  }
+  // No timer has to expire; a busy machine is slow nevertheless.
+  expect(Math.min(...times)).toBeLessThan(500)
+})
+
+test('a message that kills its consumers is dead-lettered, and its neighbours are not', async () => {
+  const url = newUrl()
+  const queue = (await openBus(url)).queue('q', { retry: { losses: 2 } })
+  await queue.sendMany(['first', 'die', 'behind', 'further behind'].map((body) => ({ body })))
+  const bodies: unknown[] = []
+  for (let i = 0; i < 4; i++) {
+    const child = startBus(url, 'consume', { prefetch: 10 })
+    const outcome = await child.outcome
+    expect(outcome.signal).toBe('SIGKILL')
+    bodies.push(
+      ...outcome.stdout
+        .trim()
+        .split('\n')
+        .map((line) => JSON.parse(line).body),
+    )
+  }
+  const left = await queue.receive({ max: 10 })
+  expect(left.map(({ body, losses }) => [body, losses])).toEqual([
+    ['behind', 0],
+    ['further behind', 0],
+  ])
+  expect((await queue.dead.list()).letters).toMatchObject([{ body: 'die', losses: 3 }])
+  expect(bodies.filter((body) => body === 'die')).toHaveLength(4)
+})
+
+test('a consumer whose event loop is blocked keeps its message', async () => {
+  const url = newUrl()
+  const queue = (await openBus(url)).queue('q')
+  await queue.send('x')
+  const child = startBus(url, 'block', 1500)
+  expect(await heard(child)).toBe('x')
+  expect(await queue.receive({ wait: 1000 })).toEqual([])
+  expect(await heard(child)).toBe('settled')
+  expect(await queue.stats()).toMatchObject({ ready: 0, leased: 0 })
+})
+
+test('a consumer that hangs loses its message when its lease has a limit', async () => {
+  const url = newUrl()
+  const queue = (await openBus(url)).queue('q')
+  await queue.send('x')
+  const child = startBus(url, 'hold', { max: 1, lease: 100 })
+  expect(await heard(child)).toEqual(['x'])
+  expect(await one(queue)).toMatchObject({ body: 'x', losses: 1 })
+})
+
+test('at SIGTERM a process ends what it does, and gives back the rest', async () => {
+  const url = newUrl()
+  const queue = (await openBus(url)).queue('q')
+  await queue.sendMany(['a', 'b', 'c'].map((body) => ({ body })))
+  const child = startBus(url, 'drain')
+  expect(await heard(child)).toBe('a')
+  child.kill('SIGTERM')
+  const { signal, stdout } = await child.outcome
+  expect({ signal, stdout }).toEqual({ signal: 'SIGTERM', stdout: '"a"\n"handled"\n' })
+  expect((await queue.receive({ max: 3, wait: 0 })).map(({ body }) => body)).toEqual(['b', 'c'])
+})
+
+describe('a process that holds the lock of the store and is stopped', () => {
+  test('leaves the loops of others running; in the end their calls fail and name it', async () => {
+    const url = newUrl()
+    const queue = (await openBus(url, { busyTimeout: 300 })).queue('q')
+    await queue.send('before')
+    const holder = startBus(url, 'lock')
+    const pid = await heard(holder)
+    holder.kill('SIGSTOP')
+    let turns = 0
+    const timer = setInterval(() => turns++, 5)
+    const sending = Promise.allSettled([queue.send('a'), queue.send('b'), queue.receive()])
+    const results = await sending
+    clearInterval(timer)
+    expect(turns).toBeGreaterThan(10)
+    for (const result of results) {
+      expect(result).toMatchObject({
+        status: 'rejected',
+        reason: { code: 'ERR_BUS_BUSY', hint: `look at process ${pid}: is it stopped?` },
+      })
+    }
+    holder.kill('SIGKILL')
+    await queue.send('after')
+    expect(await take(queue, 2)).toEqual(['before', 'after'])
+  })
+
+  test('delays sends, which keep their order', async () => {
+    const url = newUrl()
+    const queue = (await openBus(url)).queue('q')
+    const holder = startBus(url, 'lock')
+    await heard(holder)
+    const sends = Array.from({ length: 20 }, (_, i) => queue.send(i))
+    await sleep(50)
+    holder.kill('SIGKILL')
+    await Promise.all(sends)
+    expect(await take(queue, 20)).toEqual(Array.from({ length: 20 }, (_, i) => i))
+  })
+})
+
+describe('a large body', () => {
+  const large = 'x'.repeat(70_000)
+  const bodiesOf = (url: string) => readdirSync(join(directoryOf(url), 'bodies'))
+
+  test('is a file, which goes with its message', async () => {
+    const url = newUrl()
+    const queue = (await openBus(url)).queue('q')
+    await queue.send(large)
+    expect(bodiesOf(url)).toHaveLength(1)
+    expect(await take(queue, 1)).toEqual([large])
+    while (bodiesOf(url).length > 0) await sleep(1)
+  })
+
+  test('stays with a dead letter, and is not kept of a send that is refused', async () => {
+    const url = newUrl()
+    const queue = (await openBus(url)).queue('q', { maxMessages: 1 })
+    await queue.send(large)
+    await expect(queue.send(large)).rejects.toMatchObject({ code: 'ERR_BUS_QUEUE_FULL' })
+    await (await one(queue)).dead('no')
+    while (bodiesOf(url).length > 1) await sleep(1)
+    await queue.dead.redrive()
+    expect(await take(queue, 1)).toEqual([large])
+    while (bodiesOf(url).length > 0) await sleep(1)
+  })
+
+  test.each([
+    ['cut', (path: string) => truncateSync(path, 10), /its bytes are not those that were sent/],
+    ['gone', (path: string) => rmSync(path), /ENOENT/],
+  ])(
+    'that is %s makes its message a dead letter, with a clear error, and the next is handled',
+    async (_, damage, error) => {
+      const url = newUrl()
+      const queue = (await openBus(url)).queue('q')
+      await queue.send(large)
+      damage(join(directoryOf(url), 'bodies', bodiesOf(url)[0] as string))
+      await queue.send('next')
+      expect(await take(queue, 1)).toEqual(['next'])
+      const { letters } = await queue.dead.list()
+      expect(letters).toMatchObject([{ reason: 'damaged', error: expect.stringMatching(/ERR_BUS_DAMAGED/) }])
+      expect(letters[0]?.error).toMatch(error)
+    },
+  )
+
+  test('whose sender died before the commit is swept when a bus is opened', async () => {
+    const url = newUrl()
+    await (await openBus(url)).close()
+    writeFileSync(join(directoryOf(url), 'bodies/77-left'), 'x')
+    await openBus(url)
+    expect(bodiesOf(url)).toEqual([])
+  })
+})
+
+describe('a directory', () => {
+  test('of a long path works', async () => {
+    const directory = join(temporaryDirectory(), 'a'.repeat(120), 'b'.repeat(120))
+    const [bus, other] = [await openBus(`local:${directory}`), await openBus(`local:${directory}`)]
+    const waiting = one(bus.queue('q'))
+    await other.queue('q').send('x')
+    expect((await waiting).body).toBe('x')
+  })
+
+  test('keeps everything when the machine starts anew', async () => {
+    const url = newUrl()
+    const child = startBus(url, 'hold', { max: 2 })
+    const bus = await openBus(url)
+    await bus.queue('q').sendMany([{ body: 'a' }, { body: 'b' }, { body: 'c', delay: 1 }])
+    await heard(child)
+    child.kill('SIGKILL')
+    await child.outcome
+    await bus.close()
+    // What lives in the kernel is gone: sockets, and the index of the write-ahead log.
+    for (const name of readdirSync(join(directoryOf(url), 'peers'))) rmSync(join(directoryOf(url), 'peers', name))
+    rmSync(join(directoryOf(url), 'bus.db-shm'), { force: true })
+    const again = (await openBus(url)).queue('q')
+    expect((await take(again, 3)).sort()).toEqual(['a', 'b', 'c'])
+  })
+
+  test('that holds a store of another version is left as it is', async () => {
+    const url = newUrl()
+    await (await openBus(url)).close()
+    const path = join(directoryOf(url), 'bus.db')
+    const database = new DatabaseSync(path)
+    database.exec('PRAGMA user_version = 99')
+    database.close()
+    const before = readFileSync(path)
+    await expect(connect(url)).rejects.toMatchObject({
+      code: 'ERR_BUS_VERSION',
+      message: expect.stringContaining('(version 99, this library reads 1)'),
+    })
+    expect(readFileSync(path)).toEqual(before)
+  })
+
+  test('that holds something else under the name of the store is left as it is', async () => {
+    const directory = temporaryDirectory()
+    const database = new DatabaseSync(join(directory, 'bus.db'))
+    database.exec('CREATE TABLE mine (x)')
+    database.close()
+    const before = readFileSync(join(directory, 'bus.db'))
+    await expect(connect(`local:${directory}`)).rejects.toMatchObject({ code: 'ERR_BUS_NOT_A_BUS' })
+    expect(readFileSync(join(directory, 'bus.db'))).toEqual(before)
+  })
+
+  test.skipIf(!isRoot)('that a user cannot write to is refused to him, and so is one that is not his', async () => {
+    const url = newUrl()
+    await (await openBus(url, { mode: 0o755 })).queue('q').send('mine')
+    chmodSync(join(directoryOf(url), '..'), 0o755)
+    const child = startBus(url, 'send', [{ body: 'x' }], ['setpriv', `--reuid=${stranger}`, '--clear-groups'])
+    expect(await heard(child)).toMatchObject({ code: 'ERR_BUS_DIRECTORY', hint: expect.stringContaining('write') })
+    expect(await take((await openBus(url)).queue('q'), 1)).toEqual(['mine'])
+  })
+
+  test('is its owner’s alone, unless it is said otherwise', async () => {
+    for (const [options, directoryMode, fileMode] of [
+      [{}, 0o700, 0o600],
+      [{ mode: 0o770 }, 0o770, 0o660],
+    ] as const) {
+      const url = newUrl()
+      await (await openBus(url, options)).queue('q').send('x'.repeat(70_000))
+      const modeOf = (name: string) => statSync(join(directoryOf(url), name)).mode & 0o777
+      for (const name of ['', 'peers', 'bodies']) expect(modeOf(name), name).toBe(directoryMode)
+      const inFolder = (name: string) => `${name}/${readdirSync(join(directoryOf(url), name))[0]}`
+      for (const name of ['bus.db', 'bus.db-wal', 'bus.db-shm', inFolder('bodies'), inFolder('peers')]) {
+        expect(modeOf(name), name).toBe(fileMode)
+      }
+    }
+  })
+
+  test.skipIf(!canUnshare)('on a full disk refuses sends, and what is there is received and acknowledged', async () => {
+    const directory = temporaryDirectory()
+    mkdirSync(join(directory, 'disk'))
+    const mount = `mount -t tmpfs -o size=24m none ${join(directory, 'disk')} && exec "$@"`
+    const child = startBus(`local:${join(directory, 'disk/bus')}`, 'fill', 8000, [
+      'unshare',
+      '--mount',
+      'sh',
+      '-c',
+      mount,
+      'sh',
+    ])
+    const { stdout } = await child.outcome
+    const [refused, received, again] = stdout
+      .trim()
+      .split('\n')
+      .map((line) => JSON.parse(line))
+    expect(refused).toMatchObject({ code: 'ERR_BUS_DISK_FULL', hint: expect.stringContaining('can be received') })
+    expect(refused.sent).toBeGreaterThan(100)
+    expect(received).toEqual({ received: refused.sent })
+    expect(again).toMatchObject({ duplicate: false })
+  })
+})
+
+test('with durability "disk" a send resolves after the log was synced, many at once by one sync', async () => {
+  const bus = await newBus('local', { durability: 'disk' })
+  const queue = bus.queue('q')
+  await Promise.all(Array.from({ length: 50 }, (_, i) => queue.send(i)))
+  await queue.send('x'.repeat(70_000), { durability: 'disk' })
+  await bus.queue('other').send('quick', { durability: 'process' })
+  expect(await take(queue, 50)).toEqual(Array.from({ length: 50 }, (_, i) => i))
+})
+
+test('an idle consumer takes no time of the processor', async () => {
+  const url = newUrl()
+  const child = startBus(url, 'consume', {})
+  await heard(child)
+  await sleep(200)
+  const usage = () => readFileSync(`/proc/${child.pid}/stat`, 'latin1').split(' ').slice(13, 15).map(Number)
+  const before = usage()
+  await sleep(1000)
+  const after = usage()
+  expect(
+    (after[0] as number) + (after[1] as number) - (before[0] as number) - (before[1] as number),
+  ).toBeLessThanOrEqual(1)
+})
+
+test.each(['local:relative', 'local://host/x', 'http://x', 'nonsense', ''])('the URL %j is refused', async (url) => {
+  await expect(connect(url)).rejects.toThrow(/URL must be/)
+})
+
+describe('the ledger of npm run chaos:bus', () => {
+  test('tells of what is lost, torn, out of order or doubled, and allows what comes again', () => {
+    const lines = ['sent f-1-0', 'sent k-1-1', 'got f-1-0 1', 'got k-1-1 2', 'got f-1-0 3', 'got t-1-2 4', 'on t-1-2 a']
+    expect(judge(lines)).toMatchObject({ wrong: [], sent: 2, got: 3, again: 1 })
+    expect(judge([...lines, 'sent f-1-3', 'torn f-1-4 5', 'got k-1-0 6', 'on t-1-2 b']).wrong).toEqual([
+      'torn f-1-4 5',
+      't-1-2 was sent on 2 times',
+      'k-1-0 came after 1',
+      'f-1-3 is lost',
+    ])
+  })
+
+  test('nothing is lost by kills, briefly', async () => {
+    const program = fileURLToPath(new URL('../reliability/chaos-bus.mjs', import.meta.url))
+    const { code, stdout, stderr } = await start(process.execPath, [program, '--kills', '20']).outcome
+    expect({ code, stderr }, stdout).toEqual({ code: 0, stderr: '' })
+    expect(stdout).toMatch(/20 kills, .* 0 wrong\n$/)
+  })
+})
