@@ -39,6 +39,9 @@ export const localCapabilities: Capabilities = {
 /** Pages that the write-ahead log brings into the store at once: https://www.sqlite.org/pragma.html#pragma_wal_autocheckpoint */
 const LOG_PAGES = 1000
 
+/** Milliseconds. */
+const CHECK_AGAIN = 1000
+
 export interface LocalOptions {
   /** The permissions of the directory, when it is made; its files have those of them that files can have. */
   mode: number
@@ -125,6 +128,7 @@ class Local implements Surroundings {
   #next: Promise<void> | undefined
   #checking = false
   #checkAgain = false
+  #later: NodeJS.Timeout | undefined
   #closed = false
 
   constructor(directory: string, path: string, store: Store, mode: number) {
@@ -151,9 +155,14 @@ class Local implements Surroundings {
   }
 
   async #sweep(): Promise<void> {
-    const alive = new Set(this.#store.processes().map(({ owner }) => owner))
+    const alive = new Set((await this.#processes()).map(({ owner }) => owner))
     const left = await this.#bodies.leftBy((owner) => alive.has(owner))
-    if (left.length > 0) await this.#bodies.remove(this.#store.withoutMessage(left))
+    if (left.length === 0) return
+    await this.#bodies.remove(await this.#engine.transact(() => this.#store.withoutMessage(left)))
+  }
+
+  #processes(): Promise<Process[]> {
+    return this.#engine.transact(() => this.#store.processes())
   }
 
   ring(owner: number, queue: number): void {
@@ -215,11 +224,21 @@ class Local implements Surroundings {
     this.#checking = true
     while (this.#checkAgain && !this.#closed) {
       this.#checkAgain = false
-      const others = this.#store.processes().filter(({ owner }) => owner !== this.#engine.owner)
-      await Promise.all(others.map((other) => this.#meet(other)))
+      try {
+        const others = (await this.#processes()).filter(({ owner }) => owner !== this.#engine.owner)
+        await Promise.all(others.map((other) => this.#meet(other)))
+      } catch {
+        // The store is not to be had: somebody is stopped while he writes, or the disk fails. It may be later.
+        if (!this.#closed) this.#later ??= setTimeout(() => this.#checkLater(), CHECK_AGAIN).unref()
+      }
       if (!this.#closed) this.#engine.ringAll()
     }
     this.#checking = false
+  }
+
+  #checkLater(): void {
+    this.#later = undefined
+    void this.#check()
   }
 
   async #meet({ owner, socket }: Process): Promise<void> {
@@ -230,6 +249,7 @@ class Local implements Surroundings {
 
   async close(): Promise<void> {
     this.#closed = true
+    clearTimeout(this.#later)
     await this.#peers.close()
     await (await this.#log)?.close()
   }

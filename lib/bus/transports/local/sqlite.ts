@@ -40,19 +40,30 @@ export function openDatabase(path: string): Database {
   return new binding.DatabaseSync(path, { timeout: 0 })
 }
 
-// The primary result codes of https://www.sqlite.org/rescode.html
+// The primary result codes of https://www.sqlite.org/rescode.html that are told apart here.
 const SQLITE_BUSY = 5
 const SQLITE_READONLY = 8
 const SQLITE_IOERR = 10
 const SQLITE_FULL = 13
+const SQLITE_PROTOCOL = 15
+
+/** Not every error has its code with it. */
+const words: readonly [RegExp, number][] = [
+  [/database is locked/, SQLITE_BUSY],
+  [/readonly database/, SQLITE_READONLY],
+  [/disk I\/O error/, SQLITE_IOERR],
+  [/database or disk is full/, SQLITE_FULL],
+  [/locking protocol/, SQLITE_PROTOCOL],
+]
 
 function codeOf(error: unknown): number {
+  if (!(error instanceof Error)) return 0
   const { errcode } = error as { errcode?: number }
-  return error instanceof Error && errcode !== undefined ? errcode & 0xff : 0
+  return errcode === undefined ? (words.find(([text]) => text.test(error.message))?.[1] ?? 0) : errcode & 0xff
 }
 
 /** Whether another connection was in the way, so that trying again helps. */
-export const isBusy = (error: unknown): boolean => codeOf(error) === SQLITE_BUSY
+export const isBusy = (error: unknown): boolean => [SQLITE_BUSY, SQLITE_PROTOCOL].includes(codeOf(error))
 
 /** Whether the disk is full. The index of the write-ahead log fails with an error of its own. */
 export const isFull = (error: unknown): boolean => [SQLITE_FULL, SQLITE_IOERR].includes(codeOf(error))
