@@ -174,7 +174,8 @@ export class Engine implements Transport {
   rung(queue: number): void {
     const line = this.#lines.get(queue)
     if (line === undefined) return
-    void this.#serve(line)
+    if (line.receivers.length > 0) void this.#serve(line)
+    else void this.#leave(line)
     for (const sender of line.senders) sender()
   }
 
@@ -331,10 +332,14 @@ export class Engine implements Transport {
   async #leave(line: Line): Promise<void> {
     line.cancel?.()
     if (this.#closed !== undefined) return
-    await this.transact(() => {
-      // Somebody may have come meanwhile.
-      if (line.receivers.length === 0) this.#store.leave(line.name, MESSAGES, this.owner)
-    })
+    try {
+      await this.transact(() => {
+        // Somebody may have come meanwhile.
+        if (line.receivers.length === 0) this.#store.leave(line.name, MESSAGES, this.owner)
+      })
+    } catch {
+      // Still in line: it is passed on when it comes.
+    }
   }
 
   async #serve(line: Line): Promise<void> {
