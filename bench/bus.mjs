@@ -1,0 +1,284 @@
+// The bus against BullMQ on a local Redis: the same work on both sides, in turns, each result as a ratio in one run.
+import { spawn, spawnSync } from 'node:child_process'
+import { once } from 'node:events'
+import { mkdtempSync, rmSync } from 'node:fs'
+import { createServer } from 'node:net'
+import { tmpdir } from 'node:os'
+import { join } from 'node:path'
+import { setTimeout as sleep } from 'node:timers/promises'
+import { fileURLToPath } from 'node:url'
+import { parseArgs } from 'node:util'
+import { connect } from 'kernelmq/bus'
+import { installPeers, requirePeer } from './peers.mjs'
+
+const help = `npm run bench:bus -- [--quick] [--durability process|disk]
+
+Sends and handles messages of 64 bytes through local: and through BullMQ on a Redis that is started for it (Debian:
+redis-server; with "disk" it has appendfsync always), in several rounds, taking turns. Medians, and ratios to BullMQ.`
+
+const BODY = 'x'.repeat(64)
+const BULK = 500
+const CONCURRENCY = 50
+
+/** What both sides can do; a target is a connection to one queue of one of them. */
+const sides = {
+  async kernelmq({ url, durability }, name) {
+    const bus = await connect(url, { durability })
+    const queue = bus.queue(name)
+    return {
+      send: (body) => queue.send(body),
+      sendMany: (bodies) => queue.sendMany(bodies.map((body) => ({ body }))),
+      async consume(handler, concurrency) {
+        queue.consume(({ body }) => handler(body), { concurrency, prefetch: concurrency > 1 ? 200 : 1 })
+      },
+      close: () => bus.close(),
+    }
+  },
+  async bullmq({ port }, name) {
+    const { Queue, Worker } = requirePeer('bullmq')
+    const options = { connection: { host: '127.0.0.1', port, maxRetriesPerRequest: null } }
+    const once = { removeOnComplete: true, removeOnFail: true }
+    const queue = new Queue(name, options)
+    await queue.waitUntilReady()
+    const workers = []
+    return {
+      send: (body) => queue.add('job', { body }, once),
+      sendMany: (bodies) => queue.addBulk(bodies.map((body) => ({ name: 'job', data: { body }, opts: once }))),
+      async consume(handler, concurrency) {
+        const worker = new Worker(name, async ({ data }) => handler(data.body), { ...options, concurrency })
+        workers.push(worker)
+        await worker.waitUntilReady()
+      },
+      async close() {
+        for (const worker of workers) await worker.close(true)
+        await queue.close()
+      },
+    }
+  },
+}
+
+const rate = (count, from) => (count * 1000) / (performance.now() - from)
+
+async function sendEach(target, count) {
+  const from = performance.now()
+  for (let i = 0; i < count; i++) await target.send(BODY)
+  return rate(count, from)
+}
+
+/** How long from a send to its handler, in ms, of messages that come to an idle consumer. */
+async function latencies(target, count) {
+  const times = []
+  for (let i = 0; i < count; i++) {
+    await target.send(String(process.hrtime.bigint()))
+    await sleep(3)
+  }
+  return times
+}
+
+const now = () => Number(process.hrtime.bigint())
+
+/** What a process does; it answers by a message. */
+const roles = {
+  async send(target, { count }) {
+    return sendEach(target, count)
+  },
+  async inFlight(target, { count }) {
+    const from = performance.now()
+    let left = count
+    const chain = async () => {
+      while (left-- > 0) await target.send(BODY)
+    }
+    await Promise.all(Array.from({ length: 50 }, chain))
+    return rate(count, from)
+  },
+  async bulk(target, { count }) {
+    const from = performance.now()
+    const bodies = Array(BULK).fill(BODY)
+    for (let i = 0; i < count; i += BULK) await target.sendMany(bodies)
+    return rate(count, from)
+  },
+  /** Handles so many that are there already. */
+  async handle(target, { count }) {
+    for (let i = 0; i < count; i += BULK) await target.sendMany(Array(BULK).fill(BODY))
+    const from = performance.now()
+    let left = count
+    await new Promise((resolve) => void target.consume(() => void (--left === 0 && resolve()), CONCURRENCY))
+    return rate(count, from)
+  },
+  /** Tells how long each message took that somebody sends, or it itself. */
+  async idle(target, { count, own }) {
+    const times = []
+    const all = new Promise((resolve) => {
+      void target.consume((sent) => {
+        times.push((now() - Number(sent)) / 1e6)
+        if (times.length === count) resolve()
+      }, 1)
+    })
+    await sleep(300)
+    if (own) await latencies(target, count)
+    else process.send('ready')
+    await all
+    times.sort((a, b) => a - b)
+    return [times[Math.floor(count / 2)], times[Math.floor(count * 0.99)]]
+  },
+  latencies: (target, { count }) => latencies(target, count),
+}
+
+function start(side, settings, name, role, options) {
+  const argument = JSON.stringify({ side, settings, name, role, options })
+  const child = spawn(process.execPath, [fileURLToPath(import.meta.url), argument], {
+    stdio: ['ignore', 'inherit', 'inherit', 'ipc'],
+  })
+  const answers = []
+  const waiting = []
+  child.on('message', (answer) => {
+    const next = waiting.shift()
+    if (next === undefined) answers.push(answer)
+    else next(answer)
+  })
+  child.once('exit', (code) => {
+    if (code !== 0) throw new Error(`${side}, ${role}: it ended with ${code}`)
+  })
+  return {
+    next: () => (answers.length > 0 ? answers.shift() : new Promise((resolve) => waiting.push(resolve))),
+    go: () => child.send('go'),
+    ended: once(child, 'exit'),
+  }
+}
+
+/** One measurement: so many processes of a role begin at once; the sum of their rates. */
+async function measure(side, settings, name, role, options, processes = 1) {
+  const children = Array.from({ length: processes }, () => start(side, settings, name, role, options))
+  await Promise.all(children.map((child) => child.next()))
+  for (const child of children) child.go()
+  const results = await Promise.all(children.map((child) => child.next()))
+  await Promise.all(children.map(({ ended }) => ended))
+  return results.length === 1 ? results[0] : results.reduce((sum, one) => sum + one, 0)
+}
+
+async function measureLatency(side, settings, name, count) {
+  const consumer = start(side, settings, name, 'idle', { count })
+  await consumer.next()
+  consumer.go()
+  await consumer.next()
+  await measure(side, settings, name, 'latencies', { count })
+  const result = await consumer.next()
+  await consumer.ended
+  return result
+}
+
+async function startRedis(directory, durability) {
+  if (spawnSync('redis-server', ['--version']).status !== 0)
+    throw new Error('redis-server is not installed (Debian: apt install redis-server)')
+  const probe = createServer().listen(0, '127.0.0.1')
+  await once(probe, 'listening')
+  const { port } = probe.address()
+  await new Promise((resolve) => probe.close(resolve))
+  const append =
+    durability === 'disk'
+      ? ['--appendonly', 'yes', '--appendfsync', 'always']
+      : ['--appendonly', 'yes', '--appendfsync', 'everysec']
+  const child = spawn(
+    'redis-server',
+    [
+      '--bind',
+      '127.0.0.1',
+      '--port',
+      String(port),
+      '--dir',
+      directory,
+      '--save',
+      '',
+      '--maxmemory-policy',
+      'noeviction',
+      ...append,
+    ],
+    { stdio: ['ignore', 'pipe', 'inherit'] },
+  )
+  for await (const chunk of child.stdout) if (String(chunk).includes('Ready to accept connections')) break
+  return { port, stop: () => child.kill() }
+}
+
+const median = (values) => values.toSorted((a, b) => a - b)[Math.floor(values.length / 2)]
+
+/** `better` is where the ratio to BullMQ has to go, and how far. */
+const plan = {
+  process: [
+    { name: 'one by one, one process', role: 'send', count: 10_000, better: ['at least', 4] },
+    { name: 'one by one, two processes', role: 'send', count: 8000, processes: 2, better: ['at least', 3] },
+    { name: 'in bulk', role: 'bulk', count: 100_000, better: ['at least', 10] },
+    { name: 'handled, 50 at a time', role: 'handle', count: 60_000, better: ['at least', 6] },
+    { name: 'idle, send to handler, one process', role: 'idle', count: 300, own: true, better: ['at most', 0.4, 0.5] },
+    { name: 'idle, send to handler, two processes', role: 'idle', count: 300, better: ['at most', 0.5, 0.5] },
+  ],
+  disk: [
+    { name: 'one by one', role: 'send', count: 500, better: ['at least', 1.5] },
+    { name: '50 in flight', role: 'inFlight', count: 5000, better: ['at least', 1.5] },
+    { name: 'in bulk', role: 'bulk', count: 30_000, better: ['at least', 5] },
+    { name: 'handled, 50 at a time', role: 'handle', count: 20_000, better: ['at least', 5] },
+  ],
+}
+
+async function main({ quick, durability }) {
+  const peers = installPeers({ quick: true })
+  console.log(`BullMQ ${peers.bullmq.version}, durability ${durability}`)
+  const rounds = quick ? 1 : 5
+  const directory = mkdtempSync(join(tmpdir(), 'kernelmq-bench-bus-'))
+  const redis = await startRedis(directory, durability)
+  let number = 0
+  try {
+    for (const { name, role, count, processes, own, better } of plan[durability]) {
+      const results = { kernelmq: [], bullmq: [] }
+      for (let round = 0; round < rounds; round++) {
+        for (const side of Object.keys(sides)) {
+          const settings = { url: `local:${directory}/bus-${number}`, port: redis.port, durability }
+          const queue = `q${number++}`
+          const many = quick ? Math.max(count / 10, BULK) : count
+          results[side].push(
+            role === 'idle' && !own
+              ? await measureLatency(side, settings, queue, many)
+              : await measure(side, settings, queue, role, { count: many, own }, processes),
+          )
+        }
+      }
+      print(name, results, better)
+    }
+  } finally {
+    redis.stop()
+    rmSync(directory, { recursive: true, force: true })
+  }
+}
+
+function print(name, { kernelmq, bullmq }, [word, ...limits]) {
+  for (const [at, limit] of limits.entries()) {
+    const of = (values) => median(values.map((value) => (Array.isArray(value) ? value[at] : value)))
+    const [ours, theirs] = [of(kernelmq), of(bullmq)]
+    const ratio = ours / theirs
+    const isMet = word === 'at least' ? ratio >= limit : ratio <= limit
+    const unit = Array.isArray(kernelmq[0]) ? ` ms, p${at === 0 ? 50 : 99}` : ' a second'
+    const show = (value) => (value < 100 ? value.toFixed(3) : Math.round(value).toLocaleString('en-US'))
+    console.log(
+      `${isMet ? 'met    ' : 'NOT MET'}  ${name}: ${show(ours)} against ${show(theirs)}${unit}, ratio ${ratio.toFixed(2)}, wanted ${word} ${limit}`,
+    )
+  }
+}
+
+if (process.argv[2]?.startsWith('{')) {
+  const { side, settings, name, role, options } = JSON.parse(process.argv[2])
+  const target = await sides[side](settings, name)
+  process.send('there')
+  await once(process, 'message')
+  process.send(await roles[role](target, options))
+  await target.close()
+  process.disconnect()
+} else {
+  const { values } = parseArgs({
+    options: {
+      quick: { type: 'boolean', default: false },
+      durability: { type: 'string', default: 'process' },
+      help: { type: 'boolean', short: 'h', default: false },
+    },
+  })
+  if (values.help) console.log(help)
+  else await main(values)
+}
