@@ -15,7 +15,12 @@ const order = [
   ['index.ts'],
   ['bus/clock.ts', 'bus/transport.ts', 'bus/schema.ts'],
   ['bus/transports/local/sqlite.ts', 'bus/transports/local/lock.ts', 'bus/transports/local/peers.ts'],
-  ['bus/transports/local/bodies.ts', 'bus/transports/local/reserve.ts', 'bus/transports/local/store.ts'],
+  [
+    'bus/transports/local/checkpointer.ts',
+    'bus/transports/local/bodies.ts',
+    'bus/transports/local/reserve.ts',
+    'bus/transports/local/store.ts',
+  ],
   ['bus/transports/local/engine.ts', 'bus/transports/local/local.ts', 'bus/transports/memory.ts'],
   ['bus/message.ts', 'bus/consumer.ts', 'bus/dead-letters.ts', 'bus/queue.ts', 'bus/bus.ts', 'bus/index.ts'],
 ].flat()

@@ -20,6 +20,8 @@ class Memory implements Surroundings {
 
   async sync(): Promise<void> {}
 
+  committed(): void {}
+
   hasRoom(): boolean {
     return true
   }

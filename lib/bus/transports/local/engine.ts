@@ -33,6 +33,8 @@ export interface Surroundings {
   readonly large: number
   /** Resolves when everything that was committed before is on the disk. */
   sync(): Promise<void>
+  /** A transaction was committed. */
+  committed(): void
   /** Whether there is room on the disk for more messages. */
   hasRoom(): boolean
   /** Makes room on a full disk for what makes room; false if there is none. */
@@ -112,6 +114,7 @@ export class Engine implements Transport {
       try {
         const { result, bells, files } = this.#store.transact(() => works.map(({ run }) => run()))
         for (const [at, { resolve }] of works.entries()) resolve(result[at])
+        this.#around.committed()
         if (files.length > 0) this.#around.removeBodies?.(files)
         for (const bell of bells) this.#ring(bell)
       } catch (error) {

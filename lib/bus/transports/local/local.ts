@@ -12,6 +12,7 @@ import {
 } from 'node:fs'
 import { type FileHandle, open } from 'node:fs/promises'
 import { join } from 'node:path'
+import { Worker } from 'node:worker_threads'
 import { QueueError } from '../../../errors.ts'
 import type { Clock } from '../../clock.ts'
 import type { Capabilities } from '../../transport.ts'
@@ -38,6 +39,9 @@ export const localCapabilities: Capabilities = {
 
 /** Pages that the write-ahead log brings into the store at once: https://www.sqlite.org/pragma.html#pragma_wal_autocheckpoint */
 const LOG_PAGES = 1000
+
+/** Transactions of this process; each is a few pages. */
+const CHECKPOINT_EVERY = 250
 
 /** Milliseconds. */
 const CHECK_AGAIN = 1000
@@ -128,6 +132,9 @@ class Local implements Surroundings {
   #next: Promise<void> | undefined
   #checking = false
   #checkAgain = false
+  #transactions = 0
+  #checkpointer: Worker | undefined
+  #checkpointing = false
   #later: NodeJS.Timeout | undefined
   #closed = false
 
@@ -202,6 +209,32 @@ class Local implements Surroundings {
     await (await this.#log).datasync()
   }
 
+  committed(): void {
+    if (++this.#transactions < CHECKPOINT_EVERY || this.#checkpointing || this.#closed) return
+    this.#transactions = 0
+    this.#checkpointing = true
+    this.#checkpointer ??= this.#startCheckpointer()
+    this.#checkpointer.postMessage('now')
+  }
+
+  #startCheckpointer(): Worker {
+    const worker = new Worker(new URL('./checkpointer.js', import.meta.url), {
+      workerData: this.#path,
+      // Nobody else's business: neither the arguments of this process nor its output.
+      argv: [],
+      execArgv: [],
+    })
+    worker.unref()
+    worker.on('message', () => {
+      this.#checkpointing = false
+    })
+    // Without it the next transaction that finds the log too long does the work.
+    worker.on('error', () => {
+      this.#store.checkpointByItself()
+    })
+    return worker
+  }
+
   hasRoom(): boolean {
     if (this.#full) this.#full = !this.#reserve.restore()
     // The file of the store never shrinks: what was received makes room in it.
@@ -250,6 +283,7 @@ class Local implements Surroundings {
   async close(): Promise<void> {
     this.#closed = true
     clearTimeout(this.#later)
+    await this.#checkpointer?.terminate()
     await this.#peers.close()
     await (await this.#log)?.close()
   }

@@ -135,7 +135,7 @@ export class Store {
     try {
       // First this, which leaves what is not ours as it is.
       this.#prepareTables()
-      this.#database.exec('PRAGMA journal_mode = WAL; PRAGMA synchronous = NORMAL;')
+      this.#database.exec('PRAGMA journal_mode = WAL; PRAGMA synchronous = NORMAL; PRAGMA wal_autocheckpoint = 0')
     } catch (error) {
       this.#database.close()
       throw error
@@ -726,6 +726,11 @@ export class Store {
         (table) => this.#sql(`SELECT 1 FROM ${table} WHERE file = ?`).get(file) === undefined,
       ),
     )
+  }
+
+  /** Nobody else does it. */
+  checkpointByItself(): void {
+    this.#database.exec('PRAGMA wal_autocheckpoint = 1000')
   }
 
   /** Pages of the file that hold nothing any more. */
