@@ -13,7 +13,7 @@ const order = [
   ['posix.ts', 'sysv.ts'],
   ['systemd.ts'],
   ['index.ts'],
-  ['bus/clock.ts', 'bus/transport.ts', 'bus/schema.ts'],
+  ['bus/clock.ts', 'bus/transport.ts', 'bus/topic-pattern.ts', 'bus/schema.ts', 'bus/codecs.ts'],
   ['bus/transports/local/sqlite.ts', 'bus/transports/local/lock.ts', 'bus/transports/local/peers.ts'],
   [
     'bus/transports/local/checkpointer.ts',
@@ -22,7 +22,8 @@ const order = [
     'bus/transports/local/store.ts',
   ],
   ['bus/transports/local/engine.ts', 'bus/transports/local/local.ts', 'bus/transports/memory.ts'],
-  ['bus/message.ts', 'bus/consumer.ts', 'bus/dead-letters.ts', 'bus/queue.ts', 'bus/bus.ts', 'bus/index.ts'],
+  ['bus/message.ts', 'bus/consumer.ts', 'bus/dead-letters.ts', 'bus/replies.ts', 'bus/queue.ts'],
+  ['bus/schedules.ts', 'bus/topic.ts', 'bus/bus.ts', 'bus/index.ts'],
 ].flat()
 
 const library = readdirSync(join(root, 'lib'), { recursive: true, encoding: 'utf8' }).filter((name) =>

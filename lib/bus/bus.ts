@@ -3,8 +3,20 @@ import { isAbsolute } from 'node:path'
 import { fileURLToPath } from 'node:url'
 import { checkInteger, checkOptions, invalidType, invalidValue } from '../errors.ts'
 import { type Clock, systemClock } from './clock.ts'
+import { type Codec, Codecs } from './codecs.ts'
 import { Settler } from './message.ts'
-import { type Context, checkChoice, type Durability, Queue, type QueueOptions } from './queue.ts'
+import {
+  type Context,
+  checkChoice,
+  checkQueueName,
+  type Durability,
+  Queue,
+  type QueueOptions,
+  type SendOptions,
+} from './queue.ts'
+import { Replies } from './replies.ts'
+import { Schedules } from './schedules.ts'
+import { Topic } from './topic.ts'
 import type { Capabilities, Transport } from './transport.ts'
 
 export interface ConnectOptions {
@@ -19,6 +31,8 @@ export interface ConnectOptions {
   busyTimeout?: number | undefined
   /** Closes the bus on these signals, and then lets them do what they would have done. */
   signals?: readonly NodeJS.Signals[] | undefined
+  /** What happens to bodies on their way: {@link compress}, {@link encrypt}, {@link sign}, in this order. */
+  codecs?: readonly Codec[] | undefined
   /** What to take the time from; for tests. */
   clock?: Clock | undefined
 }
@@ -56,7 +70,14 @@ function directoryOf(url: URL): string {
 export async function connect(url: string | URL, options: ConnectOptions = {}): Promise<Bus> {
   if (typeof url !== 'string' && !(url instanceof URL)) throw invalidType('URL', 'a string or a URL', url)
   checkOptions(options)
-  const { durability = 'process', mode = 0o700, busyTimeout = 10_000, signals = [], clock = systemClock } = options
+  const {
+    durability = 'process',
+    mode = 0o700,
+    busyTimeout = 10_000,
+    signals = [],
+    codecs = [],
+    clock = systemClock,
+  } = options
   checkChoice('durability', durability, ['process', 'disk'])
   checkInteger('"mode" option', mode, 0, 0o777)
   checkInteger('"busyTimeout" option', busyTimeout, 0, 2 ** 31 - 1)
@@ -66,11 +87,13 @@ export async function connect(url: string | URL, options: ConnectOptions = {}): 
     throw invalidValue('URL', `one that begins with ${Object.keys(transports).join(' or ')}`, String(url))
   }
   const transport = await open(parsed, { mode, busyTimeout, clock })
-  return new Bus(parsed.href, transport, durability, clock, signals)
+  return new Bus(parsed.href, transport, durability, clock, new Codecs(codecs), signals)
 }
 
 export class Bus {
   readonly url: string
+  /** Messages that are sent again and again. */
+  readonly schedules: Schedules
   readonly #context: Context
   readonly #signals: readonly NodeJS.Signals[]
   #closed: Promise<void> | undefined
@@ -81,10 +104,14 @@ export class Bus {
     transport: Transport,
     durability: Durability,
     clock: Clock,
+    codecs: Codecs,
     signals: readonly NodeJS.Signals[],
   ) {
     this.url = url
-    this.#context = { transport, clock, settler: new Settler(transport), durability, consumers: new Set() }
+    const replies = new Replies(transport, (name, handler) => this.#open(name).consume(handler, { concurrency: 50 }))
+    const settler = new Settler(transport)
+    this.#context = { transport, clock, codecs, settler, durability, replies, consumers: new Set() }
+    this.schedules = new Schedules({ transport, clock, queue: (name) => this.#open(name) })
     this.#signals = signals
     for (const signal of signals) process.once(signal, this.#onSignal)
   }
@@ -100,7 +127,19 @@ export class Bus {
 
   /** @param name 1 to 128 letters, digits or `.`, `:`, `_`, `-` */
   queue<T = unknown>(name: string, options: QueueOptions<T> = {}): Queue<T> {
+    return this.#open(checkQueueName(name), options)
+  }
+
+  #open<T = unknown>(name: string, options: QueueOptions<T> = {}): Queue<T> {
     return new Queue(name, options, this.#context)
+  }
+
+  /** @param name words with dots between them; to subscribe, `*` is one word, `#` any number of them */
+  topic<T = unknown>(name: string): Topic<T> {
+    const { transport } = this.#context
+    const publish = (topic: string, body: unknown, options: SendOptions) =>
+      this.#open(topic).publish(topic, body, options)
+    return new Topic(name, { transport, queue: (queue, options) => this.#open(queue, options), publish })
   }
 
   /** Waits for the handlers that run, gives back what was not settled, and lets go. Idempotent. */

@@ -28,12 +28,14 @@ export interface ConsumeOptions {
 /** What a consumer needs of its queue. */
 export interface Source<M> {
   receive(max: number, signal: AbortSignal): Promise<M[]>
-  /** Settles what the handler has left unsettled. */
-  succeeded(messages: M): Promise<void>
-  failed(messages: M, error: unknown): Promise<void>
-  release(messages: M): Promise<void>
+  /** Settles what the handler has left unsettled; `result` is what it returned. */
+  succeeded(message: M, result?: unknown): Promise<void>
+  failed(message: M, error: unknown): Promise<void>
+  release(message: M): Promise<void>
   /** Resolves when the handler may begin, or false if the message is no longer ours. */
-  begin(messages: M): Promise<boolean> | true
+  begin(message: M): Promise<boolean> | true
+  /** Milliseconds after which nobody waits for the result; undefined is never. */
+  timeLeft(message: M): number | undefined
   /** Whether a message says that the consumer that gets it is to stop. */
   isStop(message: M): boolean
 }
@@ -216,30 +218,30 @@ export class Consumer<M = Message> {
     const begun = this.#source.begin(message)
     if (begun !== true && !(await begun)) return
     const context = new Context()
-    let error: { error: unknown } | undefined
+    let result: unknown
     try {
-      await this.#timed(message, context)
-    } catch (thrown) {
-      error = { error: thrown }
-    }
-    await (error === undefined ? this.#source.succeeded(message) : this.#source.failed(message, error.error))
-  }
-
-  async #timed(message: M, context: Context): Promise<void> {
-    if (this.#timeout === undefined) {
-      await this.#handler(message, context)
+      result = await this.#timed(message, context)
+    } catch (error) {
+      await this.#source.failed(message, error)
       return
     }
+    await this.#source.succeeded(message, result)
+  }
+
+  async #timed(message: M, context: Context): Promise<unknown> {
+    const left = this.#source.timeLeft(message)
+    const timeout = left === undefined ? this.#timeout : Math.max(Math.min(left, this.#timeout ?? left), 0)
+    if (timeout === undefined) return this.#handler(message, context)
     let cancel: Cancel = () => {}
     const over = new Promise<never>((_, reject) => {
-      cancel = this.#clock.after(this.#timeout as number, () => {
-        const error = new QueueError('ETIMEDOUT', { syscall: 'handler', detail: `after ${this.#timeout} ms` })
+      cancel = this.#clock.after(timeout, () => {
+        const error = new QueueError('ETIMEDOUT', { syscall: 'handler', detail: `after ${timeout} ms` })
         context.abort(error)
         reject(error)
       })
     })
     try {
-      await Promise.race([this.#handler(message, context), over])
+      return await Promise.race([this.#handler(message, context), over])
     } finally {
       cancel()
     }

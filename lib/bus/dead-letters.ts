@@ -1,6 +1,7 @@
 // The dead letters of a queue: a queue of their own, with tools to look at them and to send them back.
 import { setTimeout as sleep } from 'node:timers/promises'
 import { checkInteger, checkOptions, outOfRange } from '../errors.ts'
+import type { Codecs } from './codecs.ts'
 import { DEAD, deadOf, decode } from './message.ts'
 import { BUS_BATCH, type Delivery, type Outgoing, type Transport } from './transport.ts'
 
@@ -31,11 +32,13 @@ export interface DeadLetterChoice {
 export class DeadLetters {
   readonly #queue: string
   readonly #transport: Transport
+  readonly #codecs: Codecs
 
   /** @internal */
-  constructor(queue: string, { transport }: { transport: Transport }) {
+  constructor(queue: string, { transport, codecs }: { transport: Transport; codecs: Codecs }) {
     this.#queue = queue
     this.#transport = transport
+    this.#codecs = codecs
   }
 
   /** A page of them, the oldest first; `after` is the `next` of the page before. */
@@ -48,13 +51,13 @@ export class DeadLetters {
     const browse = this.#transport.browse?.bind(this.#transport)
     if (browse === undefined) return { letters: await this.#peek(max), next: undefined }
     const { deliveries, next } = await browse(deadOf(this.#queue), { max, after })
-    return { letters: deliveries.map(toLetter), next }
+    return { letters: deliveries.map((delivery) => toLetter(delivery, this.#codecs)), next }
   }
 
   async #peek(max: number): Promise<DeadLetter[]> {
     const deliveries = await this.#take(max)
     await this.#giveBack(deliveries)
-    return deliveries.map(toLetter)
+    return deliveries.map((delivery) => toLetter(delivery, this.#codecs))
   }
 
   /**
@@ -86,7 +89,7 @@ export class DeadLetters {
         const deliveries = await this.#take(BUS_BATCH)
         if (deliveries.length === 0) return count
         for (const [at, delivery] of deliveries.entries()) {
-          const wanted = (chosen?.has(delivery.id) ?? true) && (filter?.(toLetter(delivery)) ?? true)
+          const wanted = (chosen?.has(delivery.id) ?? true) && (filter?.(toLetter(delivery, this.#codecs)) ?? true)
           try {
             if (wanted) await work(delivery)
           } catch (error) {
@@ -130,11 +133,11 @@ function afresh({ id, body, format, key, priority, headers }: Delivery): Outgoin
   return { id, body, format, key, priority, headers: withoutDeath(headers), dedup: 0, due: 0, expires: 0 }
 }
 
-function toLetter(delivery: Delivery): DeadLetter {
+function toLetter(delivery: Delivery, codecs: Codecs): DeadLetter {
   const { id, key, headers, sentAt } = delivery
   let body: unknown
   try {
-    body = decode(delivery)
+    body = decode({ ...delivery, body: codecs.decode(delivery.body, headers, delivery.format) })
   } catch {
     // That may be what it died of.
   }

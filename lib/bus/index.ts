@@ -1,6 +1,7 @@
 export { AbortError, QueueError } from '../errors.ts'
 export { Bus, type ConnectOptions, connect } from './bus.ts'
 export { type Clock, ManualClock } from './clock.ts'
+export { type Codec, type CompressOptions, compress, encrypt, type KeyOptions, type Keys, sign } from './codecs.ts'
 export type { ConsumeOptions, Consumer, Handler, HandlerContext } from './consumer.ts'
 export type { DeadLetter, DeadLetterChoice, DeadLetters } from './dead-letters.ts'
 export type { Message } from './message.ts'
@@ -14,5 +15,8 @@ export type {
   RetryOptions,
   SendOptions,
 } from './queue.ts'
+export { ReplyError, type RequestOptions } from './replies.ts'
+export type { Schedule, ScheduleOptions, Schedules, ScheduleTimes } from './schedules.ts'
 export type { StandardSchema } from './schema.ts'
+export type { SubscribeOptions, Topic } from './topic.ts'
 export type { Addressed, Capabilities, Capability, Overflow, Receipt } from './transport.ts'

@@ -107,7 +107,7 @@ export class Message<T = unknown> {
     return this.#body
   }
 
-  /** The bytes that were sent. */
+  /** The bytes in the store: those that were sent, unless codecs have changed them. */
   get data(): Buffer {
     return bytesOf(this.#delivery.body)
   }

@@ -3,12 +3,15 @@ import { randomUUID } from 'node:crypto'
 import { checkInteger, checkOptions, invalidType, invalidValue, outOfRange, QueueError } from '../errors.ts'
 import { deadlineOf } from '../waiting.ts'
 import type { Clock } from './clock.ts'
+import type { Codecs } from './codecs.ts'
 import { type ConsumeOptions, Consumer, type Handler, type Source } from './consumer.ts'
 import { DeadLetters } from './dead-letters.ts'
 import { bytesOf, deadOf, decode, Message, type Origin, type Settler } from './message.ts'
+import { type Replies, type RequestOptions, RPC } from './replies.ts'
 import { type StandardSchema, validate } from './schema.ts'
 import {
   type Addressed,
+  BORROWED,
   type Bounds,
   BUS_BATCH,
   type Delivery,
@@ -98,13 +101,15 @@ export interface Context {
   readonly clock: Clock
   readonly settler: Settler
   readonly durability: Durability
+  readonly codecs: Codecs
+  readonly replies: Replies
   readonly consumers: Set<{ close(): Promise<void> }>
 }
 
 const NAME = /^[\w.:-]{1,128}$/
-const CORRELATION_ID = 'correlation-id'
 const VERSION = 'version'
 const STOP = 'stop'
+const REPLY: TransportSendOptions = { overflow: 'reject', disk: false, signal: undefined }
 
 export class Queue<T = unknown> {
   readonly name: string
@@ -123,9 +128,6 @@ export class Queue<T = unknown> {
 
   /** @internal */
   constructor(name: string, options: QueueOptions<T>, context: Context) {
-    if (typeof name !== 'string') throw invalidType('name of the queue', 'a string', name)
-    if (!NAME.test(name))
-      throw invalidValue('name of the queue', '1 to 128 letters, digits or ".", ":", "_", "-"', name)
     checkOptions(options)
     const { schema, version, retry = {}, dedup = 300_000, maxMessages, maxBytes, overflow = 'reject' } = options
     const { max = 5, base = 200, cap = 60_000, losses = 3 } = retry
@@ -205,6 +207,16 @@ export class Queue<T = unknown> {
     return { queue: this.name, message }
   }
 
+  /** @internal Of a topic, whose options are those of this queue. */
+  publish(topic: string, body: T, options: SendOptions): Promise<number> {
+    const message = this.#outgoing(body, options)
+    const disk = (options.durability ?? this.#durability) === 'disk'
+    const { transport } = this.#context
+    return (
+      transport.publish?.(topic, message, { overflow: 'reject', disk, signal: options.signal }) ?? Promise.resolve(0)
+    )
+  }
+
   async #send(
     messages: Outgoing[],
     { durability = this.#durability, signal }: Pick<SendOptions, 'durability' | 'signal'>,
@@ -238,7 +250,8 @@ export class Queue<T = unknown> {
     if (at !== undefined && delay > 0) throw invalidValue('"delay" option', 'absent where "at" is given', delay)
     if (ttl !== undefined) checkTime('ttl', ttl)
     const now = this.#context.clock.now()
-    const { bytes, format } = encode(body)
+    const { bytes: plain, format } = encode(body)
+    const { body: bytes, headers: encoding } = this.#context.codecs.encode(plain, format)
     const { maxBytes } = this.#context.transport.capabilities
     if (bytes.byteLength > maxBytes) throw outOfRange('body', `at most ${maxBytes} bytes`, bytes.byteLength)
     return {
@@ -250,12 +263,17 @@ export class Queue<T = unknown> {
       priority,
       due: at === undefined ? (delay > 0 ? now + delay : 0) : at.getTime(),
       expires: ttl === undefined ? 0 : Math.ceil(now + ttl),
-      headers: this.#headers(headers, correlationId),
+      headers: this.#headers(headers, correlationId, encoding),
     }
   }
 
-  #headers(headers: SendOptions['headers'], correlationId: string | undefined): Outgoing['headers'] {
-    if (headers === undefined && correlationId === undefined && this.#version === undefined) return undefined
+  #headers(
+    headers: SendOptions['headers'],
+    correlationId: string | undefined,
+    encoding: Record<string, string> | undefined,
+  ): Outgoing['headers'] {
+    const { length } = [headers, correlationId, this.#version, encoding].filter((one) => one !== undefined)
+    if (length === 0) return undefined
     const all: Record<string, string> = {}
     if (headers !== undefined && (typeof headers !== 'object' || headers === null))
       throw invalidType('"headers" option', 'an object', headers)
@@ -263,9 +281,23 @@ export class Queue<T = unknown> {
       if (typeof value !== 'string') throw invalidType(`header "${name}"`, 'a string', value)
       all[name] = value
     }
-    if (correlationId !== undefined) all[CORRELATION_ID] = checkText('correlationId', correlationId)
+    if (correlationId !== undefined) all[RPC.correlationId] = checkText('correlationId', correlationId)
     if (this.#version !== undefined) all[VERSION] = this.#version
-    return all
+    return Object.assign(all, encoding)
+  }
+
+  /**
+   * Sends a message and waits for what its handler returns. The time is the handler's, too: its signal is aborted when
+   * nobody waits any more.
+   *
+   * @throws {QueueError} ETIMEDOUT; {@link ReplyError} what the handler threw, after its last retry; AbortError
+   */
+  request<R = unknown>(body: T, options: SendOptions & RequestOptions = {}): Promise<R> {
+    checkOptions(options)
+    const { timeout, signal, ...rest } = options
+    const send = (headers: Record<string, string>, ttl: number) =>
+      this.send(body, { ...rest, ttl, signal, headers: { ...rest.headers, ...headers } })
+    return this.#context.replies.request(send, this.#context.clock.now(), { timeout, signal }) as Promise<R>
   }
 
   /** Ends one consumer, whichever gets to it: cleanly, after what it is doing. */
@@ -321,13 +353,19 @@ export class Queue<T = unknown> {
     }
     let body: unknown
     try {
-      body = decode(delivery)
+      body = this.#decode(delivery)
     } catch (error) {
-      return bury('no JSON', error as Error)
+      return bury('unreadable', error as Error)
     }
     if (this.#schema === undefined) return new Message(delivery, body as T, this.#origin)
     const result = await validate(this.#schema, body)
     return 'wrong' in result ? bury(`invalid body: ${result.wrong}`) : new Message(delivery, result.value, this.#origin)
+  }
+
+  #decode(delivery: Delivery): unknown {
+    const { codecs } = this.#context
+    if (codecs.isEmpty && delivery.headers.encoding === undefined) return decode(delivery)
+    return decode({ ...delivery, body: codecs.decode(delivery.body, delivery.headers, delivery.format) })
   }
 
   /** One message after the other, each to be settled by hand; ends when the bus is closed. */
@@ -365,10 +403,15 @@ export class Queue<T = unknown> {
   }
 
   #source(lease: number | undefined): Source<Message<T>> {
+    const { clock } = this.#context
     return {
       receive: (max, signal) => this.#receive(Math.min(max, BUS_BATCH), Number.POSITIVE_INFINITY, signal, lease),
-      succeeded: async (message) => {
-        if (!message.settled) await message.ack()
+      succeeded: async (message, result) => {
+        if (!message.settled) await message.ack({ send: this.#reply(message, result) })
+      },
+      timeLeft({ headers }) {
+        const deadline = headers[RPC.deadline]
+        return deadline === undefined ? undefined : Number(deadline) - clock.now()
       },
       failed: (message, error) => this.#failed(message, error),
       release: (message) => message.release(),
@@ -379,8 +422,18 @@ export class Queue<T = unknown> {
 
   async #failed(message: Message<T>, error: unknown): Promise<void> {
     if (message.settled) return
-    if (message.attempts < this.#retry.max) await message.retry()
-    else await message.dead(`failed ${message.attempts + 1} times`, error)
+    if (message.attempts < this.#retry.max) return message.retry()
+    const reply = this.#reply(message, null, error instanceof Error ? error.message : String(error))
+    if (reply.length > 0) await this.#context.transport.send(reply, REPLY)
+    await message.dead(`failed ${message.attempts + 1} times`, error)
+  }
+
+  #reply({ headers }: Message<T>, result: unknown, error?: string): Addressed[] {
+    const { [RPC.replyTo]: queue, [RPC.correlationId]: id = '' } = headers
+    // To a queue that is nobody's any more it is not sent.
+    if (queue?.startsWith(BORROWED) !== true) return []
+    const about = { [RPC.correlationId]: id, ...(error !== undefined && { [RPC.error]: error }) }
+    return [{ queue, message: this.#outgoing(result ?? null, { headers: about }) }]
   }
 
   async stats(): Promise<QueueStats> {
@@ -390,6 +443,12 @@ export class Queue<T = unknown> {
     const { ready, leased, delayed, held } = dead as TransportStats
     return { ...(own as TransportStats), dead: ready + leased + delayed + held }
   }
+}
+
+export function checkQueueName(name: string): string {
+  if (typeof name !== 'string') throw invalidType('name of the queue', 'a string', name)
+  if (NAME.test(name)) return name
+  throw invalidValue('name of the queue', '1 to 128 letters, digits or ".", ":", "_", "-"', name)
 }
 
 function encode(body: unknown): { bytes: Uint8Array; format: Format } {

@@ -118,6 +118,8 @@ export interface Capabilities {
   /** Settling and sending in one. */
   readonly transaction: Capability
   readonly browse: Capability
+  /** One message to many queues. */
+  readonly fanout: Capability
   /** The largest body, in bytes. */
   readonly maxBytes: number
 }
@@ -143,9 +145,33 @@ export interface Transport {
   stats(queue: string): Promise<TransportStats>
   /** What is in a queue, without taking it; from the place where the last page ended. */
   browse?(queue: string, options: { max: number; after: string | undefined }): Promise<Page>
+  /** Has what is published to topics of a pattern, with these headers, sent to a queue. */
+  bind?(binding: Binding): Promise<void>
+  unbind?(binding: Binding): Promise<void>
+  /** Sends to every queue that is bound, all or none; how many these are. */
+  publish?(topic: string, message: Outgoing, options: SendOptions): Promise<number>
+  /** Makes a queue that goes with this process. */
+  borrow?(queue: string): Promise<void>
+  /** Removes a queue, and all that is in it and bound to it. */
+  drop?(queue: string): Promise<void>
+  /** What was put under keys that begin so, by key. */
+  entries?(prefix: string): Promise<[key: string, value: string][]>
+  /** Puts a value under a key, or removes it, and sends, both or neither. */
+  put?(key: string, value: string | undefined, send: readonly Addressed[]): Promise<void>
   /** Gives back what it holds. */
   close(): Promise<void>
 }
+
+export interface Binding {
+  /** Words between dots; `*` is one word, `#` any number of them. */
+  readonly pattern: string
+  readonly queue: string
+  /** What headers have to be there. */
+  readonly headers: Readonly<Record<string, string>>
+}
+
+/** What the names of queues begin with that go with their process. */
+export const BORROWED = 'borrowed/'
 
 export interface Page {
   deliveries: Delivery[]

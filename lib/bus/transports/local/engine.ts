@@ -2,8 +2,10 @@
 import { checkInteger, QueueError } from '../../../errors.ts'
 import { checkSignal, Waiter } from '../../../waiting.ts'
 import type { Cancel, Clock } from '../../clock.ts'
+import { isBound } from '../../topic-pattern.ts'
 import {
   type Addressed,
+  type Binding,
   type Bounds,
   BUS_BATCH,
   type Capabilities,
@@ -416,6 +418,55 @@ export class Engine implements Transport {
     this.#check('browse')
     const page = await this.transact(() => this.#store.browse(queue, max, after))
     return { ...page, deliveries: await this.#withBodies(page.deliveries) }
+  }
+
+  async bind(binding: Binding): Promise<void> {
+    this.#check('bind')
+    await this.transact(() => this.#store.bind(binding), { vital: false })
+  }
+
+  async unbind(binding: Binding): Promise<void> {
+    this.#check('unbind')
+    await this.transact(() => this.#store.unbind(binding))
+  }
+
+  async publish(topic: string, message: Outgoing, options: SendOptions): Promise<number> {
+    this.#check('publish')
+    const { headers = {} } = message
+    const bindings = await this.transact(() => this.#store.bindings())
+    const bound = bindings.filter((binding) => isBound(binding, topic, headers)).map(({ queue }) => queue)
+    const queues = [...new Set(bound)]
+    if (queues.length > 0)
+      await this.send(
+        queues.map((queue) => ({ queue, message })),
+        options,
+      )
+    return queues.length
+  }
+
+  async borrow(queue: string): Promise<void> {
+    this.#check('borrow')
+    await this.transact(() => this.#store.borrow(queue, this.owner), { vital: false })
+  }
+
+  async drop(queue: string): Promise<void> {
+    this.#check('drop')
+    await this.transact(() => this.#store.drop(queue))
+  }
+
+  async entries(prefix: string): Promise<[key: string, value: string][]> {
+    this.#check('entries')
+    return this.transact(() => this.#store.entries(prefix))
+  }
+
+  async put(key: string, value: string | undefined, send: readonly Addressed[]): Promise<void> {
+    this.#check('put')
+    const files = await this.#writeBodies(send, false)
+    const run = () => {
+      this.#store.put(key, value)
+      if (send.length > 0) this.#store.send(send, 'reject', files)
+    }
+    await this.transact(run, { weight: 1 + send.length, vital: false })
   }
 
   /** Gives back what a process that is no more held, one lease a transaction. */

@@ -34,6 +34,7 @@ export const localCapabilities: Capabilities = {
   deadLetter: 'native',
   transaction: 'native',
   browse: 'native',
+  fanout: 'native',
   maxBytes: 2 ** 30,
 }
 
@@ -224,7 +225,6 @@ class Local implements Surroundings {
       argv: [],
       execArgv: [],
     })
-    worker.unref()
     worker.on('message', () => {
       this.#checkpointing = false
     })
@@ -232,6 +232,8 @@ class Local implements Surroundings {
     worker.on('error', () => {
       this.#store.checkpointByItself()
     })
+    // Last: a listener holds the loop.
+    worker.unref()
     return worker
   }
 

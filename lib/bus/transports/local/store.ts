@@ -1,17 +1,19 @@
 // The tables of a bus. Every method is a part of one short transaction, and never waits.
 import { QueueError } from '../../../errors.ts'
 import type { Clock } from '../../clock.ts'
-import type {
-  Addressed,
-  Bounds,
-  Delivery,
-  Format,
-  Outgoing,
-  Overflow,
-  Page,
-  Receipt,
-  Settlement,
-  TransportStats,
+import {
+  type Addressed,
+  type Binding,
+  BORROWED,
+  type Bounds,
+  type Delivery,
+  type Format,
+  type Outgoing,
+  type Overflow,
+  type Page,
+  type Receipt,
+  type Settlement,
+  type TransportStats,
 } from '../../transport.ts'
 import { type Database, isBusy, openDatabase, type Statement, type Value } from './sqlite.ts'
 
@@ -31,7 +33,7 @@ const columns = `
   sent INTEGER NOT NULL, expires INTEGER NOT NULL, format INTEGER NOT NULL, headers TEXT, size INTEGER NOT NULL,
   file TEXT, body BLOB NOT NULL`
 const schema = `
-  CREATE TABLE queues (queue INTEGER PRIMARY KEY, name TEXT NOT NULL UNIQUE, next INTEGER NOT NULL DEFAULT 1,
+  CREATE TABLE queues (queue INTEGER PRIMARY KEY AUTOINCREMENT, name TEXT NOT NULL UNIQUE, next INTEGER NOT NULL DEFAULT 1,
     messages INTEGER NOT NULL DEFAULT 0, bytes INTEGER NOT NULL DEFAULT 0,
     max_messages INTEGER NOT NULL DEFAULT 0, max_bytes INTEGER NOT NULL DEFAULT 0);
   CREATE TABLE messages (${columns}, PRIMARY KEY (queue, rank, sequence)) WITHOUT ROWID;
@@ -51,6 +53,9 @@ const schema = `
   CREATE INDEX dedup_until ON dedup (until);
   CREATE TABLE processes (owner INTEGER PRIMARY KEY AUTOINCREMENT, pid INTEGER NOT NULL, socket TEXT NOT NULL);
   CREATE TABLE waiting (turn INTEGER PRIMARY KEY AUTOINCREMENT, queue INTEGER NOT NULL, want INTEGER NOT NULL, owner INTEGER NOT NULL, UNIQUE (queue, want, owner));
+  CREATE TABLE borrowed (name TEXT PRIMARY KEY, owner INTEGER NOT NULL) WITHOUT ROWID;
+  CREATE TABLE bindings (pattern TEXT, name TEXT, headers TEXT, PRIMARY KEY (pattern, name, headers)) WITHOUT ROWID;
+  CREATE TABLE notes (key TEXT PRIMARY KEY, value TEXT NOT NULL) WITHOUT ROWID;
   PRAGMA application_id = ${APPLICATION};
   PRAGMA user_version = ${VERSION};`
 
@@ -241,10 +246,16 @@ export class Store {
       const name = (batch[from] as Addressed).queue
       let to = from + 1
       while (batch[to]?.queue === name) to++
-      this.#sendTo(this.#queue(name), name, batch, receipts, from, to, overflow, now, files)
+      // One that went with its process is not made again: nobody would ever look into it.
+      const isGone = name.startsWith(BORROWED) && !this.#exists(name)
+      if (!isGone) this.#sendTo(this.#queue(name), name, batch, receipts, from, to, overflow, now, files)
       from = to
     }
     return receipts
+  }
+
+  #exists(name: string): boolean {
+    return this.#sql('SELECT 1 FROM queues WHERE name = ?').get(name) !== undefined
   }
 
   #sendTo(
@@ -632,6 +643,56 @@ export class Store {
     this.#news[MESSAGES].add(dead)
   }
 
+  bind({ pattern, queue, headers }: Binding): void {
+    this.#queue(queue)
+    this.#sql('INSERT OR IGNORE INTO bindings VALUES (?, ?, ?)').run(pattern, queue, JSON.stringify(headers))
+  }
+
+  unbind({ pattern, queue, headers }: Binding): void {
+    const sql = 'DELETE FROM bindings WHERE pattern = ? AND name = ? AND headers = ?'
+    this.#sql(sql).run(pattern, queue, JSON.stringify(headers))
+  }
+
+  bindings(): Binding[] {
+    const rows = this.#sql('SELECT pattern, name, headers FROM bindings ORDER BY name').all()
+    return rows.map(({ pattern, name, headers }) => ({
+      pattern: String(pattern),
+      queue: String(name),
+      headers: JSON.parse(String(headers)) as Record<string, string>,
+    }))
+  }
+
+  /** Makes a queue that is dropped when its process is no more. */
+  borrow(name: string, owner: number): void {
+    this.#queue(name)
+    this.#sql('INSERT OR IGNORE INTO borrowed VALUES (?, ?)').run(name, owner)
+  }
+
+  drop(name: string): void {
+    const queue = this.#sql('SELECT queue FROM queues WHERE name = ?').get(name)?.queue
+    if (queue === undefined) return
+    for (const table of ['messages', 'parked']) {
+      const files = this.#sql(`SELECT file FROM ${table} WHERE queue = ? AND file IS NOT NULL`).all(queue)
+      this.#files.push(...files.map(({ file }) => String(file)))
+    }
+    for (const table of ['messages', 'parked', 'released', 'cursors', 'busy', 'dedup', 'leases', 'waiting', 'queues']) {
+      this.#sql(`DELETE FROM ${table} WHERE queue = ?`).run(queue)
+    }
+    for (const table of ['borrowed', 'bindings']) this.#sql(`DELETE FROM ${table} WHERE name = ?`).run(name)
+    this.#queues.delete(name)
+    this.drop(`${name}/dead`)
+  }
+
+  entries(prefix: string): [key: string, value: string][] {
+    const rows = this.#sql('SELECT key, value FROM notes WHERE key >= ? AND substr(key, 1, ?) = ? ORDER BY key')
+    return rows.all(prefix, prefix.length, prefix).map(({ key, value }) => [String(key), String(value)])
+  }
+
+  put(key: string, value: string | undefined): void {
+    if (value === undefined) this.#sql('DELETE FROM notes WHERE key = ?').run(key)
+    else this.#sql('INSERT OR REPLACE INTO notes VALUES (?, ?)').run(key, value)
+  }
+
   /** Enters a process; the others are those who may be alive. */
   enter(pid: number, socket: string): { owner: number; others: Process[] } {
     const others = this.processes()
@@ -649,6 +710,7 @@ export class Store {
     this.#sql('DELETE FROM waiting WHERE owner = ?').run(owner)
     const lease = this.#sql('SELECT lease, queue, items FROM leases WHERE owner = ? LIMIT 1').get(owner)
     if (lease === undefined) {
+      for (const { name } of this.#sql('SELECT name FROM borrowed WHERE owner = ?').all(owner)) this.drop(String(name))
       this.#sql('DELETE FROM processes WHERE owner = ?').run(owner)
       return false
     }

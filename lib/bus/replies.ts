@@ -1,0 +1,85 @@
+// Requests of this process that wait for their replies, in a queue of its own.
+import { randomUUID } from 'node:crypto'
+import { QueueError } from '../errors.ts'
+import { checkSignal, deadlineOf, Waiter } from '../waiting.ts'
+import type { Message } from './message.ts'
+import { BORROWED, type Transport } from './transport.ts'
+
+/** Headers of a request, and of a reply. */
+export const RPC = {
+  replyTo: 'reply-to',
+  correlationId: 'correlation-id',
+  /** When nobody waits for the reply any more, in milliseconds since the epoch. */
+  deadline: 'deadline',
+  error: 'error',
+} as const
+
+export interface RequestOptions {
+  /** Milliseconds to wait for the reply. Default: 30000. */
+  timeout?: number | undefined
+  signal?: AbortSignal | undefined
+}
+
+/** A handler threw, of a request; `message` is what it said. */
+export class ReplyError extends Error {
+  override readonly name: string = 'ReplyError'
+  readonly code = 'ERR_BUS_REPLY'
+}
+
+export class Replies {
+  readonly #transport: Transport
+  readonly #consume: (queue: string, handler: (message: Message) => void) => void
+  readonly #queue: string = `${BORROWED}${randomUUID()}`
+  readonly #waiting = new Map<string, Waiter<unknown>>()
+  #ready: Promise<void> | undefined
+
+  constructor(transport: Transport, consume: (queue: string, handler: (message: Message) => void) => void) {
+    this.#transport = transport
+    this.#consume = consume
+  }
+
+  #begin(): Promise<void> {
+    this.#ready ??= (async () => {
+      await this.#transport.borrow?.(this.#queue)
+      this.#consume(this.#queue, (message) => this.#take(message))
+    })()
+    return this.#ready
+  }
+
+  #take({ headers, body }: Message): void {
+    const waiter = this.#waiting.get(headers[RPC.correlationId] ?? '')
+    if (waiter === undefined) return
+    if (headers[RPC.error] === undefined) waiter.resolve(body)
+    else waiter.reject(new ReplyError(headers[RPC.error]))
+  }
+
+  /** Sends by `send`, with headers that bring the reply back, and waits for it. */
+  async request(
+    send: (headers: Record<string, string>, ttl: number) => Promise<unknown>,
+    now: number,
+    { timeout = 30_000, signal }: RequestOptions,
+  ): Promise<unknown> {
+    const deadline = deadlineOf({ timeout })
+    checkSignal(signal)
+    await this.#begin()
+    const id = randomUUID()
+    const waiter = new Waiter<unknown>(deadline, signal, (ended, reason) =>
+      ended.reject(
+        reason === 'timeout' ? new QueueError('ETIMEDOUT', { syscall: 'request', detail: `${timeout} ms` }) : reason,
+      ),
+    )
+    // Nobody looks at it before it is sent.
+    waiter.promise.catch(() => {})
+    this.#waiting.set(id, waiter)
+    try {
+      const headers = { [RPC.replyTo]: this.#queue, [RPC.correlationId]: id, [RPC.deadline]: String(now + timeout) }
+      await send(headers, timeout)
+      return await waiter.promise
+    } catch (error) {
+      waiter.reject(error)
+      throw error
+    } finally {
+      this.#waiting.delete(id)
+    }
+  }
+}

@@ -1,0 +1,312 @@
+// Topics, requests, schedules and codecs, on every transport.
+import { randomBytes } from 'node:crypto'
+import { setTimeout as sleep } from 'node:timers/promises'
+import { compress, encrypt, ManualClock, ReplyError, sign } from 'kernelmq/bus'
+import { describe, expect, test } from 'vitest'
+import { deferred, newBus, nothing, one, openBus, take, temporaryDirectory } from './support.ts'
+
+describe.each(['memory', 'local'])('%s:', (scheme) => {
+  describe('a topic', () => {
+    test.each([
+      ['orders', ['orders'], ['orders.eu', 'order', '']],
+      ['orders.*', ['orders.eu', 'orders.1'], ['orders', 'orders.eu.de', 'other.eu']],
+      ['orders.#', ['orders', 'orders.eu', 'orders.eu.de'], ['other', 'xorders']],
+      ['#', ['a', 'a.b.c'], []],
+      ['*.eu.#', ['orders.eu', 'x.eu.de'], ['eu', 'orders.us']],
+      ['a:b_c-d', ['a:b_c-d'], ['a.b_c-d']],
+    ])('%s gets what is published to topics that it means, and no other', async (pattern, meant, others) => {
+      const bus = await newBus(scheme)
+      await bus.topic(pattern).bind('q')
+      for (const name of meant) expect(await bus.topic(name).publish(name), name).toBe(1)
+      for (const name of others.filter((other) => other !== ''))
+        expect(await bus.topic(name).publish(name), name).toBe(0)
+      expect(await take(bus.queue('q'), meant.length)).toEqual(meant)
+    })
+
+    test('goes to all that are bound, once each, and to those with the headers they want', async () => {
+      const bus = await newBus(scheme)
+      await bus.topic('a.*').bind('all')
+      await bus.topic('#').bind('all')
+      await bus.topic('a.*').bind('urgent', { headers: { level: 'high' } })
+      expect(await bus.topic('a.b').publish(1, { headers: { level: 'high' } })).toBe(2)
+      expect(await bus.topic('a.b').publish(2, { headers: { level: 'low' } })).toBe(1)
+      expect(await take(bus.queue('all'), 2)).toEqual([1, 2])
+      expect(await take(bus.queue('urgent'), 1)).toEqual([1])
+      await bus.topic('a.*').unbind('urgent', { headers: { level: 'high' } })
+      expect(await bus.topic('a.b').publish(3, { headers: { level: 'high' } })).toBe(1)
+    })
+
+    test('keeps for a subscription what is published while nobody is there; its consumers share it', async () => {
+      const bus = await newBus(scheme)
+      const topic = bus.topic('t')
+      const seen: unknown[] = []
+      const first = await topic.subscribe('s', ({ body }) => void seen.push(body))
+      await first.close()
+      await topic.publish(1)
+      const all = deferred()
+      const handler = ({ body }: { body: unknown }) => {
+        seen.push(body)
+        if (seen.length === 3) all.resolve()
+      }
+      await Promise.all([topic.subscribe('s', handler), topic.subscribe('s', handler)])
+      await topic.publish(2)
+      await topic.publish(3)
+      await all.promise
+      expect(seen.sort()).toEqual([1, 2, 3])
+    })
+
+    test('is heard without a subscription as long as one listens, and leaves nothing behind', async () => {
+      const bus = await newBus(scheme)
+      const heard = deferred<unknown>()
+      const consumer = await bus.topic('t').subscribe(undefined, ({ body }) => heard.resolve(body))
+      expect(await bus.topic('t').publish('x')).toBe(1)
+      expect(await heard.promise).toBe('x')
+      await consumer.close()
+      while ((await bus.topic('t').publish('y')) > 0) await sleep(1)
+    })
+
+    test.each(['', 'a..b', 'a b', 'a/b', '.', 'a.b*'])('is not called %j', async (name) => {
+      const bus = await newBus(scheme)
+      expect(() => bus.topic(name)).toThrow('name of the topic must be words')
+    })
+
+    test('with a wildcard cannot be published to', async () => {
+      const bus = await newBus(scheme)
+      await expect(bus.topic('a.*').publish('x')).rejects.toThrow('one topic, to publish to it')
+    })
+  })
+
+  describe('a request', () => {
+    test('gets what its handler returns', async () => {
+      const bus = await newBus(scheme)
+      const squares = bus.queue<number>('squares')
+      squares.consume(({ body }) => body * body, { concurrency: 4 })
+      const replies = await Promise.all([1, 2, 3].map((n) => squares.request(n)))
+      expect(replies).toEqual([1, 4, 9])
+      const quiet = bus.queue('quiet')
+      quiet.consume(() => {})
+      expect(await quiet.request('x')).toBe(null)
+    })
+
+    test('rejects with what its handler throws, after its retries', async () => {
+      const bus = await newBus(scheme)
+      const queue = bus.queue('q', { retry: { max: 1, base: 1 } })
+      let calls = 0
+      queue.consume(() => {
+        calls++
+        throw new Error('cannot')
+      })
+      const failed = queue.request('x')
+      await expect(failed).rejects.toBeInstanceOf(ReplyError)
+      await expect(failed).rejects.toMatchObject({ code: 'ERR_BUS_REPLY', message: 'cannot' })
+      expect(calls).toBe(2)
+    })
+
+    test('that nobody answers in time rejects, is not handled later, and its handler is told', async () => {
+      const bus = await newBus(scheme)
+      const queue = bus.queue('q')
+      await expect(queue.request('late', { timeout: 20 })).rejects.toMatchObject({ code: 'ETIMEDOUT' })
+      const aborted = deferred<unknown>()
+      queue.consume(
+        ({ body }, { signal }) =>
+          new Promise(() => {
+            signal.addEventListener('abort', () => aborted.resolve(body))
+          }),
+      )
+      await expect(queue.request('slow', { timeout: 50 })).rejects.toMatchObject({ code: 'ETIMEDOUT' })
+      expect(await aborted.promise).toBe('slow')
+    })
+
+    test('may be given up', async () => {
+      const bus = await newBus(scheme)
+      const controller = new AbortController()
+      const given = bus.queue('q').request('x', { signal: controller.signal })
+      await sleep(5)
+      controller.abort('enough')
+      await expect(given).rejects.toMatchObject({ code: 'ABORT_ERR', cause: 'enough' })
+    })
+  })
+
+  describe('a schedule', () => {
+    const START = Date.UTC(2026, 0, 1, 12, 0, 30)
+    const scheduled = async () => {
+      const clock = new ManualClock(START)
+      const bus = await newBus(scheme, { clock })
+      return { clock, bus, queue: bus.queue('q') }
+    }
+
+    /** Lets time pass, and waits until what it brings is there. */
+    const pass = async (clock: ManualClock, ms: number, ready: () => Promise<boolean>) => {
+      clock.advance(ms)
+      while (!(await ready())) await sleep(1)
+    }
+
+    test('every so often sends one message', async () => {
+      const { clock, bus, queue } = await scheduled()
+      await bus.schedules.set('s', queue, { tick: true }, { every: 1000, priority: 3 })
+      expect(await bus.schedules.list()).toEqual([
+        { name: 's', queue: 'q', body: { tick: true }, every: 1000, next: new Date(START + 1000) },
+      ])
+      for (let i = 1; i <= 3; i++) await pass(clock, 1000, async () => (await queue.stats()).ready === i)
+      const messages = await queue.receive({ max: 10 })
+      expect(messages.map(({ body, priority }) => [body, priority])).toEqual(Array(3).fill([{ tick: true }, 3]))
+      expect(await bus.schedules.remove('s')).toBe(true)
+      expect(await bus.schedules.remove('s')).toBe(false)
+      clock.advance(5000)
+      await sleep(20)
+      expect((await queue.stats()).ready).toBe(0)
+    })
+
+    test('goes by cron expressions, in a time zone', async () => {
+      const { clock, bus, queue } = await scheduled()
+      await bus.schedules.set('s', queue, 'x', { cron: '0 8 * * *', timezone: 'America/New_York' })
+      expect((await bus.schedules.list())[0]?.next).toEqual(new Date(Date.UTC(2026, 0, 1, 13)))
+      await pass(clock, 60 * 60_000, async () => (await queue.stats()).ready === 1)
+      expect((await bus.schedules.list())[0]?.next).toEqual(new Date(Date.UTC(2026, 0, 2, 13)))
+    })
+
+    test('sends one message for all the times that were missed, or none', async () => {
+      const { clock, bus, queue } = await scheduled()
+      await bus.schedules.set('once', queue, 'once', { every: 1000 })
+      await bus.schedules.set('skip', queue, 'skip', { every: 1000, missed: 'skip' })
+      await pass(clock, 100_000, async () => (await queue.stats()).ready === 1)
+      await sleep(20)
+      expect(await take(queue, 1)).toEqual(['once'])
+      await pass(clock, 1000, async () => (await queue.stats()).ready === 2)
+      expect((await take(queue, 2)).sort()).toEqual(['once', 'skip'])
+    })
+
+    test('that is set again is replaced, unless it is the same', async () => {
+      const { clock, bus, queue } = await scheduled()
+      await bus.schedules.set('s', queue, 'old', { every: 1000 })
+      clock.advance(500)
+      await bus.schedules.set('s', queue, 'old', { every: 1000 })
+      expect((await bus.schedules.list())[0]?.next).toEqual(new Date(START + 1000))
+      await bus.schedules.set('s', queue, 'new', { every: 2000 })
+      await pass(clock, 2000, async () => (await queue.stats()).ready === 1)
+      expect(await take(queue, 1)).toEqual(['new'])
+    })
+
+    test.each([
+      [{}, 'one of the two'],
+      [{ every: 0 }, '"every" option must be a number of milliseconds >= 1'],
+      [{ every: 5, cron: '* * * * *' }, 'one of the two'],
+      [{ cron: 'no' }, /./],
+    ])('with %j is refused', async (options, message) => {
+      const { bus, queue } = await scheduled()
+      await expect(bus.schedules.set('s', queue, 'x', options)).rejects.toThrow(message)
+      expect(await bus.schedules.list()).toEqual([])
+    })
+  })
+
+  describe('codecs', () => {
+    const key = () => randomBytes(32).toString('base64')
+    const bodies = ['', 'text', 'x'.repeat(5000), { a: ['x'.repeat(2000)] }, randomBytes(3000)]
+
+    test.each([
+      ['gzip', () => [compress()]],
+      ['brotli', () => [compress({ algorithm: 'brotli', threshold: 0 })]],
+      ['encryption', () => [encrypt({ keys: { a: key() }, current: 'a' })]],
+      ['signatures', () => [sign({ keys: { a: key() }, current: 'a' })]],
+      [
+        'all of them',
+        () => [compress(), encrypt({ keys: { a: key() }, current: 'a' }), sign({ keys: { b: key() }, current: 'b' })],
+      ],
+    ])('%s give back what was sent', async (_, make) => {
+      const bus = await newBus(scheme, { codecs: make() })
+      const queue = bus.queue('q')
+      for (const body of bodies) await queue.send(body)
+      expect(await take(queue, bodies.length)).toEqual(bodies)
+    })
+
+    test('make bodies smaller, where that is worth it', async () => {
+      const bus = await newBus(scheme, { codecs: [compress()] })
+      const queue = bus.queue('q')
+      await queue.send('x'.repeat(10_000))
+      expect((await queue.stats()).bytes).toBeLessThan(100)
+      const noise = randomBytes(2000)
+      await queue.send(noise)
+      expect((await queue.receive({ max: 2 }))[1]?.data.length).toBe(2000)
+    })
+  })
+})
+
+describe('keys', () => {
+  const [a, b] = [randomBytes(32), randomBytes(32)]
+  const two = async (first: object, second: object) => {
+    const url = `local:${temporaryDirectory()}`
+    return [(await openBus(url, first)).queue('q'), (await openBus(url, second)).queue('q')] as const
+  }
+
+  test('are rotated: what was sent with an old one is read as long as it is there', async () => {
+    const [old, renewed] = await two(
+      { codecs: [encrypt({ keys: { a, b }, current: 'a' })] },
+      { codecs: [encrypt({ keys: { a, b }, current: 'b' })] },
+    )
+    await old.send('old')
+    await renewed.send('new')
+    expect(await take(old, 2)).toEqual(['old', 'new'])
+  })
+
+  test.each([
+    [
+      'has another key',
+      [encrypt({ keys: { a: b }, current: 'a' })],
+      [encrypt({ keys: { a }, current: 'a' })],
+      /authenticate/,
+    ],
+    [
+      'has not the key',
+      [encrypt({ keys: { b }, current: 'b' })],
+      [encrypt({ keys: { a }, current: 'a' })],
+      /no key "b"/,
+    ],
+    ['does not encrypt', [], [encrypt({ keys: { a }, current: 'a' })], /has no "aes256gcm"/],
+    ['does not sign', [], [sign({ keys: { a }, current: 'a' })], /has no "hmac"/],
+    [
+      'signs with another key',
+      [sign({ keys: { a: b }, current: 'a' })],
+      [sign({ keys: { a }, current: 'a' })],
+      /signature is not right/,
+    ],
+    [
+      'encrypts for one that does not',
+      [encrypt({ keys: { a }, current: 'a' })],
+      [],
+      /has "aes256gcm", which this bus has not/,
+    ],
+  ])('of a sender who %s make its message a dead letter', async (_, sender, receiver, error) => {
+    const [from, to] = await two({ codecs: sender }, { codecs: receiver })
+    await from.send('secret')
+    expect(await to.receive(nothing)).toEqual([])
+    const { letters } = await to.dead.list()
+    expect(letters).toMatchObject([{ reason: 'unreadable' }])
+    expect(letters[0]?.error).toMatch(error)
+  })
+
+  test('that nobody has do not open the store: there is no text in it', async () => {
+    const bus = await newBus('local', { codecs: [encrypt({ keys: { a }, current: 'a' })] })
+    const queue = bus.queue('q')
+    await queue.send('a secret')
+    const message = await one(queue)
+    expect(message.body).toBe('a secret')
+    expect(message.data.includes('a secret')).toBe(false)
+  })
+
+  test.each([
+    [{ keys: { a: 'short' }, current: 'a' }, 'key "a" must be 32 bytes'],
+    [{ keys: { a }, current: 'b' }, '"current" option must be the name of one of the keys'],
+    [{ keys: { 'a b': a }, current: 'a b' }, 'name of the key'],
+  ])('that cannot be are refused', (options, message) => {
+    expect(() => encrypt(options as never)).toThrow(message)
+  })
+})
+
+test('what a killed process had borrowed goes with it', async () => {
+  const url = `local:${temporaryDirectory()}`
+  const [bus, other] = [await openBus(url), await openBus(url)]
+  await bus.topic('t').subscribe(undefined, () => {})
+  expect(await other.topic('t').publish('x')).toBe(1)
+  await bus.close()
+  expect(await other.topic('t').publish('x')).toBe(0)
+})
