@@ -5,6 +5,8 @@ import { checkInteger, checkOptions, invalidType, invalidValue } from '../errors
 import { type Clock, systemClock } from './clock.ts'
 import { type Codec, Codecs } from './codecs.ts'
 import { Settler } from './message.ts'
+import { Meters } from './meter.ts'
+import { toPrometheus } from './prometheus.ts'
 import {
   type Context,
   checkChoice,
@@ -110,7 +112,8 @@ export class Bus {
     this.url = url
     const replies = new Replies(transport, (name, handler) => this.#open(name).consume(handler, { concurrency: 50 }))
     const settler = new Settler(transport)
-    this.#context = { transport, clock, codecs, settler, durability, replies, consumers: new Set() }
+    const meters = new Meters()
+    this.#context = { transport, clock, codecs, settler, durability, replies, meters, consumers: new Set() }
     this.schedules = new Schedules({ transport, clock, queue: (name) => this.#open(name) })
     this.#signals = signals
     for (const signal of signals) process.once(signal, this.#onSignal)
@@ -140,6 +143,15 @@ export class Bus {
     const publish = (topic: string, body: unknown, options: SendOptions) =>
       this.#open(topic).publish(topic, body, options)
     return new Topic(name, { transport, queue: (queue, options) => this.#open(queue, options), publish })
+  }
+
+  /** What there is in all queues, and what this process has done with it, as Prometheus reads it. */
+  async metrics(): Promise<string> {
+    const { transport, clock, meters } = this.#context
+    const names = (await transport.queues?.()) ?? meters.names()
+    const own = names.filter((name) => !name.includes('/'))
+    const stats = await Promise.all(own.map(async (name) => [name, await this.#open(name).stats()] as const))
+    return toPrometheus(stats, clock.now())
   }
 
   /** Waits for the handlers that run, gives back what was not settled, and lets go. Idempotent. */

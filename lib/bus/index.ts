@@ -5,6 +5,7 @@ export { type Codec, type CompressOptions, compress, encrypt, type KeyOptions, t
 export type { ConsumeOptions, Consumer, Handler, HandlerContext } from './consumer.ts'
 export type { DeadLetter, DeadLetterChoice, DeadLetters } from './dead-letters.ts'
 export type { Message } from './message.ts'
+export type { BusEvent, Event, Latencies } from './meter.ts'
 export type {
   Durability,
   Item,

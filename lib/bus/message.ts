@@ -1,5 +1,6 @@
 // A message in the hands of a consumer, and how it is settled.
 import { checkInteger, outOfRange, QueueError } from '../errors.ts'
+import type { Event, Meter } from './meter.ts'
 import { type Addressed, BUS_BATCH, type Delivery, type Settlement, type Transport } from './transport.ts'
 
 interface Pending {
@@ -53,6 +54,7 @@ export class Settler {
 export interface Origin {
   readonly name: string
   readonly settler: Settler
+  readonly meter: Meter
   now(): number
   /** Milliseconds to wait before the next attempt, after so many. */
   backoff(attempts: number): number
@@ -125,18 +127,19 @@ export class Message<T = unknown> {
   async ack(options: { send?: readonly Addressed[] } = {}): Promise<void> {
     const { token } = this.#delivery
     const { send = [] } = options
-    if (send.length === 0) return this.#settle('ack', { token, outcome: 'ack' })
+    if (send.length === 0) return this.#settle('ack', { token, outcome: 'ack' }, 'acknowledged')
     checkInteger('number of messages to send', send.length, 1, BUS_BATCH - 1)
     this.#check('ack')
-    if (await this.#origin.settler.alone({ token, outcome: 'ack', send })) this.#settled = true
-    else throw this.#lost('ack')
+    if (!(await this.#origin.settler.alone({ token, outcome: 'ack', send }))) throw this.#lost('ack')
+    this.#settled = true
+    this.#origin.meter.count('acknowledged', [this])
   }
 
   /** To be received again, after `delay` milliseconds; by default after what the queue's backoff says. */
   retry(delay: number = this.#origin.backoff(this.attempts + 1)): Promise<void> {
     checkDelay(delay)
     const due = this.#origin.now() + delay
-    return this.#settle('retry', { token: this.#delivery.token, outcome: 'retry', due, counted: true })
+    return this.#settle('retry', { token: this.#delivery.token, outcome: 'retry', due, counted: true }, 'retried')
   }
 
   /** Goes back as if it had never been received. */
@@ -157,7 +160,8 @@ export class Message<T = unknown> {
     }
     if (error !== undefined)
       headers[DEAD.error] = error instanceof Error ? (error.stack ?? error.message) : String(error)
-    return this.#settle('dead', { token: this.#delivery.token, outcome: 'dead', queue: deadOf(name), headers })
+    const settlement = { token: this.#delivery.token, outcome: 'dead', queue: deadOf(name), headers } as const
+    return this.#settle('dead', settlement, 'dead', reason)
   }
 
   /** Of a lease with a limit: it ends `ms` milliseconds from now. */
@@ -175,7 +179,7 @@ export class Message<T = unknown> {
     return this.#origin.settler.alone({ token: this.#delivery.token, outcome: 'begin' })
   }
 
-  async #settle(call: string, settlement: Settlement): Promise<void> {
+  async #settle(call: string, settlement: Settlement, event?: Event, reason?: string): Promise<void> {
     this.#check(call)
     this.#settled = true
     let held: boolean
@@ -186,6 +190,7 @@ export class Message<T = unknown> {
       throw error
     }
     if (!held) throw this.#lost(call)
+    if (event !== undefined) this.#origin.meter.count(event, [this], reason)
   }
 
   #check(call: string): void {

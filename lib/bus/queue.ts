@@ -7,6 +7,7 @@ import type { Codecs } from './codecs.ts'
 import { type ConsumeOptions, Consumer, type Handler, type Source } from './consumer.ts'
 import { DeadLetters } from './dead-letters.ts'
 import { bytesOf, deadOf, decode, Message, type Origin, type Settler } from './message.ts'
+import type { Event, Latencies, Meters } from './meter.ts'
 import { type Replies, type RequestOptions, RPC } from './replies.ts'
 import { type StandardSchema, validate } from './schema.ts'
 import {
@@ -93,6 +94,12 @@ export interface ReceiveOptions {
 export interface QueueStats extends TransportStats {
   /** Dead letters. */
   dead: number
+  /** What this process has done with messages of the queue since it has opened the bus. */
+  totals: Readonly<Record<Event, number>>
+  /** The same for a second, over the last minute. */
+  rates: Readonly<Record<Event, number>>
+  /** How long messages waited until this process received them the first time, in milliseconds; a delay counts. */
+  latency: Latencies | undefined
 }
 
 /** What a queue needs of its bus. */
@@ -103,6 +110,7 @@ export interface Context {
   readonly durability: Durability
   readonly codecs: Codecs
   readonly replies: Replies
+  readonly meters: Meters
   readonly consumers: Set<{ close(): Promise<void> }>
 }
 
@@ -150,6 +158,7 @@ export class Queue<T = unknown> {
     this.#origin = {
       name,
       settler: context.settler,
+      meter: context.meters.of(name),
       now: () => context.clock.now(),
       backoff: (attempts) => this.#backoff(attempts),
     }
@@ -226,7 +235,9 @@ export class Queue<T = unknown> {
     if (declared !== undefined) await declared
     const options: TransportSendOptions = { overflow: this.#overflow, disk: durability === 'disk', signal }
     const batch = messages.map((message) => ({ queue: this.name, message }))
-    return this.#context.transport.send(batch, options)
+    const receipts = await this.#context.transport.send(batch, options)
+    this.#origin.meter.count('sent', receipts)
+    return receipts
   }
 
   /** What was given goes out: the schema is applied again where it is received. */
@@ -330,11 +341,21 @@ export class Queue<T = unknown> {
     if (declared !== undefined) await declared
     const deliveries = await this.#context.transport.receive(this.name, { max, deadline, signal, lease })
     const messages: Message<T>[] = []
+    this.#measure(deliveries)
     for (const delivery of deliveries) {
       const message = await this.#open(delivery)
       if (message !== undefined) messages.push(message)
     }
     return messages
+  }
+
+  #measure(deliveries: readonly Delivery[]): void {
+    const { meter } = this.#origin
+    meter.count('received', deliveries)
+    const now = this.#context.clock.now()
+    for (const { attempts, losses, sentAt } of deliveries) {
+      if (attempts === 0 && losses === 0) meter.waited(now - sentAt)
+    }
   }
 
   /** What nobody can handle is dead at once. */
@@ -441,7 +462,8 @@ export class Queue<T = unknown> {
       [this.name, deadOf(this.name)].map((name) => this.#context.transport.stats(name)),
     )
     const { ready, leased, delayed, held } = dead as TransportStats
-    return { ...(own as TransportStats), dead: ready + leased + delayed + held }
+    const { totals, rates, latency } = this.#origin.meter
+    return { ...(own as TransportStats), dead: ready + leased + delayed + held, totals, rates, latency }
   }
 }
 

@@ -143,6 +143,8 @@ export interface Transport {
   /** Each by itself; false for each delivery that was no longer the consumer's: nothing was done with it. */
   settle(batch: readonly Settlement[]): Promise<boolean[]>
   stats(queue: string): Promise<TransportStats>
+  /** The names of all queues that there are. */
+  queues?(): Promise<string[]>
   /** What is in a queue, without taking it; from the place where the last page ended. */
   browse?(queue: string, options: { max: number; after: string | undefined }): Promise<Page>
   /** Has what is published to topics of a pattern, with these headers, sent to a queue. */

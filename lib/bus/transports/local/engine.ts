@@ -414,6 +414,11 @@ export class Engine implements Transport {
     return this.transact(() => this.#store.stats(queue))
   }
 
+  async queues(): Promise<string[]> {
+    this.#check('queues')
+    return this.transact(() => this.#store.queues())
+  }
+
   async browse(queue: string, { max, after }: { max: number; after: string | undefined }): Promise<Page> {
     this.#check('browse')
     const page = await this.transact(() => this.#store.browse(queue, max, after))

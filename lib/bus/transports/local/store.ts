@@ -755,6 +755,11 @@ export class Store {
     return { ready, leased, delayed, held, bytes: Number(row.bytes), oldest: this.#oldest(queue) }
   }
 
+  queues(): string[] {
+    const rows = this.#sql('SELECT name FROM queues ORDER BY name').all()
+    return rows.map(({ name }) => String(name))
+  }
+
   #oldest(queue: number): number | undefined {
     const firsts = this.#sql('SELECT rank, sequence FROM cursors WHERE queue = ?')
       .all(queue)
