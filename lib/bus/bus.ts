@@ -21,6 +21,9 @@ import { Schedules } from './schedules.ts'
 import { Topic } from './topic.ts'
 import type { Capabilities, Transport } from './transport.ts'
 
+/** Milliseconds. */
+const DAY = 86_400_000
+
 export interface ConnectOptions {
   /**
    * `process`: what was sent outlives any process; `disk`: the power of the machine, too, and a send takes as long as
@@ -143,6 +146,23 @@ export class Bus {
     const publish = (topic: string, body: unknown, options: SendOptions) =>
       this.#open(topic).publish(topic, body, options)
     return new Topic(name, { transport, queue: (queue, options) => this.#open(queue, options), publish })
+  }
+
+  /**
+   * The result of `fn`, which is recorded under `id`: who asks again gets the record, in whatever process. It may run
+   * again if the process ended, or it threw, before the record was there, and at the same time in two processes.
+   *
+   * @param fn its result is kept as JSON
+   */
+  async once<R>(id: string, fn: () => R | Promise<R>, { ttl = DAY }: { ttl?: number } = {}): Promise<R> {
+    if (typeof id !== 'string' || id === '') throw invalidType('id', 'a string', id)
+    const { transport, clock } = this.#context
+    const key = `once/${id}`
+    const known = (await transport.entries?.(key))?.find(([one]) => one === key)
+    if (known !== undefined) return (JSON.parse(known[1]) as { result: R }).result
+    const result = await fn()
+    await transport.put?.(key, JSON.stringify({ result }), { until: clock.now() + ttl })
+    return result
   }
 
   /** What there is in all queues, and what this process has done with it, as Prometheus reads it. */

@@ -113,7 +113,7 @@ export class Schedules {
     const before = await this.#get(name)
     if (before === undefined || !isSame(before, note)) {
       const tick = await this.#tick({ name, generation: note.generation, due: next })
-      await this.#context.transport.put?.(PREFIX + name, JSON.stringify(note), [tick])
+      await this.#context.transport.put?.(PREFIX + name, JSON.stringify(note), { send: [tick] })
     }
     this.run()
   }
@@ -121,7 +121,7 @@ export class Schedules {
   /** Resolves to whether there was one. */
   async remove(name: string): Promise<boolean> {
     const before = await this.#get(name)
-    await this.#context.transport.put?.(PREFIX + name, undefined, [])
+    await this.#context.transport.put?.(PREFIX + name, undefined)
     return before !== undefined
   }
 

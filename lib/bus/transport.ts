@@ -159,9 +159,15 @@ export interface Transport {
   /** What was put under keys that begin so, by key. */
   entries?(prefix: string): Promise<[key: string, value: string][]>
   /** Puts a value under a key, or removes it, and sends, both or neither. */
-  put?(key: string, value: string | undefined, send: readonly Addressed[]): Promise<void>
+  put?(key: string, value: string | undefined, options?: PutOptions): Promise<void>
   /** Gives back what it holds. */
   close(): Promise<void>
+}
+
+export interface PutOptions {
+  readonly send?: readonly Addressed[]
+  /** When it may be forgotten, in milliseconds since the epoch; 0 is never. */
+  readonly until?: number
 }
 
 export interface Binding {

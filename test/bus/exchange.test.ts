@@ -199,6 +199,29 @@ describe.each(['memory', 'local'])('%s:', (scheme) => {
     })
   })
 
+  describe('what is done once', () => {
+    test('is done once, has one result, and is forgotten in the end', async () => {
+      const clock = new ManualClock(0)
+      const bus = await newBus(scheme, { clock })
+      let calls = 0
+      const charge = () => bus.once('charge-7', async () => ({ call: ++calls }), { ttl: 1000 })
+      expect([await charge(), await charge()]).toEqual([{ call: 1 }, { call: 1 }])
+      expect(await bus.once('charge-70', () => undefined)).toBe(undefined)
+      clock.advance(1001)
+      expect(await charge()).toEqual({ call: 2 })
+    })
+
+    test('that throws is not recorded', async () => {
+      const bus = await newBus(scheme)
+      await expect(
+        bus.once('i', () => {
+          throw new Error('no')
+        }),
+      ).rejects.toThrow('no')
+      expect(await bus.once('i', () => 1)).toBe(1)
+    })
+  })
+
   describe('codecs', () => {
     const key = () => randomBytes(32).toString('base64')
     const bodies = ['', 'text', 'x'.repeat(5000), { a: ['x'.repeat(2000)] }, randomBytes(3000)]

@@ -12,6 +12,7 @@ import {
   type Delivery,
   type Outgoing,
   type Page,
+  type PutOptions,
   type Receipt,
   type ReceiveOptions,
   type SendOptions,
@@ -464,11 +465,11 @@ export class Engine implements Transport {
     return this.transact(() => this.#store.entries(prefix))
   }
 
-  async put(key: string, value: string | undefined, send: readonly Addressed[]): Promise<void> {
+  async put(key: string, value: string | undefined, { send = [], until = 0 }: PutOptions = {}): Promise<void> {
     this.#check('put')
     const files = await this.#writeBodies(send, false)
     const run = () => {
-      this.#store.put(key, value)
+      this.#store.put(key, value, until)
       if (send.length > 0) this.#store.send(send, 'reject', files)
     }
     await this.transact(run, { weight: 1 + send.length, vital: false })

@@ -55,7 +55,8 @@ const schema = `
   CREATE TABLE waiting (turn INTEGER PRIMARY KEY AUTOINCREMENT, queue INTEGER NOT NULL, want INTEGER NOT NULL, owner INTEGER NOT NULL, UNIQUE (queue, want, owner));
   CREATE TABLE borrowed (name TEXT PRIMARY KEY, owner INTEGER NOT NULL) WITHOUT ROWID;
   CREATE TABLE bindings (pattern TEXT, name TEXT, headers TEXT, PRIMARY KEY (pattern, name, headers)) WITHOUT ROWID;
-  CREATE TABLE notes (key TEXT PRIMARY KEY, value TEXT NOT NULL) WITHOUT ROWID;
+  CREATE TABLE notes (key TEXT PRIMARY KEY, value TEXT NOT NULL, until INTEGER NOT NULL) WITHOUT ROWID;
+  CREATE INDEX notes_until ON notes (until) WHERE until > 0;
   PRAGMA application_id = ${APPLICATION};
   PRAGMA user_version = ${VERSION};`
 
@@ -684,13 +685,20 @@ export class Store {
   }
 
   entries(prefix: string): [key: string, value: string][] {
-    const rows = this.#sql('SELECT key, value FROM notes WHERE key >= ? AND substr(key, 1, ?) = ? ORDER BY key')
-    return rows.all(prefix, prefix.length, prefix).map(({ key, value }) => [String(key), String(value)])
+    const rows = this.#sql(
+      'SELECT key, value FROM notes WHERE key >= ? AND substr(key, 1, ?) = ? AND (until = 0 OR until > ?) ORDER BY key',
+    )
+    return rows
+      .all(prefix, prefix.length, prefix, this.#clock.now())
+      .map(({ key, value }) => [String(key), String(value)])
   }
 
-  put(key: string, value: string | undefined): void {
+  put(key: string, value: string | undefined, until: number): void {
+    // Two go for one that comes: what may be forgotten does not pile up.
+    const forget = 'DELETE FROM notes WHERE key IN (SELECT key FROM notes WHERE until > 0 AND until <= ? LIMIT 2)'
+    this.#sql(forget).run(this.#clock.now())
     if (value === undefined) this.#sql('DELETE FROM notes WHERE key = ?').run(key)
-    else this.#sql('INSERT OR REPLACE INTO notes VALUES (?, ?)').run(key, value)
+    else this.#sql('INSERT OR REPLACE INTO notes VALUES (?, ?, ?)').run(key, value, Math.ceil(until))
   }
 
   /** Enters a process; the others are those who may be alive. */
