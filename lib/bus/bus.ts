@@ -182,9 +182,11 @@ export class Bus {
 
   async #close(): Promise<void> {
     for (const signal of this.#signals) process.off(signal, this.#onSignal)
-    const { consumers, transport } = this.#context
+    const { consumers, settler, transport } = this.#context
     // What stopped one of them is told by its `closed`.
     await Promise.allSettled([...consumers].map((consumer) => consumer.close()))
+    // What was asked for before is done before.
+    settler.flush()
     await transport.close()
   }
 

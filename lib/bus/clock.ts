@@ -6,8 +6,8 @@ export type Cancel = () => void
 export interface Clock {
   /** Milliseconds since the epoch, as `Date.now()`. */
   now(): number
-  /** Calls back once, `ms` from now; the timer does not hold the process. */
-  after(ms: number, callback: () => void): Cancel
+  /** Calls back once, `ms` from now; the timer holds the process only if `hold` says so. */
+  after(ms: number, callback: () => void, hold?: boolean): Cancel
 }
 
 // setTimeout() takes longer times for 1 ms.
@@ -15,9 +15,10 @@ const MAX_TIMER = 2 ** 31 - 1
 
 export const systemClock: Clock = {
   now: Date.now,
-  after(ms, callback) {
+  after(ms, callback, hold = false) {
     const capped = Math.min(Math.max(Math.ceil(ms), 0), MAX_TIMER)
-    const timer = setTimeout(callback, capped).unref()
+    const timer = setTimeout(callback, capped)
+    if (!hold) timer.unref()
     return () => clearTimeout(timer)
   },
 }

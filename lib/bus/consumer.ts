@@ -2,6 +2,7 @@
 import { AbortError, isClosed, QueueError } from '../errors.ts'
 import type { Cancel, Clock } from './clock.ts'
 import type { Message } from './message.ts'
+import { BUS_BATCH } from './transport.ts'
 
 export interface HandlerContext {
   /** Aborted when the time of the handler is over. */
@@ -27,7 +28,8 @@ export interface ConsumeOptions {
 
 /** What a consumer needs of its queue. */
 export interface Source<M> {
-  receive(max: number, signal: AbortSignal): Promise<M[]>
+  /** Waits for the first, or takes only what is there. */
+  receive(max: number, wait: boolean, signal: AbortSignal): Promise<M[]>
   /** Settles what the handler has left unsettled; `result` is what it returned. */
   succeeded(message: M, result?: unknown): Promise<void>
   failed(message: M, error: unknown): Promise<void>
@@ -57,6 +59,8 @@ export class Consumer<M = Message> {
   #buffer: M[] = []
   #running = 0
   #fetching = false
+  /** The last time there was as much as was asked for. */
+  #more = false
   #paused = false
   #next = 0
   #turn = TURN
@@ -92,7 +96,8 @@ export class Consumer<M = Message> {
     // Who does not look at it does not want to be killed by it.
     this.closed.catch(() => {})
     signal?.addEventListener('abort', this.#onAbort)
-    this.#work()
+    if (signal?.aborted) queueMicrotask(this.#onAbort)
+    else this.#work()
   }
 
   readonly #onAbort = (): void => {
@@ -172,8 +177,12 @@ export class Consumer<M = Message> {
     while (this.#buffer.length > 0 && this.#running < this.#concurrency && this.#mayBegin()) {
       this.#begin(this.#buffer.shift() as M)
     }
-    const free = this.#concurrency + this.#prefetch - this.#running - this.#buffer.length
-    if (this.#buffer.length * 2 <= this.#prefetch && free > 0) void this.#fill(free)
+    const idle = this.#concurrency - this.#running - this.#buffer.length
+    // Who has time waits; who has none takes ahead only of plenty: what is there is for those who have time.
+    if (idle > 0) void this.#fill(this.#more ? idle + this.#prefetch : idle, !this.#more)
+    else if (this.#more && this.#buffer.length * 2 <= this.#prefetch && this.#prefetch > 0) {
+      void this.#fill(this.#prefetch - this.#buffer.length, false)
+    }
   }
 
   #mayBegin(): boolean {
@@ -185,18 +194,21 @@ export class Consumer<M = Message> {
     const now = this.#clock.now()
     if (now < this.#next) {
       this.#cancel?.()
-      this.#cancel = this.#clock.after(this.#next - now, () => this.#work())
+      this.#cancel = this.#clock.after(this.#next - now, () => this.#work(), true)
       return false
     }
     this.#next = Math.max(this.#next, now) + this.#interval
     return true
   }
 
-  async #fill(max: number): Promise<void> {
+  async #fill(wanted: number, wait: boolean): Promise<void> {
     if (this.#fetching) return
     this.#fetching = true
+    const max = Math.min(wanted, BUS_BATCH)
     try {
-      this.#buffer.push(...(await this.#source.receive(max, this.#fetch.signal)))
+      const fetched = await this.#source.receive(max, wait, this.#fetch.signal)
+      this.#more = fetched.length === max
+      this.#buffer.push(...fetched)
     } catch (error) {
       this.#stop(error instanceof AbortError || isClosed(error) ? undefined : { error })
     }
@@ -234,11 +246,12 @@ export class Consumer<M = Message> {
     if (timeout === undefined) return this.#handler(message, context)
     let cancel: Cancel = () => {}
     const over = new Promise<never>((_, reject) => {
-      cancel = this.#clock.after(timeout, () => {
+      const end = () => {
         const error = new QueueError('ETIMEDOUT', { syscall: 'handler', detail: `after ${timeout} ms` })
         context.abort(error)
         reject(error)
-      })
+      }
+      cancel = this.#clock.after(timeout, end, true)
     })
     try {
       return await Promise.race([this.#handler(message, context), over])

@@ -67,9 +67,12 @@ export class DeadLetters {
   redrive({ rate, ...choice }: DeadLetterChoice & { rate?: number | undefined } = {}): Promise<number> {
     if (rate !== undefined && !(rate > 0)) throw outOfRange('"rate" option', 'a number of messages a second > 0', rate)
     return this.#each(choice, async (delivery) => {
+      // It would go without its body.
+      if (delivery.damage !== undefined) return false
       const send = [{ queue: this.#queue, message: afresh(delivery) }]
       await this.#transport.settle([{ token: delivery.token, outcome: 'ack', send }])
       if (rate !== undefined) await sleep(1000 / rate)
+      return true
     })
   }
 
@@ -77,29 +80,34 @@ export class DeadLetters {
   discard(choice: DeadLetterChoice = {}): Promise<number> {
     return this.#each(choice, async ({ token }) => {
       await this.#transport.settle([{ token, outcome: 'ack' }])
+      return true
     })
   }
 
-  async #each({ ids, filter }: DeadLetterChoice, work: (delivery: Delivery) => Promise<void>): Promise<number> {
+  async #each({ ids, filter }: DeadLetterChoice, work: (delivery: Delivery) => Promise<boolean>): Promise<number> {
     const chosen = ids === undefined ? undefined : new Set(ids)
     const others: Delivery[] = []
     let count = 0
     try {
-      for (;;) {
-        const deliveries = await this.#take(BUS_BATCH)
-        if (deliveries.length === 0) return count
+      // Those of now: what dies again meanwhile would be sent back for ever.
+      for (let left = (await this.#transport.stats(deadOf(this.#queue))).ready; left > 0; ) {
+        const deliveries = await this.#take(Math.min(left, BUS_BATCH))
+        if (deliveries.length === 0) break
+        left -= deliveries.length
         for (const [at, delivery] of deliveries.entries()) {
-          const wanted = (chosen?.has(delivery.id) ?? true) && (filter?.(toLetter(delivery, this.#codecs)) ?? true)
+          let done: boolean
           try {
-            if (wanted) await work(delivery)
+            const wanted = (chosen?.has(delivery.id) ?? true) && (filter?.(toLetter(delivery, this.#codecs)) ?? true)
+            done = wanted && (await work(delivery))
           } catch (error) {
             others.push(...deliveries.slice(at))
             throw error
           }
-          if (wanted) count++
+          if (done) count++
           else others.push({ ...delivery, body: NOTHING })
         }
       }
+      return count
     } finally {
       // Only now: they would be received again at once.
       await this.#giveBack(others)
@@ -129,12 +137,13 @@ function withoutDeath(headers: Delivery['headers']): Record<string, string> {
   return Object.fromEntries(Object.entries(headers).filter(([name]) => !names.has(name)))
 }
 
-function afresh({ id, body, format, key, priority, headers }: Delivery): Outgoing {
+function afresh({ id, body, format, headers }: Delivery): Outgoing {
+  const [key, priority] = [headers[DEAD.key], Number(headers[DEAD.priority] ?? 0)]
   return { id, body, format, key, priority, headers: withoutDeath(headers), dedup: 0, due: 0, expires: 0 }
 }
 
 function toLetter(delivery: Delivery, codecs: Codecs): DeadLetter {
-  const { id, key, headers, sentAt } = delivery
+  const { id, headers, sentAt } = delivery
   let body: unknown
   try {
     body = decode({ ...delivery, body: codecs.decode(delivery.body, headers, delivery.format) })
@@ -144,7 +153,7 @@ function toLetter(delivery: Delivery, codecs: Codecs): DeadLetter {
   return {
     id,
     body,
-    key,
+    key: headers[DEAD.key],
     headers: withoutDeath(headers),
     sentAt: new Date(sentAt),
     diedAt: new Date(Number(headers[DEAD.at])),

@@ -68,6 +68,8 @@ export const DEAD = {
   attempts: 'dead-attempts',
   losses: 'dead-losses',
   at: 'dead-at',
+  key: 'dead-key',
+  priority: 'dead-priority',
 } as const
 
 /** The queue of the dead letters of a queue. */
@@ -157,7 +159,10 @@ export class Message<T = unknown> {
       [DEAD.attempts]: String(this.attempts + 1),
       [DEAD.losses]: String(this.losses),
       [DEAD.at]: String(now()),
+      [DEAD.priority]: String(this.priority),
     }
+    // The dead have no order.
+    if (this.key !== undefined) headers[DEAD.key] = this.key
     if (error !== undefined)
       headers[DEAD.error] = error instanceof Error ? (error.stack ?? error.message) : String(error)
     const settlement = { token: this.#delivery.token, outcome: 'dead', queue: deadOf(name), headers } as const
@@ -204,9 +209,12 @@ export class Message<T = unknown> {
   }
 }
 
+/** A hundred years, in milliseconds. */
+export const MAX_TIME: number = 100 * 366 * 86_400_000
+
 function checkDelay(ms: number): void {
-  if (!(typeof ms === 'number' && ms >= 0 && ms <= Number.MAX_SAFE_INTEGER)) {
-    throw outOfRange('delay', 'a number of milliseconds >= 0', ms)
+  if (!(typeof ms === 'number' && ms >= 0 && ms <= MAX_TIME)) {
+    throw outOfRange('delay', `0 to ${MAX_TIME} milliseconds`, ms)
   }
 }
 

@@ -6,7 +6,7 @@ import type { Clock } from './clock.ts'
 import type { Codecs } from './codecs.ts'
 import { type ConsumeOptions, Consumer, type Handler, type Source } from './consumer.ts'
 import { DeadLetters } from './dead-letters.ts'
-import { bytesOf, deadOf, decode, Message, type Origin, type Settler } from './message.ts'
+import { bytesOf, deadOf, decode, MAX_TIME, Message, type Origin, type Settler } from './message.ts'
 import type { Event, Latencies, Meters } from './meter.ts'
 import { type Replies, type RequestOptions, RPC } from './replies.ts'
 import { type StandardSchema, validate } from './schema.ts'
@@ -173,7 +173,10 @@ export class Queue<T = unknown> {
   /** Sets the bounds of the queue, once; whatever is done next comes after it. */
   #declare(): Promise<void> | undefined {
     if (this.#bounds === undefined) return undefined
-    this.#declared ??= this.#context.transport.declare(this.name, this.#bounds)
+    this.#declared ??= this.#context.transport.declare(this.name, this.#bounds).catch((error: unknown) => {
+      this.#declared = undefined
+      throw error
+    })
     return this.#declared
   }
 
@@ -324,6 +327,7 @@ export class Queue<T = unknown> {
     checkOptions(options)
     const { max = 1, wait, signal, lease } = options
     checkInteger('"max" option', max, 1, BUS_BATCH)
+    if (lease !== undefined) checkTime('lease', lease)
     const deadline = deadlineOf({ timeout: wait })
     for (;;) {
       const messages = await this.#receive(max, deadline, signal, lease)
@@ -343,8 +347,16 @@ export class Queue<T = unknown> {
     const messages: Message<T>[] = []
     this.#measure(deliveries)
     for (const delivery of deliveries) {
-      const message = await this.#open(delivery)
-      if (message !== undefined) messages.push(message)
+      try {
+        const message = await this.#open(delivery)
+        if (message !== undefined) messages.push(message)
+      } catch (error) {
+        // Taken away meanwhile: somebody else's.
+        if ((error as QueueError).code === 'ERR_BUS_LEASE_LOST') continue
+        const back = deliveries.map(({ token }) => ({ token, outcome: 'retry', due: 0, counted: false }) as const)
+        await this.#context.transport.settle(back).catch(() => {})
+        throw error
+      }
     }
     return messages
   }
@@ -379,7 +391,13 @@ export class Queue<T = unknown> {
       return bury('unreadable', error as Error)
     }
     if (this.#schema === undefined) return new Message(delivery, body as T, this.#origin)
-    const result = await validate(this.#schema, body)
+    let result: { value: T } | { wrong: string }
+    try {
+      result = await validate(this.#schema, body)
+    } catch (error) {
+      await this.#failed(new Message(delivery, undefined as T, this.#origin), error)
+      return undefined
+    }
     return 'wrong' in result ? bury(`invalid body: ${result.wrong}`) : new Message(delivery, result.value, this.#origin)
   }
 
@@ -426,7 +444,7 @@ export class Queue<T = unknown> {
   #source(lease: number | undefined): Source<Message<T>> {
     const { clock } = this.#context
     return {
-      receive: (max, signal) => this.#receive(Math.min(max, BUS_BATCH), Number.POSITIVE_INFINITY, signal, lease),
+      receive: (max, wait, signal) => this.#receive(max, wait ? Number.POSITIVE_INFINITY : 0, signal, lease),
       succeeded: async (message, result) => {
         if (!message.settled) await message.ack({ send: this.#reply(message, result) })
       },
@@ -494,9 +512,6 @@ function checkTime(name: string, ms: unknown): void {
   if (typeof ms !== 'number') throw invalidType(`"${name}" option`, 'a number of milliseconds', ms)
   if (!(ms >= 0 && ms <= MAX_TIME)) throw outOfRange(`"${name}" option`, `0 to ${MAX_TIME} milliseconds`, ms)
 }
-
-/** A hundred years. */
-const MAX_TIME = 100 * 366 * 86_400_000
 
 export function checkChoice<const C extends string>(name: string, value: unknown, choices: readonly C[]): C {
   if (choices.includes(value as C)) return value as C

@@ -48,8 +48,12 @@ export interface Surroundings {
 }
 
 interface Receiver {
-  options: ReceiveOptions
-  waiter: Waiter<Delivery[]>
+  readonly options: ReceiveOptions
+  readonly waiter: Waiter<Delivery[]>
+  /** The store was asked for him, and had nothing. */
+  looked: boolean
+  /** His time is over. */
+  late: boolean
 }
 
 /** Those of this process who wait for one queue; the process has one place in the store's line for all of them. */
@@ -76,6 +80,9 @@ interface Work<T> {
 /** Between two attempts to write while another process does, in milliseconds. */
 const RETRY = 1
 
+/** Before a bell that could not be passed on is, in milliseconds. */
+const LATER = 1000
+
 export class Engine implements Transport {
   readonly capabilities: Capabilities
   readonly #store: Store
@@ -89,6 +96,8 @@ export class Engine implements Transport {
   #alone = 0
   #waiting = 0
   #closed: Promise<void> | undefined
+  /** The store is closed. */
+  #over = false
   owner = 0
 
   /** @param patience milliseconds to wait for other processes that write */
@@ -102,6 +111,7 @@ export class Engine implements Transport {
 
   /** Makes `run` part of the next transaction, with all that is asked for in the same turn. */
   transact<T>(run: () => T, { weight = 1, vital = true }: { weight?: number; vital?: boolean } = {}): Promise<T> {
+    if (this.#over) return Promise.reject(new QueueError('ERR_MQ_CLOSED', { syscall: 'transaction' }))
     return new Promise((resolve, reject) => {
       const since = performance.now()
       this.#works.push({ run, weight, vital, since, resolve, reject } as Work<unknown>)
@@ -196,7 +206,7 @@ export class Engine implements Transport {
 
   async declare(queue: string, bounds?: Bounds): Promise<void> {
     this.#check('declare')
-    await this.transact(() => this.#store.declare(queue, bounds), { vital: false })
+    await this.transact(() => this.#store.declare(queue, bounds))
   }
 
   async send(batch: readonly Addressed[], { overflow, disk, signal }: SendOptions): Promise<Receipt[]> {
@@ -204,21 +214,32 @@ export class Engine implements Transport {
     checkInteger('number of messages', batch.length, 1, BUS_BATCH)
     checkSignal(signal)
     const files = await this.#writeBodies(batch, disk)
+    let receipts: Receipt[]
     try {
-      const receipts = await this.#send(batch, overflow, signal, files)
-      if (disk) await this.#around.sync()
-      return receipts
+      receipts = await this.#send(batch, overflow, signal, files)
     } catch (error) {
       this.#around.removeBodies?.([...files.values()])
       throw error
     }
+    // Now they are in the queue: whatever happens here, they keep their bodies.
+    if (disk) await this.#around.sync()
+    return receipts
   }
 
   async #writeBodies(batch: readonly Addressed[], disk: boolean): Promise<Map<Outgoing, string>> {
-    const large = batch.filter(({ message }) => message.body.byteLength > this.#around.large)
-    const write = async ({ message }: Addressed) =>
-      [message, (await this.#around.writeBody?.(this.owner, message.body, disk)) ?? ''] as const
-    return large.length === 0 ? NO_FILES : new Map(await Promise.all(large.map(write)))
+    const large = new Set(
+      batch.map(({ message }) => message).filter(({ body }) => body.byteLength > this.#around.large),
+    )
+    if (large.size === 0) return NO_FILES
+    const files = new Map<Outgoing, string>()
+    const write = async (message: Outgoing) => {
+      files.set(message, (await this.#around.writeBody?.(this.owner, message.body, disk)) ?? '')
+    }
+    const failed = (await Promise.allSettled([...large].map(write))).find(({ status }) => status === 'rejected')
+    if (failed === undefined) return files
+    this.#around.removeBodies?.([...files.values()])
+    const { reason } = failed as PromiseRejectedResult
+    throw ['ENOSPC', 'EDQUOT'].includes(reason?.code) ? this.#diskFull(reason) : reason
   }
 
   async #send(
@@ -257,9 +278,12 @@ export class Engine implements Transport {
       if (!this.#store.fits(name, messages, bytes)) throw full
       return this.#store.declare(name)
     })
+    this.#check('send')
     const line = this.#lineOf(queue, name)
     checkSignal(signal)
     const waiter = new Waiter<void>(Number.POSITIVE_INFINITY, signal, (ended, reason) => ended.reject(reason))
+    // It may be rejected before it is waited for.
+    waiter.promise.catch(() => {})
     const tell = () => waiter.resolve()
     line.senders.add(tell)
     this.#hold(1)
@@ -292,12 +316,16 @@ export class Engine implements Transport {
     this.#check('receive')
     checkSignal(options.signal)
     const line = this.#lineOf(queue, name)
-    const waiter = new Waiter<Delivery[]>(options.deadline, options.signal, (ended, reason) => {
+    const waiter: Waiter<Delivery[]> = new Waiter(options.deadline, options.signal, (ended, reason) => {
+      receiver.late = true
+      // Another process may have been in the way: what is there is to be found all the same.
+      if (reason === 'timeout' && !receiver.looked) return
       this.#drop(line, ended)
       if (reason === 'timeout') ended.resolve([])
       else ended.reject(reason)
     })
-    line.receivers.push({ options, waiter })
+    const receiver: Receiver = { options, waiter, looked: false, late: false }
+    line.receivers.push(receiver)
     this.#hold(1)
     void this.#serve(line)
     return this.#withBodies(await waiter.promise)
@@ -344,7 +372,9 @@ export class Engine implements Transport {
         if (line.receivers.length === 0) this.#store.leave(line.name, MESSAGES, this.owner)
       })
     } catch {
-      // Still in line: it is passed on when it comes.
+      // Still in line, or a bell was for nobody: it has to be passed on, when the store is to be had again.
+      const again = () => (line.receivers.length === 0 ? this.#leave(line) : undefined)
+      setTimeout(() => void again(), LATER).unref()
     }
   }
 
@@ -357,18 +387,24 @@ export class Engine implements Transport {
       while (line.again && line.receivers[0] !== undefined) {
         line.again = false
         line.cancel?.()
-        const { waiter, options } = line.receivers[0]
+        const asked = line.receivers[0]
+        const present = [...line.receivers]
+        const { options } = asked
         const { name } = line
         const claim = { name, owner: this.owner, max: options.max, lease: options.lease }
         const { deliveries, due } = await this.transact(() => this.#store.claim(claim), { weight: options.max })
         stood = deliveries.length === 0
-        if (stood) this.#await(line, due)
-        else {
+        if (stood) {
+          this.#await(line, due)
+          if (!line.again) this.#tellLate(line, present)
+        } else {
           line.again = true
-          await this.#hand(line, waiter, deliveries)
+          await this.#hand(line, asked, deliveries)
         }
       }
     } catch (error) {
+      // The bell that came with this may have been the only one.
+      stood = true
       for (const { waiter } of [...line.receivers]) {
         this.#drop(line, waiter)
         waiter.reject(error)
@@ -386,10 +422,21 @@ export class Engine implements Transport {
     else line.cancel = this.#clock.after(due - this.#clock.now(), () => void this.#serve(line))
   }
 
+  #tellLate(line: Line, present: readonly Receiver[]): void {
+    for (const receiver of present) {
+      receiver.looked = true
+      if (!receiver.late || !line.receivers.includes(receiver)) continue
+      this.#drop(line, receiver.waiter)
+      receiver.waiter.resolve([])
+    }
+  }
+
   /** Whoever asked may have given up meanwhile; then they are the next's who takes as many, or go back. */
-  async #hand(line: Line, asked: Waiter<Delivery[]>, deliveries: Delivery[]): Promise<void> {
-    const taker = line.receivers.find(({ waiter }) => waiter === asked) ?? line.receivers[0]
-    if (taker !== undefined && taker.options.max >= deliveries.length) {
+  async #hand(line: Line, asked: Receiver, deliveries: Delivery[]): Promise<void> {
+    const { lease } = asked.options
+    const fits = ({ options }: Receiver) => options.max >= deliveries.length && options.lease === lease
+    const taker = line.receivers.find((receiver) => receiver === asked) ?? line.receivers.find(fits)
+    if (taker !== undefined) {
       this.#drop(line, taker.waiter)
       taker.waiter.resolve(deliveries)
       return
@@ -499,6 +546,8 @@ export class Engine implements Transport {
       await this.reap(this.owner, false)
     } finally {
       await this.#around.close()
+      this.#over = true
+      for (const { reject } of this.#works.splice(0)) reject(error)
       this.#store.close()
     }
   }

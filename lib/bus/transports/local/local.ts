@@ -61,7 +61,12 @@ export async function openLocal(directory: string, clock: Clock, options: LocalO
   const store = await openStore(path, clock, options.patience)
   const surroundings = new Local(directory, path, store, mode)
   const engine = new Engine(store, clock, surroundings, localCapabilities, options.patience)
-  await surroundings.enter(engine)
+  try {
+    await surroundings.enter(engine)
+  } catch (error) {
+    await surroundings.close().finally(() => store.close())
+    throw error
+  }
   return engine
 }
 
@@ -163,8 +168,10 @@ class Local implements Surroundings {
   }
 
   async #sweep(): Promise<void> {
+    // In this order: whoever wrote one of these has entered before.
+    const names = await this.#bodies.names()
     const alive = new Set((await this.#processes()).map(({ owner }) => owner))
-    const left = await this.#bodies.leftBy((owner) => alive.has(owner))
+    const left = names.filter((name) => !alive.has(Number.parseInt(name, 10)))
     if (left.length === 0) return
     await this.#bodies.remove(await this.#engine.transact(() => this.#store.withoutMessage(left)))
   }
@@ -206,7 +213,10 @@ class Local implements Surroundings {
   }
 
   async #syncLog(): Promise<void> {
-    this.#log ??= open(`${this.#path}-wal`, 'r')
+    this.#log ??= open(`${this.#path}-wal`, 'r').catch((error: unknown) => {
+      this.#log = undefined
+      throw error
+    })
     await (await this.#log).datasync()
   }
 
@@ -278,8 +288,8 @@ class Local implements Surroundings {
 
   async #meet({ owner, socket }: Process): Promise<void> {
     if (await this.#peers.connect(owner, socket)) return
-    this.#peers.forget(owner)
     await this.#engine.reap(owner, true)
+    this.#peers.forget(owner, socket)
   }
 
   async close(): Promise<void> {
@@ -287,6 +297,6 @@ class Local implements Surroundings {
     clearTimeout(this.#later)
     await this.#checkpointer?.terminate()
     await this.#peers.close()
-    await (await this.#log)?.close()
+    await (await this.#log?.catch(() => {}))?.close()
   }
 }

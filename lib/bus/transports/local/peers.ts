@@ -1,7 +1,7 @@
 // The processes of a bus directory: each listens on a socket, and each two of them have a connection. It carries the
 // bell of a queue, and its end tells that a process is no more, without a timer and at once.
 import { randomUUID } from 'node:crypto'
-import { chmodSync, closeSync, openSync } from 'node:fs'
+import { chmodSync, closeSync, openSync, rmSync } from 'node:fs'
 import { createConnection, createServer, type Server, type Socket } from 'node:net'
 import { join } from 'node:path'
 
@@ -29,7 +29,8 @@ export class Peers {
   readonly #events: PeersEvents
   readonly #server: Server
   readonly #peers = new Map<number, Socket>()
-  readonly #strangers = new Set<Socket>()
+  /** Two processes may have two connections: each has made one. */
+  readonly #sockets = new Set<Socket>()
   readonly #bells = new Map<number, Set<number>>()
   readonly #mode: number
   readonly #handle: number | undefined
@@ -41,14 +42,13 @@ export class Peers {
   constructor(directory: string, mode: number, events: PeersEvents) {
     this.#mode = mode
     // The address of a socket is short; a directory may be named by a descriptor of it.
-    if (directory.length + this.name.length > LONGEST) {
+    if (Buffer.byteLength(directory) + this.name.length > LONGEST) {
       this.#handle = openSync(directory, 'r')
       directory = `/proc/self/fd/${this.#handle}`
     }
     this.#directory = directory
     this.#events = events
     this.#server = createServer((socket) => {
-      this.#strangers.add(socket)
       this.#listen({ socket, owner: undefined })
     }).unref()
   }
@@ -59,8 +59,12 @@ export class Peers {
       const path = join(this.#directory, this.name)
       this.#server.listen(path, () => {
         // To connect is to write.
-        chmodSync(path, this.#mode)
-        resolve()
+        try {
+          chmodSync(path, this.#mode)
+          resolve()
+        } catch (error) {
+          reject(error)
+        }
       })
     })
   }
@@ -84,6 +88,10 @@ export class Peers {
       socket.once('error', refused)
       socket.once('connect', () => {
         socket.off('error', refused)
+        if (this.#closed) {
+          socket.destroy()
+          return resolve(true)
+        }
         socket.write(`${this.owner}\n`)
         this.#listen({ socket, owner })
         this.#welcome(owner, socket)
@@ -93,7 +101,6 @@ export class Peers {
   }
 
   #welcome(owner: number, socket: Socket): void {
-    this.#strangers.delete(socket)
     this.#peers.set(owner, socket)
     for (const queue of this.#bells.get(owner) ?? []) socket.write(`${queue}\n`)
     this.#bells.delete(owner)
@@ -102,6 +109,7 @@ export class Peers {
   #listen(peer: Peer): void {
     const { socket } = peer
     let text = ''
+    this.#sockets.add(socket)
     socket.unref()
     socket.setEncoding('latin1')
     socket.on('data', (chunk: string) => {
@@ -118,7 +126,7 @@ export class Peers {
     // What went wrong does not matter: the connection is over.
     socket.on('error', () => {})
     socket.on('close', () => {
-      this.#strangers.delete(socket)
+      this.#sockets.delete(socket)
       if (peer.owner !== undefined && this.#peers.get(peer.owner) === socket) this.#peers.delete(peer.owner)
       if (!this.#closed) this.#events.lost()
     })
@@ -130,13 +138,15 @@ export class Peers {
     else this.#bells.set(owner, (this.#bells.get(owner) ?? new Set()).add(queue))
   }
 
-  forget(owner: number): void {
+  /** Of one who is no more. */
+  forget(owner: number, name: string): void {
     this.#bells.delete(owner)
+    rmSync(join(this.#directory, name), { force: true })
   }
 
   close(): Promise<void> {
     this.#closed = true
-    for (const socket of [...this.#peers.values(), ...this.#strangers]) socket.destroy()
+    for (const socket of this.#sockets) socket.destroy()
     return new Promise((resolve) =>
       this.#server.close(() => {
         if (this.#handle !== undefined) closeSync(this.#handle)

@@ -52,7 +52,7 @@ const schema = `
   CREATE TABLE dedup (queue INTEGER, id TEXT, until INTEGER NOT NULL, PRIMARY KEY (queue, id)) WITHOUT ROWID;
   CREATE INDEX dedup_until ON dedup (until);
   CREATE TABLE processes (owner INTEGER PRIMARY KEY AUTOINCREMENT, pid INTEGER NOT NULL, socket TEXT NOT NULL);
-  CREATE TABLE waiting (turn INTEGER PRIMARY KEY AUTOINCREMENT, queue INTEGER NOT NULL, want INTEGER NOT NULL, owner INTEGER NOT NULL, UNIQUE (queue, want, owner));
+  CREATE TABLE waiting (turn INTEGER PRIMARY KEY AUTOINCREMENT, queue INTEGER NOT NULL, want INTEGER NOT NULL, owner INTEGER NOT NULL, due INTEGER, UNIQUE (queue, want, owner));
   CREATE TABLE borrowed (name TEXT PRIMARY KEY, owner INTEGER NOT NULL) WITHOUT ROWID;
   CREATE TABLE bindings (pattern TEXT, name TEXT, headers TEXT, PRIMARY KEY (pattern, name, headers)) WITHOUT ROWID;
   CREATE TABLE notes (key TEXT PRIMARY KEY, value TEXT NOT NULL, until INTEGER NOT NULL) WITHOUT ROWID;
@@ -141,7 +141,7 @@ export class Store {
     try {
       // First this, which leaves what is not ours as it is.
       this.#prepareTables()
-      this.#database.exec('PRAGMA journal_mode = WAL; PRAGMA synchronous = NORMAL; PRAGMA wal_autocheckpoint = 0')
+      this.#database.exec('PRAGMA journal_mode = WAL; PRAGMA synchronous = NORMAL; PRAGMA wal_autocheckpoint = 1500')
     } catch (error) {
       this.#database.close()
       throw error
@@ -184,9 +184,11 @@ export class Store {
       const result = work()
       this.#endLeases()
       const bells = this.#ring()
+      // One body may be that of many.
+      const files = this.#files.length === 0 ? this.#files : this.withoutMessage(this.#files)
       this.#sql('COMMIT').run()
       for (const [lease, count] of this.#settled) lease.left -= count
-      return { result, bells, files: this.#files }
+      return { result, bells, files }
     } catch (error) {
       try {
         this.#sql('ROLLBACK').run()
@@ -279,7 +281,10 @@ export class Store {
         bytes += message.body.byteLength
       }
     }
-    if (count === 0) return
+    if (count === 0) {
+      for (let at = from; at < to; at++) this.#dropFile((batch[at] as Addressed).message, files)
+      return
+    }
     const row = this.#sql(
       `UPDATE queues SET next = next + ?, messages = messages + ?, bytes = bytes + ? WHERE queue = ?
        RETURNING next, messages, bytes, max_messages, max_bytes`,
@@ -289,10 +294,19 @@ export class Store {
     let news = false
     for (let at = from; at < to; at++) {
       const { message } = batch[at] as Addressed
-      if (receipts[at]?.duplicate) continue
+      if (receipts[at]?.duplicate) {
+        this.#dropFile(message, files)
+        continue
+      }
       news = this.#insert(queue, sequence++, message, now, files?.get(message)) || news
     }
     if (news) this.#news[MESSAGES].add(queue)
+  }
+
+  /** Of a message that does not go out. */
+  #dropFile(message: Outgoing, files: ReadonlyMap<Outgoing, string> | undefined): void {
+    const file = files?.get(message)
+    if (file !== undefined) this.#files.push(file)
   }
 
   #checkBounds(queue: number, name: string, row: Row, overflow: Overflow, now: number): void {
@@ -392,31 +406,50 @@ export class Store {
     return times.length === 0 ? undefined : Math.min(...times)
   }
 
-  /** Takes for each queue with news the one who has waited longest out of the line, to be told. */
+  /**
+   * Takes for each queue with news the one who has waited longest out of the line, to be told; all who wait for room,
+   * since it may be too small for the first.
+   */
   #ring(): Bell[] {
     const bells: Bell[] = []
     for (const [want, queues] of this.#news.entries()) {
       for (const queue of queues) {
-        const row = this.#sql(
-          `DELETE FROM waiting WHERE turn = (SELECT min(turn) FROM waiting WHERE queue = ? AND want = ?) RETURNING owner`,
-        ).get(queue, want)
-        if (row !== undefined) bells.push({ owner: Number(row.owner), queue })
+        const rows =
+          want === ROOM
+            ? this.#sql('DELETE FROM waiting WHERE queue = ? AND want = ? RETURNING owner')
+            : this.#sql(
+                'DELETE FROM waiting WHERE turn = (SELECT min(turn) FROM waiting WHERE queue = ? AND want = ?) RETURNING owner',
+              )
+        for (const { owner } of rows.all(queue, want)) bells.push({ owner: Number(owner), queue })
       }
     }
     return bells
   }
 
-  /** Stands in line, once. */
-  stand(name: string, want: Want, owner: number): void {
-    const sql = 'INSERT OR IGNORE INTO waiting (queue, want, owner) VALUES (?, ?, ?)'
-    this.#sql(sql).run(this.#queue(name), want, owner)
+  /** Stands in line, once; `due` is when the one who stands there looks again by himself. */
+  stand(name: string, want: Want, owner: number, due?: number): void {
+    const sql = `INSERT INTO waiting (queue, want, owner, due) VALUES (?, ?, ?, ?)
+      ON CONFLICT (queue, want, owner) DO UPDATE SET due = excluded.due`
+    this.#sql(sql).run(this.#queue(name), want, owner, due ?? null)
+  }
+
+  /** Whoever knew when something is due may be out of the line now: then the next has to know. */
+  #passOn(queue: number): void {
+    const due = this.#earliest(queue)
+    if (due === undefined) return
+    const sql = 'SELECT 1 FROM waiting WHERE queue = ? AND want = ? AND due <= ? LIMIT 1'
+    if (this.#sql(sql).get(queue, MESSAGES, due) === undefined) this.#news[MESSAGES].add(queue)
   }
 
   /** Leaves the line; if it had been taken out of it, another is woken in its place. */
   leave(name: string, want: Want, owner: number): void {
     const queue = this.#queue(name)
     const sql = 'DELETE FROM waiting WHERE queue = ? AND want = ? AND owner = ?'
-    if (Number(this.#sql(sql).run(queue, want, owner).changes) === 0) this.#news[want].add(queue)
+    const stood = Number(this.#sql(sql).run(queue, want, owner).changes) > 0
+    // All who wait for room are told at once.
+    if (want === ROOM) return
+    if (stood) this.#passOn(queue)
+    else this.#news[want].add(queue)
   }
 
   /** Claims up to `max` messages; if there are none, `owner` stands in line. */
@@ -436,8 +469,9 @@ export class Store {
       if (more) break
     }
     if (deliveries.length === 0) {
-      this.stand(name, MESSAGES, owner)
-      return { deliveries, due: more ? now : this.#earliest(queue) }
+      const due = more ? now : this.#earliest(queue)
+      this.stand(name, MESSAGES, owner, due)
+      return { deliveries, due }
     }
     lease.left = deliveries.length
     const insert = this.#sql('INSERT INTO leases (owner, queue, until, items) VALUES (?, ?, ?, ?)')
@@ -445,6 +479,7 @@ export class Store {
     lease.id = Number(insert.run(owner, queue, until, JSON.stringify(items)).lastInsertRowid)
     this.#sql('DELETE FROM waiting WHERE queue = ? AND want = ? AND owner = ?').run(queue, MESSAGES, owner)
     if (more) this.#news[MESSAGES].add(queue)
+    else this.#passOn(queue)
     return { deliveries, due: undefined }
   }
 
@@ -497,14 +532,27 @@ export class Store {
       return true
     }
     if (Number(holder.rank) === rank && Number(holder.sequence) === sequence) return true
-    this.#move('messages', 'parked', queue, rank, sequence, ', due, fresh', ', NULL, 0')
+    this.#park(queue, rank, sequence, null)
     return false
   }
 
-  #move(from: string, to: string, queue: number, rank: number, sequence: number, more = '', values = ''): void {
+  #park(queue: number, rank: number, sequence: number, due: number | null): void {
+    this.#move('messages', 'parked', queue, rank, sequence, ', due, fresh', ', ?, 0', [due])
+  }
+
+  #move(
+    from: string,
+    to: string,
+    queue: number,
+    rank: number,
+    sequence: number,
+    more = '',
+    marks = '',
+    values: readonly Value[] = [],
+  ): void {
     const where = 'WHERE queue = ? AND rank = ? AND sequence = ?'
-    const insert = `INSERT INTO ${to} (${names}${more}) SELECT ${names}${values} FROM ${from} ${where}`
-    this.#sql(insert).run(queue, rank, sequence)
+    const insert = `INSERT INTO ${to} (${names}${more}) SELECT ${names}${marks} FROM ${from} ${where}`
+    this.#sql(insert).run(...values, queue, rank, sequence)
     this.#sql(`DELETE FROM ${from} ${where}`).run(queue, rank, sequence)
   }
 
@@ -572,8 +620,14 @@ export class Store {
       const token = settlement.token as Token
       const held = this.#settleOne(token, settlement)
       if (settlement.outcome === 'begin' || settlement.outcome === 'extend') return held
+      if (!held) {
+        // One that is settled twice must not count for another of its lease.
+        if (settlement.outcome === 'ack')
+          for (const { message } of settlement.send ?? []) this.#dropFile(message, files)
+        return false
+      }
       this.#settled.set(token.lease, (this.#settled.get(token.lease) ?? 0) + 1)
-      if (!held || settlement.outcome === 'retry') return held
+      if (settlement.outcome === 'retry') return true
       const { queue } = token.lease
       const sum = gone.get(queue) ?? { messages: 0, bytes: 0 }
       gone.set(queue, { messages: sum.messages + 1, bytes: sum.bytes + token.size })
@@ -625,7 +679,7 @@ export class Store {
     } else if (settlement.due <= this.#clock.now()) this.#release(queue, rank, sequence)
     else {
       const earliest = this.#earliest(queue)
-      this.#move('messages', 'parked', queue, rank, sequence, ', due, fresh', `, ${Math.ceil(settlement.due)}, 0`)
+      this.#park(queue, rank, sequence, Math.ceil(settlement.due))
       if (earliest === undefined || settlement.due < earliest) this.#news[MESSAGES].add(queue)
     }
     return true
@@ -638,7 +692,7 @@ export class Store {
     const where = 'WHERE queue = ? AND rank = ? AND sequence = ?'
     const { size } = this.#sql(`SELECT size FROM messages ${where}`).get(...place) as Row
     this.#sql(
-      `UPDATE messages SET queue = ?, rank = 0, sequence = ?, headers = ?, expires = 0, losses = 0 ${where}`,
+      `UPDATE messages SET queue = ?, rank = 0, sequence = ?, key = NULL, headers = ?, expires = 0, losses = 0 ${where}`,
     ).run(dead, this.#next(dead), JSON.stringify(headers), ...place)
     this.#sql('UPDATE queues SET messages = messages + 1, bytes = bytes + ? WHERE queue = ?').run(Number(size), dead)
     this.#news[MESSAGES].add(dead)
