@@ -30,6 +30,15 @@ test('processes share the queues of a directory, and what is in them outlives th
   expect(await take(queue, 2)).toEqual(expect.arrayContaining(['a', { b: 1 }]))
 })
 
+test.each([
+  ['by itself', { count: 1100 }, 0],
+  ['by process.exit()', { count: 1251, exit: true }, 7],
+])('a process with an open bus that waits for nothing ends, %s', async (_, argument, expected) => {
+  const child = startBus(newUrl(), 'leave', argument)
+  const { code, stdout, stderr } = await child.outcome
+  expect({ code, stdout, stderr }).toEqual({ code: expected, stdout: `${argument.count}\n`, stderr: '' })
+})
+
 test('what a killed process had goes to one that waits, at once', async () => {
   const url = newUrl()
   const queue = (await openBus(url)).queue('q')

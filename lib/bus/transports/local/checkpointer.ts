@@ -1,17 +1,25 @@
 // A worker that brings the write-ahead log of a store into its file: that waits for the disk, which no event loop shall.
+import { statSync } from 'node:fs'
 import { parentPort, workerData } from 'node:worker_threads'
 import { openDatabase } from './sqlite.ts'
 
-/** Beyond so many pages of log (64 MB) the writers have to wait for once, or it would grow for ever. */
-const LONG = 16_384
+/** With so many bytes of log the writers have to wait for once, or it would grow for ever. */
+const LONG = 64 * 2 ** 20
 
-const database = openDatabase(workerData as string)
+const path = workerData as string
+const database = openDatabase(path)
 database.exec('PRAGMA busy_timeout = 100')
 
-parentPort?.on('message', () => {
+parentPort?.on('message', (message: 'checkpoint' | 'close') => {
+  if (message === 'close') {
+    database.close()
+    parentPort?.close()
+    return
+  }
   try {
-    const row = database.prepare('PRAGMA wal_checkpoint(PASSIVE)').get()
-    if (Number(row?.log) > LONG) database.exec('PRAGMA wal_checkpoint(RESTART)')
+    // Without its result: the package that stands in for SQLite aborts the process if that cannot be made any more,
+    // because the process ends.
+    database.exec(`PRAGMA wal_checkpoint(${statSync(`${path}-wal`).size > LONG ? 'TRUNCATE' : 'PASSIVE'})`)
   } catch {
     // The disk is full, or somebody else is at it: there is a next time.
   }

@@ -1,4 +1,6 @@
 // local:/directory: durable, shared by any number of processes, without a daemon.
+
+import { once } from 'node:events'
 import {
   accessSync,
   chmodSync,
@@ -225,7 +227,7 @@ class Local implements Surroundings {
     this.#transactions = 0
     this.#checkpointing = true
     this.#checkpointer ??= this.#startCheckpointer()
-    this.#checkpointer.postMessage('now')
+    this.#checkpointer.postMessage('checkpoint')
   }
 
   #startCheckpointer(): Worker {
@@ -240,7 +242,7 @@ class Local implements Surroundings {
     })
     // Without it the next transaction that finds the log too long does the work.
     worker.on('error', () => {
-      this.#store.checkpointByItself()
+      this.#checkpointer = undefined
     })
     // Last: a listener holds the loop.
     worker.unref()
@@ -295,7 +297,13 @@ class Local implements Surroundings {
   async close(): Promise<void> {
     this.#closed = true
     clearTimeout(this.#later)
-    await this.#checkpointer?.terminate()
+    if (this.#checkpointer !== undefined) {
+      // It ends by itself: terminate() would not wait for what it is doing.
+      const ended = once(this.#checkpointer, 'exit')
+      this.#checkpointer.ref()
+      this.#checkpointer.postMessage('close')
+      await ended
+    }
     await this.#peers.close()
     await (await this.#log?.catch(() => {}))?.close()
   }

@@ -857,11 +857,6 @@ export class Store {
     )
   }
 
-  /** Nobody else does it. */
-  checkpointByItself(): void {
-    this.#database.exec('PRAGMA wal_autocheckpoint = 1000')
-  }
-
   /** Pages of the file that hold nothing any more. */
   freePages(): number {
     return Number(this.#sql('PRAGMA freelist_count').get()?.freelist_count)
