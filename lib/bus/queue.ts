@@ -425,18 +425,30 @@ export class Queue<T = unknown> {
 
   /**
    * Calls `handler` for each message. When it returns, or its promise resolves, the message is acknowledged; when it
-   * throws, the message is retried later, and in the end dead-lettered.
+   * throws, the message is retried later, and in the end dead-lettered. With `batch` it is called with up to so many
+   * messages at a time: all that it has not settled itself are acknowledged together, or retried.
    */
-  consume(handler: Handler<Message<T>>, options: ConsumeOptions = {}): Consumer<Message<T>> {
+  consume(handler: Handler<Message<T>[]>, options: ConsumeOptions & { batch: number }): Consumer<Message<T>[]>
+  consume(handler: Handler<Message<T>>, options?: ConsumeOptions): Consumer<Message<T>>
+  consume(
+    handler: Handler<Message<T>> | Handler<Message<T>[]>,
+    options: ConsumeOptions & { batch?: number } = {},
+  ): Consumer<Message<T>> | Consumer<Message<T>[]> {
     if (typeof handler !== 'function') throw invalidType('handler', 'a function', handler)
     checkOptions(options)
-    const { concurrency = 1, prefetch = concurrency, timeout, lease, rate } = options
+    const { concurrency = 1, prefetch = concurrency, batch, timeout, lease, rate } = options
     checkInteger('"concurrency" option', concurrency, 1, BUS_BATCH)
     checkInteger('"prefetch" option', prefetch, 0, BUS_BATCH)
     for (const [what, time] of Object.entries({ timeout, lease })) if (time !== undefined) checkTime(what, time)
     if (rate !== undefined && !(rate > 0)) throw outOfRange('"rate" option', 'a number of messages a second > 0', rate)
+    if (batch === undefined) return this.#consume(this.#source(lease), handler as Handler<Message<T>>, options)
+    checkInteger('"batch" option', batch, 1, BUS_BATCH)
+    return this.#consume(inBatches(this.#source(lease), batch), handler as Handler<Message<T>[]>, options)
+  }
+
+  #consume<M>(source: Source<M>, handler: Handler<M>, options: ConsumeOptions): Consumer<M> {
     const { consumers, clock } = this.#context
-    const consumer = new Consumer(this.#source(lease), handler, options, clock, (ended) => consumers.delete(ended))
+    const consumer = new Consumer(source, handler, options, clock, (ended) => consumers.delete(ended))
     consumers.add(consumer)
     return consumer
   }
@@ -482,6 +494,36 @@ export class Queue<T = unknown> {
     const { ready, leased, delayed, held } = dead as TransportStats
     const { totals, rates, latency } = this.#origin.meter
     return { ...(own as TransportStats), dead: ready + leased + delayed + held, totals, rates, latency }
+  }
+}
+
+/** A source of arrays of up to `size`; one that stops a consumer is alone. */
+function inBatches<M>(source: Source<M>, size: number): Source<M[]> {
+  const all = (messages: M[], work: (message: M) => Promise<void>) => Promise.all(messages.map(work)).then(() => {})
+  return {
+    async receive(max, wait, signal) {
+      const messages = await source.receive(Math.min(max * size, BUS_BATCH), wait, signal)
+      const batches: M[][] = []
+      for (const message of messages) {
+        const last = batches.at(-1)
+        const joins =
+          last !== undefined && last.length < size && !source.isStop(message) && !source.isStop(last[0] as M)
+        if (joins) last.push(message)
+        else batches.push([message])
+      }
+      return batches
+    },
+    succeeded: (messages) => all(messages, (message) => source.succeeded(message)),
+    failed: (messages, error) => all(messages, (message) => source.failed(message, error)),
+    release: (messages) => all(messages, (message) => source.release(message)),
+    async begin(messages) {
+      const held = await Promise.all(messages.map((message) => source.begin(message)))
+      // What was taken away meanwhile is somebody else's.
+      messages.splice(0, messages.length, ...messages.filter((_, at) => held[at]))
+      return messages.length > 0
+    },
+    timeLeft: () => undefined,
+    isStop: ([first]) => first !== undefined && source.isStop(first),
   }
 }
 

@@ -449,6 +449,34 @@ describe.each(['memory', 'local'])('%s:', (scheme) => {
       await Promise.all(stopped.map(({ closed }) => closed))
     })
 
+    test('takes several at a time where it is told to, and settles them together', async () => {
+      const queue = await make('q', { retry: { max: 0 } })
+      await queue.sendMany(Array.from({ length: 7 }, (_, body) => ({ body })))
+      const batches: unknown[][] = []
+      const all = deferred()
+      queue.consume(
+        async (messages) => {
+          batches.push(messages.map(({ body }) => body))
+          if (batches.flat().length === 7) all.resolve()
+          if (messages.length < 3) throw new Error('too few')
+          await messages[0]?.dead('the first')
+        },
+        { batch: 3 },
+      )
+      await all.promise
+      expect(batches).toEqual([[0, 1, 2], [3, 4, 5], [6]])
+      while ((await queue.stats()).dead < 3) await sleep(1)
+      const { letters } = await queue.dead.list()
+      expect(letters.map(({ body, reason }) => [body, reason])).toEqual([
+        [0, 'the first'],
+        [3, 'the first'],
+        [6, 'failed 1 times'],
+      ])
+      expect(await queue.stats()).toMatchObject({ ready: 0, leased: 0 })
+      await queue.stopOne()
+      expect(() => queue.consume(() => {}, { batch: 0 })).toThrow('"batch" option')
+    })
+
     test('refuses what it cannot do', async () => {
       const queue = await make()
       expect(() => queue.consume('x' as never)).toThrow('handler must be a function')

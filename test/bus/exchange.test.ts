@@ -103,18 +103,21 @@ describe.each(['memory', 'local'])('%s:', (scheme) => {
     })
 
     test('that nobody answers in time rejects, is not handled later, and its handler is told', async () => {
-      const bus = await newBus(scheme)
-      const queue = bus.queue('q')
+      const clock = new ManualClock(0)
+      const queue = (await newBus(scheme, { clock })).queue('q')
       await expect(queue.request('late', { timeout: 20 })).rejects.toMatchObject({ code: 'ETIMEDOUT' })
-      const aborted = deferred<unknown>()
-      queue.consume(
-        ({ body }, { signal }) =>
-          new Promise(() => {
-            signal.addEventListener('abort', () => aborted.resolve(body))
-          }),
-      )
-      await expect(queue.request('slow', { timeout: 50 })).rejects.toMatchObject({ code: 'ETIMEDOUT' })
+      clock.advance(21)
+      const [begun, aborted] = [deferred<unknown>(), deferred<unknown>()]
+      queue.consume(({ body }, { signal }) => {
+        signal.addEventListener('abort', () => aborted.resolve(body))
+        begun.resolve(body)
+        return new Promise(() => {})
+      })
+      const slow = expect(queue.request('slow', { timeout: 50 })).rejects.toMatchObject({ code: 'ETIMEDOUT' })
+      expect(await begun.promise).toBe('slow')
+      clock.advance(50)
       expect(await aborted.promise).toBe('slow')
+      await slow
     })
 
     test('may be given up', async () => {
