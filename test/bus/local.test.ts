@@ -119,7 +119,7 @@ test('at SIGTERM a process ends what it does, and gives back the rest', async ()
 describe('a process that holds the lock of the store and is stopped', () => {
   test('leaves the loops of others running; in the end their calls fail and name it', async () => {
     const url = newUrl()
-    const queue = (await openBus(url, { busyTimeout: 300 })).queue('q')
+    const queue = (await openBus(url, { busyTimeout: 2000 })).queue('q')
     await queue.send('before')
     const holder = startBus(url, 'lock')
     const pid = await heard(holder)
