@@ -519,7 +519,12 @@ export class Engine implements Transport {
       this.#store.put(key, value, until)
       if (send.length > 0) this.#store.send(send, 'reject', files)
     }
-    await this.transact(run, { weight: 1 + send.length, vital: false })
+    try {
+      await this.transact(run, { weight: 1 + send.length, vital: false })
+    } catch (error) {
+      this.#around.removeBodies?.([...files.values()])
+      throw error
+    }
   }
 
   /** Gives back what a process that is no more held, one lease a transaction. */
