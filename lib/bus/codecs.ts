@@ -135,7 +135,7 @@ export class Codecs {
     return this.#codecs.length === 0
   }
 
-  encode(body: Uint8Array, bound: string): { body: Uint8Array; headers: Record<string, string> } {
+  encode(body: Uint8Array, bound: string): { body: Uint8Array; headers: Record<string, string> | undefined } {
     const applied: string[] = []
     for (const codec of this.#codecs) {
       const encoded = codec.encode(body, bound)
@@ -143,7 +143,7 @@ export class Codecs {
       body = encoded.body
       applied.push(encoded.parameters === undefined ? codec.name : `${codec.name};${encoded.parameters}`)
     }
-    return { body, headers: applied.length === 0 ? {} : { [ENCODING]: applied.join(' ') } }
+    return { body, headers: applied.length === 0 ? undefined : { [ENCODING]: applied.join(' ') } }
   }
 
   /** @throws if what was applied is not what is expected, or cannot be undone */

@@ -498,7 +498,7 @@ export class Store {
   ): boolean {
     const place = [queue, rank] as const
     const returned = this.#sql(
-      `SELECT m.* FROM released r JOIN messages m USING (queue, rank, sequence)
+      `SELECT m.* FROM released r CROSS JOIN messages m USING (queue, rank, sequence)
        WHERE r.queue = ? AND r.rank = ? ORDER BY r.sequence LIMIT ?`,
     ).all(...place, max - deliveries.length)
     for (const { sequence } of returned) {
@@ -832,7 +832,7 @@ export class Store {
           'SELECT sent FROM messages WHERE queue = ? AND rank = ? AND sequence > ? ORDER BY sequence LIMIT 1',
         ).get(queue, rank as number, sequence as number),
         this.#sql(
-          'SELECT m.sent FROM released r JOIN messages m USING (queue, rank, sequence) WHERE r.queue = ? AND r.rank = ? ORDER BY r.sequence LIMIT 1',
+          'SELECT m.sent FROM released r CROSS JOIN messages m USING (queue, rank, sequence) WHERE r.queue = ? AND r.rank = ? ORDER BY r.sequence LIMIT 1',
         ).get(queue, rank as number),
       ])
     const times = firsts.filter((row) => row !== undefined).map(({ sent }) => Number(sent))
