@@ -77,8 +77,8 @@ function onAbort(this: AbortSignal): void {
   for (const pending of pendingOf.get(this) ?? []) pending.abort(this.reason)
 }
 
-// setTimeout() takes longer times for 1 ms.
-const MAX_TIMER = 2 ** 31 - 1
+/** setTimeout() takes longer times for 1 ms. */
+export const MAX_TIMER: number = 2 ** 31 - 1
 
 /**
  * A promise that time or a signal may give up. Whoever made it learns of that

@@ -101,6 +101,8 @@ export class Bus {
   readonly schedules: Schedules
   readonly #context: Context
   readonly #signals: readonly NodeJS.Signals[]
+  /** Of all topics: one of them would be kept for each name. */
+  readonly #publisher: Queue
   #closed: Promise<void> | undefined
 
   /** @internal */
@@ -118,12 +120,14 @@ export class Bus {
     const meters = new Meters()
     this.#context = { transport, clock, codecs, settler, durability, replies, meters, consumers: new Set() }
     this.schedules = new Schedules({ transport, clock, queue: (name) => this.#open(name) })
+    this.#publisher = this.#open('bus/topics')
     this.#signals = signals
     for (const signal of signals) process.once(signal, this.#onSignal)
   }
 
   readonly #onSignal = (signal: NodeJS.Signals): void => {
-    void this.close().finally(() => process.kill(process.pid, signal))
+    const end = () => process.kill(process.pid, signal)
+    void this.close().then(end, end)
   }
 
   /** What the transport can do by itself, what is emulated, and what is not to be had. */
@@ -144,7 +148,7 @@ export class Bus {
   topic<T = unknown>(name: string): Topic<T> {
     const { transport } = this.#context
     const publish = (topic: string, body: unknown, options: SendOptions) =>
-      this.#open(topic).publish(topic, body, options)
+      this.#publisher.publish(topic, body, options)
     return new Topic(name, { transport, queue: (queue, options) => this.#open(queue, options), publish })
   }
 
@@ -158,18 +162,17 @@ export class Bus {
     if (typeof id !== 'string' || id === '') throw invalidType('id', 'a string', id)
     const { transport, clock } = this.#context
     const key = `once/${id}`
-    const known = (await transport.entries?.(key))?.find(([one]) => one === key)
+    const known = (await transport.entries(key)).find(([one]) => one === key)
     if (known !== undefined) return (JSON.parse(known[1]) as { result: R }).result
     const result = await fn()
-    await transport.put?.(key, JSON.stringify({ result }), { until: clock.now() + ttl })
+    await transport.put(key, JSON.stringify({ result }), { until: clock.now() + ttl })
     return result
   }
 
   /** What there is in all queues, and what this process has done with it, as Prometheus reads it. */
   async metrics(): Promise<string> {
-    const { transport, clock, meters } = this.#context
-    const names = (await transport.queues?.()) ?? meters.names()
-    const own = names.filter((name) => !name.includes('/'))
+    const { transport, clock } = this.#context
+    const own = (await transport.queues()).filter((name) => !name.includes('/'))
     const stats = await Promise.all(own.map(async (name) => [name, await this.#open(name).stats()] as const))
     return toPrometheus(stats, clock.now())
   }
@@ -182,7 +185,8 @@ export class Bus {
 
   async #close(): Promise<void> {
     for (const signal of this.#signals) process.off(signal, this.#onSignal)
-    const { consumers, settler, transport } = this.#context
+    const { consumers, replies, settler, transport } = this.#context
+    replies.close()
     // What stopped one of them is told by its `closed`.
     await Promise.allSettled([...consumers].map((consumer) => consumer.close()))
     // What was asked for before is done before.

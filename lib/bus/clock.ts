@@ -1,4 +1,5 @@
 // What the bus takes the time from: the system's clock, or one that a test turns by hand.
+import { MAX_TIMER } from '../waiting.ts'
 
 /** Gives a timer up. */
 export type Cancel = () => void
@@ -10,15 +11,16 @@ export interface Clock {
   after(ms: number, callback: () => void, hold?: boolean): Cancel
 }
 
-// setTimeout() takes longer times for 1 ms.
-const MAX_TIMER = 2 ** 31 - 1
-
 export const systemClock: Clock = {
   now: Date.now,
   after(ms, callback, hold = false) {
-    const capped = Math.min(Math.max(Math.ceil(ms), 0), MAX_TIMER)
-    const timer = setTimeout(callback, capped)
-    if (!hold) timer.unref()
+    let timer: NodeJS.Timeout
+    const arm = (left: number): void => {
+      const end = left > MAX_TIMER ? () => arm(left - MAX_TIMER) : callback
+      timer = setTimeout(end, Math.min(Math.max(left, 0), MAX_TIMER))
+      if (!hold) timer.unref()
+    }
+    arm(Math.ceil(ms))
     return () => clearTimeout(timer)
   },
 }

@@ -48,16 +48,8 @@ export class DeadLetters {
     checkOptions(options)
     const { max = 100, after } = options
     checkInteger('"max" option', max, 1, BUS_BATCH)
-    const browse = this.#transport.browse?.bind(this.#transport)
-    if (browse === undefined) return { letters: await this.#peek(max), next: undefined }
-    const { deliveries, next } = await browse(deadOf(this.#queue), { max, after })
+    const { deliveries, next } = await this.#transport.browse(deadOf(this.#queue), { max, after })
     return { letters: deliveries.map((delivery) => toLetter(delivery, this.#codecs)), next }
-  }
-
-  async #peek(max: number): Promise<DeadLetter[]> {
-    const deliveries = await this.#take(max)
-    await this.#giveBack(deliveries)
-    return deliveries.map((delivery) => toLetter(delivery, this.#codecs))
   }
 
   /**

@@ -111,8 +111,4 @@ export class Meters {
     }
     return meter
   }
-
-  names(): string[] {
-    return [...this.#meters.keys()]
-  }
 }

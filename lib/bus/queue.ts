@@ -219,14 +219,11 @@ export class Queue<T = unknown> {
     return { queue: this.name, message }
   }
 
-  /** @internal Of a topic, whose options are those of this queue. */
+  /** @internal To a topic: what this queue is called does not matter. */
   publish(topic: string, body: T, options: SendOptions): Promise<number> {
     const message = this.#outgoing(body, options)
     const disk = (options.durability ?? this.#durability) === 'disk'
-    const { transport } = this.#context
-    return (
-      transport.publish?.(topic, message, { overflow: 'reject', disk, signal: options.signal }) ?? Promise.resolve(0)
-    )
+    return this.#context.transport.publish(topic, message, { overflow: 'reject', disk, signal: options.signal })
   }
 
   async #send(

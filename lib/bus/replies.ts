@@ -39,10 +39,13 @@ export class Replies {
   }
 
   #begin(): Promise<void> {
-    this.#ready ??= (async () => {
-      await this.#transport.borrow?.(this.#queue)
-      this.#consume(this.#queue, (message) => this.#take(message))
-    })()
+    this.#ready ??= this.#transport.borrow(this.#queue).then(
+      () => this.#consume(this.#queue, (message) => this.#take(message)),
+      (error: unknown) => {
+        this.#ready = undefined
+        throw error
+      },
+    )
     return this.#ready
   }
 
@@ -51,6 +54,11 @@ export class Replies {
     if (waiter === undefined) return
     if (headers[RPC.error] === undefined) waiter.resolve(body)
     else waiter.reject(new ReplyError(headers[RPC.error]))
+  }
+
+  /** No reply comes any more. */
+  close(): void {
+    for (const waiter of this.#waiting.values()) waiter.reject(new QueueError('ERR_MQ_CLOSED', { syscall: 'request' }))
   }
 
   /** Sends by `send`, with headers that bring the reply back, and waits for it. */

@@ -113,7 +113,7 @@ export class Schedules {
     const before = await this.#get(name)
     if (before === undefined || !isSame(before, note)) {
       const tick = await this.#tick({ name, generation: note.generation, due: next })
-      await this.#context.transport.put?.(PREFIX + name, JSON.stringify(note), { send: [tick] })
+      await this.#context.transport.put(PREFIX + name, JSON.stringify(note), { send: [tick] })
     }
     this.run()
   }
@@ -121,12 +121,12 @@ export class Schedules {
   /** Resolves to whether there was one. */
   async remove(name: string): Promise<boolean> {
     const before = await this.#get(name)
-    await this.#context.transport.put?.(PREFIX + name, undefined)
+    await this.#context.transport.put(PREFIX + name, undefined)
     return before !== undefined
   }
 
   async list(): Promise<Schedule[]> {
-    const entries = (await this.#context.transport.entries?.(PREFIX)) ?? []
+    const entries = await this.#context.transport.entries(PREFIX)
     const now = this.#context.clock.now()
     return entries.map(([key, value]) => {
       const { queue, body, times, first } = JSON.parse(value) as Note
@@ -143,7 +143,7 @@ export class Schedules {
   }
 
   async #get(name: string): Promise<Note | undefined> {
-    const entries = (await this.#context.transport.entries?.(PREFIX + name)) ?? []
+    const entries = await this.#context.transport.entries(PREFIX + name)
     const value = entries.find(([key]) => key === PREFIX + name)?.[1]
     return value === undefined ? undefined : (JSON.parse(value) as Note)
   }

@@ -51,11 +51,11 @@ export class Topic<T = unknown> {
 
   /** Has what is published from now on sent to a queue, too. It lasts until {@link unbind}. */
   async bind(queue: string, options: Pick<SubscribeOptions, 'headers'> = {}): Promise<void> {
-    await this.#context.transport.bind?.(this.#binding(queue, options))
+    await this.#context.transport.bind(this.#binding(queue, options))
   }
 
   async unbind(queue: string, options: Pick<SubscribeOptions, 'headers'> = {}): Promise<void> {
-    await this.#context.transport.unbind?.(this.#binding(queue, options))
+    await this.#context.transport.unbind(this.#binding(queue, options))
   }
 
   #binding(queue: string, options: Pick<SubscribeOptions, 'headers'>): Binding {
@@ -81,10 +81,10 @@ export class Topic<T = unknown> {
       return this.#context.queue(name, queueOptions).consume(handler, consumeOptions)
     }
     const own = `${BORROWED}${randomUUID()}`
-    await transport.borrow?.(own)
-    await transport.bind?.({ ...this.#binding('q', { headers }), queue: own })
+    await transport.borrow(own)
+    await transport.bind({ ...this.#binding('q', { headers }), queue: own })
     const consumer = this.#context.queue(own, queueOptions).consume(handler, consumeOptions)
-    const drop = () => transport.drop?.(own).catch(() => {})
+    const drop = () => transport.drop(own).catch(() => {})
     consumer.closed.then(drop, drop)
     return consumer
   }

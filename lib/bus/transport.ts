@@ -1,4 +1,5 @@
-// What the bus asks of a transport, and nothing more: six methods, and a word on what it can do by itself.
+// What the bus asks of a transport: a few methods, and a word on what it can do by itself. What it cannot do it refuses,
+// by name.
 
 /** How a body was given, and is given back: bytes, a string, or a value in JSON. */
 export type Format = 'bytes' | 'text' | 'json'
@@ -144,22 +145,22 @@ export interface Transport {
   settle(batch: readonly Settlement[]): Promise<boolean[]>
   stats(queue: string): Promise<TransportStats>
   /** The names of all queues that there are. */
-  queues?(): Promise<string[]>
+  queues(): Promise<string[]>
   /** What is in a queue, without taking it; from the place where the last page ended. */
-  browse?(queue: string, options: { max: number; after: string | undefined }): Promise<Page>
+  browse(queue: string, options: { max: number; after: string | undefined }): Promise<Page>
   /** Has what is published to topics of a pattern, with these headers, sent to a queue. */
-  bind?(binding: Binding): Promise<void>
-  unbind?(binding: Binding): Promise<void>
+  bind(binding: Binding): Promise<void>
+  unbind(binding: Binding): Promise<void>
   /** Sends to every queue that is bound, all or none; how many these are. */
-  publish?(topic: string, message: Outgoing, options: SendOptions): Promise<number>
+  publish(topic: string, message: Outgoing, options: SendOptions): Promise<number>
   /** Makes a queue that goes with this process. */
-  borrow?(queue: string): Promise<void>
+  borrow(queue: string): Promise<void>
   /** Removes a queue, and all that is in it and bound to it. */
-  drop?(queue: string): Promise<void>
+  drop(queue: string): Promise<void>
   /** What was put under keys that begin so, by key. */
-  entries?(prefix: string): Promise<[key: string, value: string][]>
+  entries(prefix: string): Promise<[key: string, value: string][]>
   /** Puts a value under a key, or removes it, and sends, both or neither. */
-  put?(key: string, value: string | undefined, options?: PutOptions): Promise<void>
+  put(key: string, value: string | undefined, options?: PutOptions): Promise<void>
   /** Gives back what it holds. */
   close(): Promise<void>
 }

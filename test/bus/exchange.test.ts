@@ -120,6 +120,14 @@ describe.each(['memory', 'local'])('%s:', (scheme) => {
       await slow
     })
 
+    test('that waits when the bus is closed rejects', async () => {
+      const bus = await newBus(scheme)
+      const waiting = expect(bus.queue('q').request('x')).rejects.toMatchObject({ code: 'ERR_MQ_CLOSED' })
+      while ((await bus.queue('q').stats()).ready === 0) await sleep(1)
+      await bus.close()
+      await waiting
+    })
+
     test('may be given up', async () => {
       const bus = await newBus(scheme)
       const controller = new AbortController()

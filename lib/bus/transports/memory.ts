@@ -1,11 +1,8 @@
 // memory: the same tables, in the memory of one process, for tests.
+import { MAX_TIMER } from '../../waiting.ts'
 import type { Clock } from '../clock.ts'
-import { Engine, type Surroundings } from './local/engine.ts'
-import { localCapabilities } from './local/local.ts'
+import { Engine, engineCapabilities, type Surroundings } from './local/engine.ts'
 import { Store } from './local/store.ts'
-
-/** setInterval() takes no longer times. */
-const LONG = 2 ** 31 - 1
 
 class Memory implements Surroundings {
   readonly large: number = Number.POSITIVE_INFINITY
@@ -15,7 +12,7 @@ class Memory implements Surroundings {
 
   hold(on: boolean): void {
     clearInterval(this.#timer)
-    if (on) this.#timer = setInterval(() => {}, LONG)
+    if (on) this.#timer = setInterval(() => {}, MAX_TIMER)
   }
 
   async sync(): Promise<void> {}
@@ -38,6 +35,6 @@ class Memory implements Surroundings {
 }
 
 export function openMemory(clock: Clock): Engine {
-  const capabilities = { ...localCapabilities, persist: false, maxBytes: 2 ** 29 } as const
+  const capabilities = { ...engineCapabilities, persist: false, maxBytes: 2 ** 29 } as const
   return new Engine(new Store(':memory:', clock), clock, new Memory(), capabilities, Number.POSITIVE_INFINITY)
 }

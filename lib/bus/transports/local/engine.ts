@@ -23,6 +23,20 @@ import {
 import { isBusy, isFull } from './sqlite.ts'
 import { type Bell, type Claimed, MESSAGES, ROOM, type Store, type Token } from './store.ts'
 
+export const engineCapabilities: Capabilities = {
+  persist: 'disk',
+  delay: 'native',
+  priority: 'native',
+  dedup: 'native',
+  order: 'native',
+  lease: 'alive',
+  deadLetter: 'native',
+  transaction: 'native',
+  browse: 'native',
+  fanout: 'native',
+  maxBytes: 2 ** 30,
+}
+
 /** What a store has around it: other processes, files, a disk that may be full. */
 export interface Surroundings {
   /** Tells another process that there is something for it in a queue. */
@@ -77,6 +91,12 @@ interface Work<T> {
   readonly reject: (error: unknown) => void
 }
 
+interface Committed {
+  result: unknown[]
+  bells: Bell[]
+  files: string[]
+}
+
 /** Between two attempts to write while another process does, in milliseconds. */
 const RETRY = 1
 
@@ -124,12 +144,9 @@ export class Engine implements Transport {
   #flush(): void {
     while (this.#works.length > 0) {
       const works = this.#group()
+      let done: Committed
       try {
-        const { result, bells, files } = this.#store.transact(() => works.map(({ run }) => run()))
-        for (const [at, { resolve }] of works.entries()) resolve(result[at])
-        this.#around.committed()
-        if (files.length > 0) this.#around.removeBodies?.(files)
-        for (const bell of bells) this.#ring(bell)
+        done = this.#store.transact(() => works.map(({ run }) => run()))
       } catch (error) {
         this.#works.unshift(...works)
         if (isBusy(error)) {
@@ -139,7 +156,13 @@ export class Engine implements Transport {
         }
         if (works.length > 1) this.#alone = works.length
         else this.#fail(works[0] as Work<unknown>, error)
+        continue
       }
+      // Nothing of this may have the works run again: they are committed.
+      for (const [at, { resolve }] of works.entries()) resolve(done.result[at])
+      if (done.files.length > 0) this.#around.removeBodies?.(done.files)
+      for (const bell of done.bells) this.#ring(bell)
+      this.#around.committed()
     }
     this.#flushing = false
   }

@@ -17,31 +17,16 @@ import { join } from 'node:path'
 import { Worker } from 'node:worker_threads'
 import { QueueError } from '../../../errors.ts'
 import type { Clock } from '../../clock.ts'
-import type { Capabilities } from '../../transport.ts'
 import { Bodies, LARGE } from './bodies.ts'
-import { Engine, type Surroundings } from './engine.ts'
+import { Engine, engineCapabilities, type Surroundings } from './engine.ts'
 import { writerOf } from './lock.ts'
 import { Peers } from './peers.ts'
 import { Reserve } from './reserve.ts'
 import { isBusy, isFull, isReadOnly } from './sqlite.ts'
 import { type Process, Store } from './store.ts'
 
-export const localCapabilities: Capabilities = {
-  persist: 'disk',
-  delay: 'native',
-  priority: 'native',
-  dedup: 'native',
-  order: 'native',
-  lease: 'alive',
-  deadLetter: 'native',
-  transaction: 'native',
-  browse: 'native',
-  fanout: 'native',
-  maxBytes: 2 ** 30,
-}
-
-/** Pages that the write-ahead log brings into the store at once: https://www.sqlite.org/pragma.html#pragma_wal_autocheckpoint */
-const LOG_PAGES = 1000
+/** Free pages of the store that are room enough for what comes: 4 MB. */
+const FREE_PAGES = 1000
 
 /** Transactions of this process; each is a few pages. */
 const CHECKPOINT_EVERY = 250
@@ -62,7 +47,7 @@ export async function openLocal(directory: string, clock: Clock, options: LocalO
   const path = join(directory, 'bus.db')
   const store = await openStore(path, clock, options.patience)
   const surroundings = new Local(directory, path, store, mode)
-  const engine = new Engine(store, clock, surroundings, localCapabilities, options.patience)
+  const engine = new Engine(store, clock, surroundings, engineCapabilities, options.patience)
   try {
     await surroundings.enter(engine)
   } catch (error) {
@@ -226,8 +211,12 @@ class Local implements Surroundings {
     if (++this.#transactions < CHECKPOINT_EVERY || this.#checkpointing || this.#closed) return
     this.#transactions = 0
     this.#checkpointing = true
-    this.#checkpointer ??= this.#startCheckpointer()
-    this.#checkpointer.postMessage('checkpoint')
+    try {
+      this.#checkpointer ??= this.#startCheckpointer()
+      this.#checkpointer.postMessage('checkpoint')
+    } catch {
+      // There is no thread to be had: the next transaction that finds the log too long does the work.
+    }
   }
 
   #startCheckpointer(): Worker {
@@ -240,7 +229,7 @@ class Local implements Surroundings {
     worker.on('message', () => {
       this.#checkpointing = false
     })
-    // Without it the next transaction that finds the log too long does the work.
+    // As if there were no thread to be had.
     worker.on('error', () => {
       this.#checkpointer = undefined
     })
@@ -252,7 +241,7 @@ class Local implements Surroundings {
   hasRoom(): boolean {
     if (this.#full) this.#full = !this.#reserve.restore()
     // The file of the store never shrinks: what was received makes room in it.
-    return !this.#full || this.#store.freePages() > LOG_PAGES
+    return !this.#full || this.#store.freePages() > FREE_PAGES
   }
 
   makeRoom(): boolean {
@@ -276,7 +265,7 @@ class Local implements Surroundings {
         await Promise.all(others.map((other) => this.#meet(other)))
       } catch {
         // The store is not to be had: somebody is stopped while he writes, or the disk fails. It may be later.
-        if (!this.#closed) this.#later ??= setTimeout(() => this.#checkLater(), CHECK_AGAIN).unref()
+        this.#checkLater()
       }
       if (!this.#closed) this.#engine.ringAll()
     }
@@ -284,12 +273,19 @@ class Local implements Surroundings {
   }
 
   #checkLater(): void {
-    this.#later = undefined
-    void this.#check()
+    if (this.#closed) return
+    const check = () => {
+      this.#later = undefined
+      void this.#check()
+    }
+    this.#later ??= setTimeout(check, CHECK_AGAIN).unref()
   }
 
   async #meet({ owner, socket }: Process): Promise<void> {
-    if (await this.#peers.connect(owner, socket)) return
+    const met = await this.#peers.connect(owner, socket)
+    // Out of descriptors, or it has more to welcome than it can: its bells wait.
+    if (met === 'unknown') this.#checkLater()
+    if (met !== 'gone') return
     await this.#engine.reap(owner, true)
     this.#peers.forget(owner, socket)
   }
@@ -299,7 +295,7 @@ class Local implements Surroundings {
     clearTimeout(this.#later)
     if (this.#checkpointer !== undefined) {
       // It ends by itself: terminate() would not wait for what it is doing.
-      const ended = once(this.#checkpointer, 'exit')
+      const ended = once(this.#checkpointer, 'exit').catch(() => {})
       this.#checkpointer.ref()
       this.#checkpointer.postMessage('close')
       await ended

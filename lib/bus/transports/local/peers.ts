@@ -75,27 +75,22 @@ export class Peers {
     else this.#server.unref()
   }
 
-  has(owner: number): boolean {
-    return this.#peers.has(owner)
-  }
-
-  /** False if nobody is there; true also when that cannot be told. */
-  connect(owner: number, name: string): Promise<boolean> {
-    if (this.#peers.has(owner)) return Promise.resolve(true)
+  connect(owner: number, name: string): Promise<'met' | 'gone' | 'unknown'> {
+    if (this.#peers.has(owner)) return Promise.resolve('met')
     return new Promise((resolve) => {
       const socket = createConnection(join(this.#directory, name))
-      const refused = (error: NodeJS.ErrnoException) => resolve(!GONE.has(error.code ?? ''))
+      const refused = (error: NodeJS.ErrnoException) => resolve(GONE.has(error.code ?? '') ? 'gone' : 'unknown')
       socket.once('error', refused)
       socket.once('connect', () => {
         socket.off('error', refused)
         if (this.#closed) {
           socket.destroy()
-          return resolve(true)
+          return resolve('met')
         }
         socket.write(`${this.owner}\n`)
         this.#listen({ socket, owner })
         this.#welcome(owner, socket)
-        resolve(true)
+        resolve('met')
       })
     })
   }

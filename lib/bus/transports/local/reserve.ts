@@ -2,7 +2,7 @@
 import { closeSync, existsSync, openSync, renameSync, rmSync, writeSync } from 'node:fs'
 import { join } from 'node:path'
 
-/** More than the write-ahead log and what it brings into the store between two checkpoints (1000 pages). */
+/** As much as a write-ahead log of 1500 pages, and what it brings into the store. */
 const BYTES = 12 * 2 ** 20
 const CHUNK = new Uint8Array(2 ** 20)
 
