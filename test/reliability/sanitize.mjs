@@ -69,7 +69,8 @@ const tools = {
     finds: 'errors of memory, and memory that is read before it is written (memcheck)',
     environment: () => ({}),
     command: (log) => ['valgrind', '-q', '--vgdb=no', `--log-file=${log}.%p`],
-    nodeOptions: ['--jitless', '--no-expose-wasm'],
+    // Before V8 13 the one warns that it implies the other; since then there is no such flag.
+    nodeOptions: ['--jitless', ...(Number.parseInt(process.versions.v8, 10) < 13 ? ['--no-expose-wasm'] : [])],
     // vitest gives a process a minute to start.
     vitest: ['--maxWorkers=1'],
     begins: /^(?:Invalid|Conditional jump|Use of uninit|Syscall param|Mismatched|Source and dest|Argument)/,

@@ -382,7 +382,7 @@ export class Store {
     const rank = 0 - priority
     const text = headers === undefined ? null : JSON.stringify(headers)
     const values = [queue, rank, sequence, 0, 0, 0, 0, id, key, now, expires, formats.indexOf(format), text] as const
-    const bytes = [body.byteLength, file ?? null, file === undefined ? body : NO_BYTES] as const
+    const bytes = [body.byteLength, file ?? null, file === undefined && body.byteLength > 0 ? body : NO_BYTES] as const
     this.#rank(queue, rank)
     if (due <= now) {
       this.#sql(`INSERT INTO messages (${names}) VALUES (${marks})`).run(...values, ...bytes)
@@ -869,6 +869,7 @@ export class Store {
   }
 }
 
+/** node:sqlite of Node.js 22 takes some other empty ones for NULL. */
 const NO_BYTES = new Uint8Array()
 
 function place(row: Row): { queue: number; key: Value; rank: number; sequence: number } {
