@@ -78,7 +78,9 @@ const stages = {
 /** Runs the tests; what was skipped, and whether all others passed. */
 async function runTests(through, folder) {
   const [command, ...args] = [...through, process.execPath, 'node_modules/vitest/vitest.mjs', 'run', ...positionals]
-  const env = { ...process.env, HOME: join(folder, 'home'), TMPDIR: join(folder, 'tmp'), NO_COLOR: '1' }
+  // What npm tells of the user who called it, such as his cache, is not that user's.
+  const inherited = Object.fromEntries(Object.entries(process.env).filter(([name]) => !/^npm_/i.test(name)))
+  const env = { ...inherited, HOME: join(folder, 'home'), TMPDIR: join(folder, 'tmp'), NO_COLOR: '1' }
   const child = spawn(command, args, { cwd: join(folder, 'project'), env, stdio: ['ignore', 'pipe', 'inherit'] })
   process.prependOnceListener('exit', () => child.kill())
   const ended = new Promise((resolve, reject) => {
