@@ -424,15 +424,14 @@ export abstract class Queue<M extends Message, S extends object, R>
           deliver(this)
           return
         }
-        receiving = receive(this.readableHighWaterMark - this.readableLength).then(
-          (messages) => {
+        receiving = receive(this.readableHighWaterMark - this.readableLength)
+          .then((messages) => {
             // Not as arguments, of which a call can have so many only.
             for (const message of messages) fetched.push(message)
             // Not in the promise: what a handler throws is an uncaught exception.
             process.nextTick(deliver, this)
-          },
-          (error) => void (isClosed(error) ? this.push(null) : this.destroy(error)),
-        )
+          })
+          .catch((error) => void (isClosed(error) ? this.push(null) : this.destroy(error)))
       },
       // 'close' comes when nothing waits any more: a message sent after that stays in the queue.
       destroy(error, callback) {

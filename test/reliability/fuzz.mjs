@@ -398,12 +398,16 @@ async function playRound(seed) {
       dispose()
     } catch {}
   }
-  for (const queue of world.queues) queue.close()
+  const closed = world.queues.map((queue) => queue.close())
   syscalls.mqClose(world.raw)
   syscalls.msgctl(world.sysv.id, IPC_RMID)
   for (const name of names) syscalls.mqUnlink(name)
   await new Promise((resolve) => setImmediate(resolve))
-  if (broken) return // and who waits may wait for ever
+  if (broken) {
+    // Who waits may wait for ever; but what a thread still answers is of this round.
+    await Promise.race([Promise.allSettled(closed), new Promise((resolve) => setTimeout(resolve, 100))])
+    return
+  }
   let timer
   const late = new Promise((resolve) => {
     timer = setTimeout(resolve, 20_000)
