@@ -117,11 +117,14 @@ async function main() {
 
 const foreign = new Set([Object.prototype, Function.prototype, Error.prototype, Error, null])
 
+/** Protected, and keeps what it is given to call it later: what that throws has no call to be the error of. */
+const kept = new Set(['waitToSend', 'waitToReceive'])
+
 /** Whatever can be called on an object by a name of its own or of its prototypes. */
 function* membersOf(owner, label) {
   for (let level = owner; !foreign.has(level); level = Object.getPrototypeOf(level)) {
     for (const key of Reflect.ownKeys(level)) {
-      if (key === 'constructor' || key === 'prototype') continue
+      if (key === 'constructor' || key === 'prototype' || kept.has(key)) continue
       const { value, get, set } = Object.getOwnPropertyDescriptor(level, key)
       const name = `${label}.${String(key)}`
       if (typeof value === 'function') yield { name, key, invoke: value }

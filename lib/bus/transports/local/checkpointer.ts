@@ -6,7 +6,7 @@ import { openDatabase } from './sqlite.ts'
 /** With so many bytes of log the writers have to wait for once, or it would grow for ever. */
 const LONG = 64 * 2 ** 20
 
-const path = workerData as string
+const { path, busy } = workerData as { path: string; busy: Int32Array }
 const database = openDatabase(path)
 database.exec('PRAGMA busy_timeout = 100')
 
@@ -23,5 +23,7 @@ parentPort?.on('message', (message: 'checkpoint' | 'close') => {
   } catch {
     // The disk is full, or somebody else is at it: there is a next time.
   }
+  Atomics.store(busy, 0, 0)
+  Atomics.notify(busy, 0)
   parentPort?.postMessage('done')
 })

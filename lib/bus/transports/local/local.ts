@@ -31,8 +31,18 @@ const FREE_PAGES = 1000
 /** Transactions of this process; each is a few pages. */
 const CHECKPOINT_EVERY = 250
 
+/** Milliseconds for a checkpoint that is being made when the process ends. */
+const PATIENCE = 2000
+
 /** Milliseconds. */
 const CHECK_AGAIN = 1000
+
+const working = new Set<Int32Array>()
+
+/** The package that stands in for SQLite aborts the process if a thread ends while it is in there. */
+function finish(): void {
+  for (const busy of working) Atomics.wait(busy, 0, 1, PATIENCE)
+}
 
 export interface LocalOptions {
   /** The permissions of the directory, when it is made; its files have those of them that files can have. */
@@ -128,6 +138,8 @@ class Local implements Surroundings {
   #transactions = 0
   #checkpointer: Worker | undefined
   #checkpointing = false
+  /** 1 while the thread is at work, which the end of the process must not cut short. */
+  readonly #busy = new Int32Array(new SharedArrayBuffer(4))
   #later: NodeJS.Timeout | undefined
   #closed = false
 
@@ -212,6 +224,7 @@ class Local implements Surroundings {
     this.#transactions = 0
     this.#checkpointing = true
     try {
+      Atomics.store(this.#busy, 0, 1)
       this.#checkpointer ??= this.#startCheckpointer()
       this.#checkpointer.postMessage('checkpoint')
     } catch {
@@ -221,16 +234,21 @@ class Local implements Surroundings {
 
   #startCheckpointer(): Worker {
     const worker = new Worker(new URL('./checkpointer.js', import.meta.url), {
-      workerData: this.#path,
+      workerData: { path: this.#path, busy: this.#busy },
       // Nobody else's business: neither the arguments of this process nor its output.
       argv: [],
       execArgv: [],
     })
+    const forget = () => working.delete(this.#busy)
+    if (!process.listeners('exit').includes(finish)) process.on('exit', finish)
+    working.add(this.#busy)
+    worker.on('exit', forget)
     worker.on('message', () => {
       this.#checkpointing = false
     })
     // As if there were no thread to be had.
     worker.on('error', () => {
+      forget()
       this.#checkpointer = undefined
     })
     // Last: a listener holds the loop.
