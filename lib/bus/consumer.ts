@@ -2,7 +2,7 @@
 import { AbortError, isClosed, QueueError } from '../errors.ts'
 import type { Cancel, Clock } from './clock.ts'
 import type { Message } from './message.ts'
-import { BUS_BATCH } from './transport.ts'
+import { BUS_BATCH, type Start } from './transport.ts'
 
 export interface HandlerContext {
   /** Aborted when the time of the handler is over. */
@@ -24,12 +24,21 @@ export interface ConsumeOptions {
   rate?: number | undefined
   /** Aborting it closes the consumer. */
   signal?: AbortSignal | undefined
+  /** Begins when so much is there, goes on until nothing is left, and waits again. Default: with the first message. */
+  start?: StartOptions | undefined
+}
+
+export interface StartOptions {
+  /** How many messages have to be ready, 1 to 500. */
+  messages: number
+  /** Only those of at least this priority count. Default: 0. */
+  priority?: number | undefined
 }
 
 /** What a consumer needs of its queue. */
 export interface Source<M> {
-  /** Waits for the first, or takes only what is there. */
-  receive(max: number, wait: boolean, signal: AbortSignal): Promise<M[]>
+  /** Waits for the first, or for as many as `start` says, or takes only what is there. */
+  receive(max: number, wait: boolean, signal: AbortSignal, start: Start | undefined): Promise<M[]>
   /** Settles what the handler has left unsettled; `result` is what it returned. */
   succeeded(message: M, result?: unknown): Promise<void>
   failed(message: M, error: unknown): Promise<void>
@@ -53,7 +62,10 @@ export class Consumer<M = Message> {
   readonly #prefetch: number
   readonly #timeout: number | undefined
   readonly #interval: number
+  readonly #start: Start | undefined
   readonly #fetch = new AbortController()
+  /** Of a fetch that waits for enough to start. */
+  #rest: AbortController | undefined
   readonly #ended: (consumer: Consumer<M>) => void
   readonly #signal: AbortSignal | undefined
   #buffer: M[] = []
@@ -61,6 +73,8 @@ export class Consumer<M = Message> {
   #fetching = false
   /** The last time there was as much as was asked for. */
   #more = false
+  /** There may be something left of what was enough to start. */
+  #started = false
   #paused = false
   #next = 0
   #turn = TURN
@@ -80,7 +94,7 @@ export class Consumer<M = Message> {
     clock: Clock,
     ended: (consumer: Consumer<M>) => void,
   ) {
-    const { concurrency = 1, prefetch = concurrency, timeout, rate, signal } = options
+    const { concurrency = 1, prefetch = concurrency, timeout, rate, signal, start } = options
     this.#source = source
     this.#handler = handler
     this.#clock = clock
@@ -88,6 +102,7 @@ export class Consumer<M = Message> {
     this.#prefetch = prefetch
     this.#timeout = timeout
     this.#interval = rate === undefined ? 0 : 1000 / rate
+    this.#start = start === undefined ? undefined : { messages: start.messages, priority: start.priority ?? 0 }
     this.#ended = ended
     this.#signal = signal
     this.closed = new Promise((resolve, reject) => {
@@ -132,6 +147,7 @@ export class Consumer<M = Message> {
     this.#signal?.removeEventListener('abort', this.#onAbort)
     this.#cancel?.()
     this.#fetch.abort()
+    this.#rest?.abort()
     this.#giveBack()
     this.#endWhenIdle()
   }
@@ -157,7 +173,14 @@ export class Consumer<M = Message> {
       if ((error as QueueError)?.code !== 'ERR_BUS_LEASE_LOST') this.#stop({ error })
     }
     this.#running--
+    if (this.#start !== undefined) this.#lookAgain()
     this.#schedule()
+  }
+
+  /** What is settled may have held others of its key, which are to be taken before the consumer waits. */
+  #lookAgain(): void {
+    this.#started = true
+    this.#rest?.abort()
   }
 
   /** After what else this turn of the loop brings: settling and fetching then are one transaction. */
@@ -205,13 +228,22 @@ export class Consumer<M = Message> {
     if (this.#fetching) return
     this.#fetching = true
     const max = Math.min(wanted, BUS_BATCH)
+    const start = this.#started ? undefined : this.#start
+    this.#rest = start === undefined ? undefined : new AbortController()
+    const { signal } = this.#rest ?? this.#fetch
+    // Whoever has started waits no more until nothing is left; what is settled while he looks is looked for again.
+    const waits = wait && !this.#started
+    this.#started = false
     try {
-      const fetched = await this.#source.receive(max, wait, this.#fetch.signal)
+      const fetched = await this.#source.receive(max, waits, signal, start)
       this.#more = fetched.length === max
+      this.#started ||= this.#start !== undefined && (fetched.length > 0 || start !== undefined)
       this.#buffer.push(...fetched)
     } catch (error) {
-      this.#stop(error instanceof AbortError || isClosed(error) ? undefined : { error })
+      const looksAgain = error instanceof AbortError && this.#rest !== undefined && this.#started && !this.#closing
+      if (!looksAgain) this.#stop(error instanceof AbortError || isClosed(error) ? undefined : { error })
     }
+    this.#rest = undefined
     this.#fetching = false
     if (this.#closing || this.#paused) this.#giveBack()
     this.#work()

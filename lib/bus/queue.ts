@@ -4,7 +4,7 @@ import { checkInteger, checkOptions, invalidType, invalidValue, outOfRange, Queu
 import { deadlineOf } from '../waiting.ts'
 import type { Clock } from './clock.ts'
 import type { Codecs } from './codecs.ts'
-import { type ConsumeOptions, Consumer, type Handler, type Source } from './consumer.ts'
+import { type ConsumeOptions, Consumer, type Handler, type Source, type StartOptions } from './consumer.ts'
 import { DeadLetters } from './dead-letters.ts'
 import { bytesOf, deadOf, decode, MAX_TIME, Message, type Origin, type Settler } from './message.ts'
 import type { Event, Latencies, Meters } from './meter.ts'
@@ -20,6 +20,7 @@ import {
   type Outgoing,
   type Overflow,
   type Receipt,
+  type Start,
   type Transport,
   type SendOptions as TransportSendOptions,
   type TransportStats,
@@ -337,10 +338,11 @@ export class Queue<T = unknown> {
     deadline: number,
     signal: AbortSignal | undefined,
     lease: number = Number.POSITIVE_INFINITY,
+    start?: Start,
   ): Promise<Message<T>[]> {
     const declared = this.#declare()
     if (declared !== undefined) await declared
-    const deliveries = await this.#context.transport.receive(this.name, { max, deadline, signal, lease })
+    const deliveries = await this.#context.transport.receive(this.name, { max, deadline, signal, lease, start })
     const messages: Message<T>[] = []
     this.#measure(deliveries)
     for (const delivery of deliveries) {
@@ -355,7 +357,9 @@ export class Queue<T = unknown> {
         throw error
       }
     }
-    return messages
+    // There may be more behind what nobody can handle.
+    if (messages.length > 0 || deliveries.length === 0) return messages
+    return this.#receive(max, start === undefined ? deadline : 0, signal, lease)
   }
 
   #measure(deliveries: readonly Delivery[]): void {
@@ -433,11 +437,12 @@ export class Queue<T = unknown> {
   ): Consumer<Message<T>> | Consumer<Message<T>[]> {
     if (typeof handler !== 'function') throw invalidType('handler', 'a function', handler)
     checkOptions(options)
-    const { concurrency = 1, prefetch = concurrency, batch, timeout, lease, rate } = options
+    const { concurrency = 1, prefetch = concurrency, batch, timeout, lease, rate, start } = options
     checkInteger('"concurrency" option', concurrency, 1, BUS_BATCH)
     checkInteger('"prefetch" option', prefetch, 0, BUS_BATCH)
     for (const [what, time] of Object.entries({ timeout, lease })) if (time !== undefined) checkTime(what, time)
     if (rate !== undefined && !(rate > 0)) throw outOfRange('"rate" option', 'a number of messages a second > 0', rate)
+    if (start !== undefined) checkStart(start)
     if (batch === undefined) return this.#consume(this.#source(lease), handler as Handler<Message<T>>, options)
     checkInteger('"batch" option', batch, 1, BUS_BATCH)
     return this.#consume(inBatches(this.#source(lease), batch), handler as Handler<Message<T>[]>, options)
@@ -453,7 +458,8 @@ export class Queue<T = unknown> {
   #source(lease: number | undefined): Source<Message<T>> {
     const { clock } = this.#context
     return {
-      receive: (max, wait, signal) => this.#receive(max, wait ? Number.POSITIVE_INFINITY : 0, signal, lease),
+      receive: (max, wait, signal, start) =>
+        this.#receive(max, wait ? Number.POSITIVE_INFINITY : 0, signal, lease, start),
       succeeded: async (message, result) => {
         if (!message.settled) await message.ack({ send: this.#reply(message, result) })
       },
@@ -498,8 +504,8 @@ export class Queue<T = unknown> {
 function inBatches<M>(source: Source<M>, size: number): Source<M[]> {
   const all = (messages: M[], work: (message: M) => Promise<void>) => Promise.all(messages.map(work)).then(() => {})
   return {
-    async receive(max, wait, signal) {
-      const messages = await source.receive(Math.min(max * size, BUS_BATCH), wait, signal)
+    async receive(max, wait, signal, start) {
+      const messages = await source.receive(Math.min(max * size, BUS_BATCH), wait, signal, start)
       const batches: M[][] = []
       for (const message of messages) {
         const last = batches.at(-1)
@@ -545,6 +551,12 @@ function checkText(name: string, text: unknown): string {
   if (typeof text !== 'string') throw invalidType(`"${name}" option`, 'a string', text)
   if (text.length === 0 || text.length > 512) throw outOfRange(`"${name}" option`, '1 to 512 characters', text.length)
   return text
+}
+
+function checkStart(start: StartOptions): void {
+  if (typeof start !== 'object' || start === null) throw invalidType('"start" option', 'an object', start)
+  checkInteger('"start.messages" option', start.messages, 1, BUS_BATCH)
+  checkInteger('"start.priority" option', start.priority ?? 0, 0, 255)
 }
 
 function checkTime(name: string, ms: unknown): void {

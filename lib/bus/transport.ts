@@ -132,6 +132,14 @@ export interface ReceiveOptions {
   signal: AbortSignal | undefined
   /** Milliseconds after which what was not settled is taken away; `Infinity` is never, while the process lives. */
   lease: number
+  /** What has to be there before anything is taken. */
+  start?: Start | undefined
+}
+
+/** So many messages, of at least this priority, that can be received. */
+export interface Start {
+  readonly messages: number
+  readonly priority: number
 }
 
 export interface Transport {

@@ -241,7 +241,7 @@ describe('a directory', () => {
     const before = readFileSync(path)
     await expect(connect(url)).rejects.toMatchObject({
       code: 'ERR_BUS_VERSION',
-      message: expect.stringContaining('(version 99, this library reads 1)'),
+      message: expect.stringContaining('(version 99, this library reads 2)'),
     })
     expect(readFileSync(path)).toEqual(before)
   })

@@ -410,12 +410,8 @@ export class Engine implements Transport {
       while (line.again && line.receivers[0] !== undefined) {
         line.again = false
         line.cancel?.()
-        const asked = line.receivers[0]
         const present = [...line.receivers]
-        const { options } = asked
-        const { name } = line
-        const claim = { name, owner: this.owner, max: options.max, lease: options.lease }
-        const { deliveries, due } = await this.transact(() => this.#store.claim(claim), { weight: options.max })
+        const { asked, deliveries, due } = await this.#claim(line, present)
         stood = deliveries.length === 0
         if (stood) {
           this.#await(line, due)
@@ -436,6 +432,26 @@ export class Engine implements Transport {
       line.serving = false
     }
     if (stood && line.receivers.length === 0) await this.#leave(line)
+  }
+
+  /** For the first who can have something. */
+  #claim({ name }: Line, present: readonly Receiver[]): Promise<Claimed & { asked: Receiver }> {
+    const { owner } = this
+    const plain = present.find(({ options }) => options.start === undefined)
+    const starts = present.flatMap(({ options }) => options.start ?? [])
+    // After one who takes whatever there is nothing is left.
+    const askers = plain === undefined ? present : present.slice(0, present.indexOf(plain) + 1)
+    const run = () => {
+      let claimed!: Claimed & { asked: Receiver }
+      for (const asked of askers) {
+        const { max, lease, start } = asked.options
+        const claim = { name, owner, max, lease, start, starts: plain === undefined ? starts : undefined }
+        claimed = { ...this.#store.claim(claim), asked }
+        if (claimed.deliveries.length > 0) break
+      }
+      return claimed
+    }
+    return this.transact(run, { weight: Math.max(...askers.map(({ options }) => options.max)) })
   }
 
   #await(line: Line, due: Claimed['due']): void {

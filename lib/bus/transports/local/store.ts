@@ -13,12 +13,13 @@ import {
   type Page,
   type Receipt,
   type Settlement,
+  type Start,
   type TransportStats,
 } from '../../transport.ts'
 import { type Database, isBusy, openDatabase, type Statement, type Value } from './sqlite.ts'
 
 /** Raised with every change of the tables that an older library would not understand. */
-const VERSION = 1
+const VERSION = 2
 /** "kmqb": says that the file is a bus. */
 const APPLICATION = 0x6b6d7162
 
@@ -52,13 +53,16 @@ const schema = `
   CREATE TABLE dedup (queue INTEGER, id TEXT, until INTEGER NOT NULL, PRIMARY KEY (queue, id)) WITHOUT ROWID;
   CREATE INDEX dedup_until ON dedup (until);
   CREATE TABLE processes (owner INTEGER PRIMARY KEY AUTOINCREMENT, pid INTEGER NOT NULL, socket TEXT NOT NULL);
-  CREATE TABLE waiting (turn INTEGER PRIMARY KEY AUTOINCREMENT, queue INTEGER NOT NULL, want INTEGER NOT NULL, owner INTEGER NOT NULL, due INTEGER, UNIQUE (queue, want, owner));
+  CREATE TABLE waiting (turn INTEGER PRIMARY KEY AUTOINCREMENT, queue INTEGER NOT NULL, want INTEGER NOT NULL, owner INTEGER NOT NULL, due INTEGER, starts TEXT, UNIQUE (queue, want, owner));
   CREATE TABLE borrowed (name TEXT PRIMARY KEY, owner INTEGER NOT NULL) WITHOUT ROWID;
   CREATE TABLE bindings (pattern TEXT, name TEXT, headers TEXT, PRIMARY KEY (pattern, name, headers)) WITHOUT ROWID;
   CREATE TABLE notes (key TEXT PRIMARY KEY, value TEXT NOT NULL, until INTEGER NOT NULL) WITHOUT ROWID;
   CREATE INDEX notes_until ON notes (until) WHERE until > 0;
   PRAGMA application_id = ${APPLICATION};
   PRAGMA user_version = ${VERSION};`
+
+/** What makes a store of each version one of the next. */
+const upgrades: ReadonlyMap<number, string> = new Map([[1, 'ALTER TABLE waiting ADD COLUMN starts TEXT']])
 
 /** How long a transaction may block the loop while another process writes, in milliseconds; then it is tried later. */
 const PATIENCE = 2
@@ -113,6 +117,10 @@ export interface Claim {
   owner: number
   max: number
   lease: number
+  /** Nothing is claimed before so much is there. */
+  start?: Start | undefined
+  /** With any of these its process is to be told; absent, with the first message. */
+  starts?: readonly Start[] | undefined
 }
 
 export interface Claimed {
@@ -158,12 +166,24 @@ export class Store {
         if (isEmpty()) this.#database.exec(schema)
       })
     }
-    const [application, version] = [pragma('application_id'), pragma('user_version')]
+    const application = pragma('application_id')
+    if (application === APPLICATION && upgrades.has(pragma('user_version'))) this.transact(() => this.#upgrade(pragma))
+    const version = pragma('user_version')
     if (application === APPLICATION && version === VERSION) return
     const details = { syscall: 'connect', path: this.path }
     if (application !== APPLICATION) throw new QueueError('ERR_BUS_NOT_A_BUS', details)
     const detail = `version ${version}, this library reads ${VERSION}`
     throw new QueueError('ERR_BUS_VERSION', { ...details, detail, hint: 'use the same kernelmq in all processes' })
+  }
+
+  #upgrade(pragma: (name: string) => number): void {
+    for (;;) {
+      // Another process may have been first.
+      const version = pragma('user_version')
+      const upgrade = upgrades.get(version)
+      if (upgrade === undefined) return
+      this.#database.exec(`${upgrade}; PRAGMA user_version = ${version + 1}`)
+    }
   }
 
   #sql(sql: string): Statement {
@@ -418,21 +438,67 @@ export class Store {
       for (const queue of queues) {
         const rows =
           want === ROOM
-            ? this.#sql('DELETE FROM waiting WHERE queue = ? AND want = ? RETURNING owner')
-            : this.#sql(
-                'DELETE FROM waiting WHERE turn = (SELECT min(turn) FROM waiting WHERE queue = ? AND want = ?) RETURNING owner',
-              )
-        for (const { owner } of rows.all(queue, want)) bells.push({ owner: Number(owner), queue })
+            ? this.#sql('DELETE FROM waiting WHERE queue = ? AND want = ? RETURNING owner').all(queue, want)
+            : this.#first(queue)
+        for (const { owner } of rows) bells.push({ owner: Number(owner), queue })
       }
     }
     return bells
   }
 
-  /** Stands in line, once; `due` is when the one who stands there looks again by himself. */
-  stand(name: string, want: Want, owner: number, due?: number): void {
-    const sql = `INSERT INTO waiting (queue, want, owner, due) VALUES (?, ?, ?, ?)
-      ON CONFLICT (queue, want, owner) DO UPDATE SET due = excluded.due`
-    this.#sql(sql).run(this.#queue(name), want, owner, due ?? null)
+  /** Takes out of the line who is to be told: the first, but nobody for whom there is not enough yet. */
+  #first(queue: number): Row[] {
+    let after = 0
+    for (;;) {
+      const [row] = this.#sql(
+        `DELETE FROM waiting WHERE turn = (SELECT min(turn) FROM waiting WHERE queue = ? AND want = ? AND turn > ?)
+         RETURNING turn, owner, due, starts`,
+      ).all(queue, MESSAGES, after)
+      if (row === undefined) return []
+      if (row.starts === null || this.#concerns(queue, row)) return [row]
+      after = Number(row.turn)
+      const { owner, due, starts } = row as { owner: Value; due: Value; starts: Value }
+      this.#sql('INSERT INTO waiting (turn, queue, want, owner, due, starts) VALUES (?, ?, ?, ?, ?, ?)').run(
+        ...([after, queue, MESSAGES, owner, due, starts] as const),
+      )
+    }
+  }
+
+  /** Whether there is enough for one who waits, or a time at which there may be that he does not know. */
+  #concerns(queue: number, { due, starts }: Row): boolean {
+    const earliest = this.#earliest(queue)
+    if (earliest !== undefined && (due === null || Number(due) > earliest)) return true
+    return (JSON.parse(String(starts)) as Start[]).some((start) => this.#isEnough(queue, start))
+  }
+
+  /** Whether so much can be received. It looks at no more. */
+  #isEnough(queue: number, { messages, priority }: Start): boolean {
+    const released = 'SELECT count(*) AS n FROM (SELECT 1 FROM released WHERE queue = ? AND rank <= ? LIMIT ?)'
+    let left = messages - Number(this.#sql(released).get(queue, 0 - priority, messages)?.n)
+    const cursors = this.#sql('SELECT rank, sequence FROM cursors WHERE queue = ? AND rank <= ?')
+    for (const { rank, sequence } of cursors.all(queue, 0 - priority)) {
+      if (left <= 0) return true
+      const fresh =
+        'SELECT count(*) AS n FROM (SELECT 1 FROM messages WHERE queue = ? AND rank = ? AND sequence > ? LIMIT ?)'
+      left -= Number(this.#sql(fresh).get(queue, rank as number, sequence as number, left)?.n)
+    }
+    return left <= 0
+  }
+
+  /**
+   * Stands in line, once; `due` is when the one who stands there looks again by himself, `starts` what he is to be told
+   * of, if not of everything.
+   */
+  stand(name: string, want: Want, owner: number, due?: number, starts?: readonly Start[]): void {
+    const sql = `INSERT INTO waiting (queue, want, owner, due, starts) VALUES (?, ?, ?, ?, ?)
+      ON CONFLICT (queue, want, owner) DO UPDATE SET due = excluded.due, starts = excluded.starts`
+    this.#sql(sql).run(
+      this.#queue(name),
+      want,
+      owner,
+      due ?? null,
+      starts === undefined ? null : JSON.stringify(starts),
+    )
   }
 
   /** Whoever knew when something is due may be out of the line now: then the next has to know. */
@@ -455,11 +521,18 @@ export class Store {
   }
 
   /** Claims up to `max` messages; if there are none, `owner` stands in line. */
-  claim({ name, owner, max, lease: limit }: Claim): Claimed {
+  claim({ name, owner, max, lease: limit, start, starts }: Claim): Claimed {
     const queue = this.#queue(name)
     const now = this.#clock.now()
     this.#promote(queue, now)
     this.#reapOverdue(queue, now)
+    if (start !== undefined && !this.#isEnough(queue, start)) {
+      const due = this.#earliest(queue)
+      this.stand(name, MESSAGES, owner, due, starts)
+      // He may have been told in the place of one to whom any message is enough.
+      if (this.#isEnough(queue, ANY)) this.#news[MESSAGES].add(queue)
+      return { deliveries: [], due }
+    }
     const lease: Lease = { id: 0, queue, left: 0 }
     const deliveries: Delivery[] = []
     const items: number[] = []
@@ -472,7 +545,7 @@ export class Store {
     }
     if (deliveries.length === 0) {
       const due = more ? now : this.#earliest(queue)
-      this.stand(name, MESSAGES, owner, due)
+      this.stand(name, MESSAGES, owner, due, starts)
       return { deliveries, due }
     }
     lease.left = deliveries.length
@@ -871,6 +944,7 @@ export class Store {
 
 /** node:sqlite of Node.js 22 takes some other empty ones for NULL. */
 const NO_BYTES = new Uint8Array()
+const ANY: Start = { messages: 1, priority: 0 }
 
 function place(row: Row): { queue: number; key: Value; rank: number; sequence: number } {
   return { queue: Number(row.queue), key: row.key ?? null, rank: Number(row.rank), sequence: Number(row.sequence) }
