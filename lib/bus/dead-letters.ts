@@ -57,7 +57,7 @@ export class DeadLetters {
    * Resolves to how many there were.
    */
   redrive({ rate, ...choice }: DeadLetterChoice & { rate?: number | undefined } = {}): Promise<number> {
-    if (rate !== undefined && !(rate > 0)) throw outOfRange('"rate" option', 'a number of messages a second > 0', rate)
+    checkRate(rate)
     return this.#each(choice, async (delivery) => {
       // It would go without its body.
       if (delivery.damage !== undefined) return false
@@ -77,7 +77,7 @@ export class DeadLetters {
   }
 
   async #each({ ids, filter }: DeadLetterChoice, work: (delivery: Delivery) => Promise<boolean>): Promise<number> {
-    const chosen = ids === undefined ? undefined : new Set(ids)
+    const isChosen = chooser(ids, filter, (delivery: Delivery) => toLetter(delivery, this.#codecs))
     const others: Delivery[] = []
     let count = 0
     try {
@@ -89,8 +89,7 @@ export class DeadLetters {
         for (const [at, delivery] of deliveries.entries()) {
           let done: boolean
           try {
-            const wanted = (chosen?.has(delivery.id) ?? true) && (filter?.(toLetter(delivery, this.#codecs)) ?? true)
-            done = wanted && (await work(delivery))
+            done = isChosen(delivery) && (await work(delivery))
           } catch (error) {
             others.push(...deliveries.slice(at))
             throw error
@@ -134,17 +133,36 @@ function afresh({ id, body, format, headers }: Delivery): Outgoing {
   return { id, body, format, key, priority, headers: withoutDeath(headers), dedup: 0, due: 0, expires: 0 }
 }
 
-function toLetter(delivery: Delivery, codecs: Codecs): DeadLetter {
-  const { id, headers, sentAt } = delivery
-  let body: unknown
+export function checkRate(rate: number | undefined): void {
+  if (rate !== undefined && !(rate > 0)) throw outOfRange('"rate" option', 'a number of messages a second > 0', rate)
+}
+
+/** Whether a message is one of those that are meant. */
+export function chooser<D extends Delivery, V>(
+  ids: Iterable<string> | undefined,
+  filter: ((view: V) => boolean) | undefined,
+  toView: (delivery: D) => V,
+): (delivery: D) => boolean {
+  const chosen = ids === undefined ? undefined : new Set(ids)
+  return (delivery) => (chosen?.has(delivery.id) ?? true) && (filter?.(toView(delivery)) ?? true)
+}
+
+/** What was sent; undefined if that cannot be read. */
+export function bodyOf(delivery: Delivery, codecs: Codecs): unknown {
+  if (delivery.damage !== undefined) return undefined
   try {
-    body = decode({ ...delivery, body: codecs.decode(delivery.body, headers, delivery.format) })
+    return decode({ ...delivery, body: codecs.decode(delivery.body, delivery.headers, delivery.format) })
   } catch {
     // That may be what it died of.
+    return undefined
   }
+}
+
+function toLetter(delivery: Delivery, codecs: Codecs): DeadLetter {
+  const { id, headers, sentAt } = delivery
   return {
     id,
-    body,
+    body: bodyOf(delivery, codecs),
     key: headers[DEAD.key],
     headers: withoutDeath(headers),
     sentAt: new Date(sentAt),

@@ -4,10 +4,12 @@ export { type Clock, ManualClock } from './clock.ts'
 export { type Codec, type CompressOptions, compress, encrypt, type KeyOptions, type Keys, sign } from './codecs.ts'
 export type { ConsumeOptions, Consumer, Handler, HandlerContext, StartOptions } from './consumer.ts'
 export type { DeadLetter, DeadLetterChoice, DeadLetters } from './dead-letters.ts'
+export type { History, HistoryEntry, ReplayOptions } from './history.ts'
 export type { Message } from './message.ts'
 export type { BusEvent, Event, Latencies } from './meter.ts'
 export type {
   Durability,
+  HistoryOptions,
   Item,
   Queue,
   QueueOptions,

@@ -72,6 +72,9 @@ export const DEAD = {
   priority: 'dead-priority',
 } as const
 
+/** The header of a message that ends the consumer that gets it. */
+export const STOP = 'stop'
+
 /** The queue of the dead letters of a queue. */
 export const deadOf = (queue: string): string => `${queue}/dead`
 

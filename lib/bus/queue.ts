@@ -6,7 +6,8 @@ import type { Clock } from './clock.ts'
 import type { Codecs } from './codecs.ts'
 import { type ConsumeOptions, Consumer, type Handler, type Source, type StartOptions } from './consumer.ts'
 import { DeadLetters } from './dead-letters.ts'
-import { bytesOf, deadOf, decode, MAX_TIME, Message, type Origin, type Settler } from './message.ts'
+import { History } from './history.ts'
+import { bytesOf, deadOf, decode, MAX_TIME, Message, type Origin, type Settler, STOP } from './message.ts'
 import type { Event, Latencies, Meters } from './meter.ts'
 import { type Replies, type RequestOptions, RPC } from './replies.ts'
 import { type StandardSchema, validate } from './schema.ts'
@@ -17,6 +18,7 @@ import {
   BUS_BATCH,
   type Delivery,
   type Format,
+  type Keep,
   type Outgoing,
   type Overflow,
   type Receipt,
@@ -52,8 +54,18 @@ export interface QueueOptions<T = unknown> {
   maxBytes?: number | undefined
   /** What a send does that would go beyond these bounds. Default: `reject`. */
   overflow?: Overflow | undefined
+  /** How much of what was acknowledged is kept, by all who use the queue. Default: nothing, or what was set before. */
+  history?: HistoryOptions | undefined
   /** `disk`: a send resolves when it would outlive the power of the machine, too. Default: that of the bus. */
   durability?: Durability | undefined
+}
+
+/** With neither of them nothing is kept. */
+export interface HistoryOptions {
+  /** The last so many messages. Default: any number. */
+  maxMessages?: number | undefined
+  /** Milliseconds. Default: for ever. */
+  maxAge?: number | undefined
 }
 
 export type Durability = 'process' | 'disk'
@@ -117,13 +129,14 @@ export interface Context {
 
 const NAME = /^[\w.:-]{1,128}$/
 const VERSION = 'version'
-const STOP = 'stop'
 const REPLY: TransportSendOptions = { overflow: 'reject', disk: false, signal: undefined }
 
 export class Queue<T = unknown> {
   readonly name: string
   /** What could not be handled. */
   readonly dead: DeadLetters
+  /** What was acknowledged, as far as the option `history` has it kept. */
+  readonly history: History
   readonly #context: Context
   readonly #schema: StandardSchema<unknown, T> | undefined
   readonly #version: string | undefined
@@ -132,6 +145,7 @@ export class Queue<T = unknown> {
   readonly #overflow: Overflow
   readonly #durability: Durability
   readonly #bounds: Bounds | undefined
+  readonly #keep: Keep | undefined
   readonly #origin: Origin
   #declared: Promise<void> | undefined
 
@@ -149,6 +163,7 @@ export class Queue<T = unknown> {
       checkInteger('"maxBytes" option', maxBytes ?? 0, 0, Number.MAX_SAFE_INTEGER)
       this.#bounds = { maxMessages: maxMessages ?? 0, maxBytes: maxBytes ?? 0 }
     }
+    if (options.history !== undefined) this.#keep = toKeep(options.history)
     this.name = name
     this.#context = context
     this.#schema = schema
@@ -164,6 +179,13 @@ export class Queue<T = unknown> {
       backoff: (attempts) => this.#backoff(attempts),
     }
     this.dead = new DeadLetters(name, context)
+    this.history = new History(name, {
+      transport: context.transport,
+      codecs: context.codecs,
+      send: { overflow, disk: this.#durability === 'disk', signal: undefined },
+      nameOf: checkQueueName,
+      declare: () => this.#declare(),
+    })
   }
 
   #backoff(attempts: number): number {
@@ -173,8 +195,8 @@ export class Queue<T = unknown> {
 
   /** Sets the bounds of the queue, once; whatever is done next comes after it. */
   #declare(): Promise<void> | undefined {
-    if (this.#bounds === undefined) return undefined
-    this.#declared ??= this.#context.transport.declare(this.name, this.#bounds).catch((error: unknown) => {
+    if (this.#bounds === undefined && this.#keep === undefined) return undefined
+    this.#declared ??= this.#context.transport.declare(this.name, this.#bounds, this.#keep).catch((error: unknown) => {
       this.#declared = undefined
       throw error
     })
@@ -551,6 +573,14 @@ function checkText(name: string, text: unknown): string {
   if (typeof text !== 'string') throw invalidType(`"${name}" option`, 'a string', text)
   if (text.length === 0 || text.length > 512) throw outOfRange(`"${name}" option`, '1 to 512 characters', text.length)
   return text
+}
+
+function toKeep(history: HistoryOptions): Keep {
+  if (typeof history !== 'object' || history === null) throw invalidType('"history" option', 'an object', history)
+  const { maxMessages = 0, maxAge = 0 } = history
+  checkInteger('"history.maxMessages" option', maxMessages, 0, Number.MAX_SAFE_INTEGER)
+  checkTime('history.maxAge', maxAge)
+  return { maxMessages, maxAge }
 }
 
 function checkStart(start: StartOptions): void {

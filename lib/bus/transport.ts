@@ -77,6 +77,13 @@ export interface Bounds {
   maxBytes: number
 }
 
+/** How much of what was acknowledged a queue keeps; 0 is no bound, and with neither it keeps nothing. */
+export interface Keep {
+  maxMessages: number
+  /** Milliseconds. */
+  maxAge: number
+}
+
 /** What a send does that would go beyond the bounds of its queue. */
 export type Overflow = 'reject' | 'wait' | 'drop-oldest'
 
@@ -121,6 +128,8 @@ export interface Capabilities {
   readonly browse: Capability
   /** One message to many queues. */
   readonly fanout: Capability
+  /** What was acknowledged is kept, and can be sent again. */
+  readonly replay: Capability
   /** The largest body, in bytes. */
   readonly maxBytes: number
 }
@@ -144,7 +153,7 @@ export interface Start {
 
 export interface Transport {
   readonly capabilities: Capabilities
-  declare(queue: string, bounds?: Bounds): Promise<void>
+  declare(queue: string, bounds?: Bounds, keep?: Keep): Promise<void>
   /** All or nothing. */
   send(batch: readonly Addressed[], options: SendOptions): Promise<Receipt[]>
   /** Waits for the first, then takes what is there; none when the time is over. */
@@ -156,6 +165,11 @@ export interface Transport {
   queues(): Promise<string[]>
   /** What is in a queue, without taking it; from the place where the last page ended. */
   browse(queue: string, options: { max: number; after: string | undefined }): Promise<Page>
+  /** What a queue keeps of what was acknowledged, in that order, up to the place `until`. */
+  history(
+    queue: string,
+    options: { max: number; after: string | undefined; until: string | undefined },
+  ): Promise<PastPage>
   /** Has what is published to topics of a pattern, with these headers, sent to a queue. */
   bind(binding: Binding): Promise<void>
   unbind(binding: Binding): Promise<void>
@@ -194,6 +208,19 @@ export interface Page {
   deliveries: Delivery[]
   /** Where the next page begins; undefined if there is none. */
   next: string | undefined
+}
+
+/** A message that was acknowledged. */
+export interface Past extends Delivery {
+  /** In milliseconds since the epoch. */
+  readonly acknowledgedAt: number
+}
+
+export interface PastPage {
+  deliveries: Past[]
+  next: string | undefined
+  /** The place of the last there is now. */
+  last: string
 }
 
 /** The most messages in one batch: a transaction stays short. */

@@ -10,8 +10,10 @@ import {
   BUS_BATCH,
   type Capabilities,
   type Delivery,
+  type Keep,
   type Outgoing,
   type Page,
+  type PastPage,
   type PutOptions,
   type Receipt,
   type ReceiveOptions,
@@ -34,6 +36,7 @@ export const engineCapabilities: Capabilities = {
   transaction: 'native',
   browse: 'native',
   fanout: 'native',
+  replay: 'native',
   maxBytes: 2 ** 30,
 }
 
@@ -227,9 +230,10 @@ export class Engine implements Transport {
     if (this.#closed !== undefined) throw new QueueError('ERR_MQ_CLOSED', { syscall: call })
   }
 
-  async declare(queue: string, bounds?: Bounds): Promise<void> {
+  async declare(queue: string, bounds?: Bounds, keep?: Keep): Promise<void> {
     this.#check('declare')
-    await this.transact(() => this.#store.declare(queue, bounds))
+    await this.transact(() => this.#store.declare(queue, bounds, keep))
+    if (keep !== undefined) while (await this.transact(() => this.#store.forget(queue)));
   }
 
   async send(batch: readonly Addressed[], { overflow, disk, signal }: SendOptions): Promise<Receipt[]> {
@@ -354,8 +358,8 @@ export class Engine implements Transport {
     return this.#withBodies(await waiter.promise)
   }
 
-  async #withBodies(deliveries: Delivery[]): Promise<Delivery[]> {
-    const read = async (delivery: Delivery): Promise<Delivery> => {
+  async #withBodies<D extends Delivery>(deliveries: D[]): Promise<D[]> {
+    const read = async (delivery: D): Promise<D> => {
       const { file } = delivery.token as Token
       if (file === undefined) return delivery
       try {
@@ -510,6 +514,19 @@ export class Engine implements Transport {
     this.#check('browse')
     const page = await this.transact(() => this.#store.browse(queue, max, after))
     return { ...page, deliveries: await this.#withBodies(page.deliveries) }
+  }
+
+  async history(
+    queue: string,
+    { max, after, until }: { max: number; after: string | undefined; until: string | undefined },
+  ): Promise<PastPage> {
+    this.#check('history')
+    // First what is kept no longer goes, a part at a time.
+    const read = () => (this.#store.forget(queue) ? undefined : this.#store.history(queue, max, after, until))
+    for (;;) {
+      const page = await this.transact(read)
+      if (page !== undefined) return { ...page, deliveries: await this.#withBodies(page.deliveries) }
+    }
   }
 
   async bind(binding: Binding): Promise<void> {

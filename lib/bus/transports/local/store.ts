@@ -8,9 +8,11 @@ import {
   type Bounds,
   type Delivery,
   type Format,
+  type Keep,
   type Outgoing,
   type Overflow,
   type Page,
+  type PastPage,
   type Receipt,
   type Settlement,
   type Start,
@@ -33,12 +35,19 @@ const columns = `
   attempts INTEGER NOT NULL, losses INTEGER NOT NULL, suspect INTEGER NOT NULL, id TEXT NOT NULL, key TEXT,
   sent INTEGER NOT NULL, expires INTEGER NOT NULL, format INTEGER NOT NULL, headers TEXT, size INTEGER NOT NULL,
   file TEXT, body BLOB NOT NULL`
+// Places in it are never used twice; without gaps, they are its count.
+const history = `
+  CREATE TABLE history (${columns}, acknowledged INTEGER NOT NULL, PRIMARY KEY (queue, sequence)) WITHOUT ROWID;
+  CREATE INDEX history_age ON history (queue, acknowledged);
+  CREATE INDEX history_file ON history (file) WHERE file IS NOT NULL`
 const schema = `
   CREATE TABLE queues (queue INTEGER PRIMARY KEY AUTOINCREMENT, name TEXT NOT NULL UNIQUE, next INTEGER NOT NULL DEFAULT 1,
     messages INTEGER NOT NULL DEFAULT 0, bytes INTEGER NOT NULL DEFAULT 0,
-    max_messages INTEGER NOT NULL DEFAULT 0, max_bytes INTEGER NOT NULL DEFAULT 0);
+    max_messages INTEGER NOT NULL DEFAULT 0, max_bytes INTEGER NOT NULL DEFAULT 0,
+    keep_messages INTEGER NOT NULL DEFAULT 0, keep_age INTEGER NOT NULL DEFAULT 0, kept INTEGER NOT NULL DEFAULT 0);
   CREATE TABLE messages (${columns}, PRIMARY KEY (queue, rank, sequence)) WITHOUT ROWID;
   CREATE INDEX messages_file ON messages (file) WHERE file IS NOT NULL;
+  ${history};
   CREATE TABLE cursors (queue INTEGER, rank INTEGER, sequence INTEGER NOT NULL, PRIMARY KEY (queue, rank)) WITHOUT ROWID;
   CREATE TABLE released (queue INTEGER, rank INTEGER, sequence INTEGER, PRIMARY KEY (queue, rank, sequence)) WITHOUT ROWID;
   CREATE TABLE parked (${columns}, due INTEGER, fresh INTEGER NOT NULL, PRIMARY KEY (queue, rank, sequence)) WITHOUT ROWID;
@@ -62,7 +71,19 @@ const schema = `
   PRAGMA user_version = ${VERSION};`
 
 /** What makes a store of each version one of the next. */
-const upgrades: ReadonlyMap<number, string> = new Map([[1, 'ALTER TABLE waiting ADD COLUMN starts TEXT']])
+const upgrades: ReadonlyMap<number, string> = new Map([
+  [
+    1,
+    `ALTER TABLE waiting ADD COLUMN starts TEXT;
+     ALTER TABLE queues ADD COLUMN keep_messages INTEGER NOT NULL DEFAULT 0;
+     ALTER TABLE queues ADD COLUMN keep_age INTEGER NOT NULL DEFAULT 0;
+     ALTER TABLE queues ADD COLUMN kept INTEGER NOT NULL DEFAULT 0;
+     ${history}`,
+  ],
+])
+
+/** How much of a history goes in one transaction, beyond what comes to it. */
+const FORGET = 200
 
 /** How long a transaction may block the loop while another process writes, in milliseconds; then it is tried later. */
 const PATIENCE = 2
@@ -252,7 +273,7 @@ export class Store {
     return this.#queues.get(name)
   }
 
-  declare(name: string, bounds?: Bounds): number {
+  declare(name: string, bounds?: Bounds, keep?: Keep): number {
     const queue = this.#queue(name)
     if (bounds !== undefined) {
       const { maxMessages, maxBytes } = bounds
@@ -260,7 +281,44 @@ export class Store {
       this.#sql(sql).run(maxMessages, maxBytes, queue)
       this.#news[ROOM].add(queue)
     }
+    if (keep !== undefined) {
+      const sql = 'UPDATE queues SET keep_messages = ?, keep_age = ? WHERE queue = ?'
+      this.#sql(sql).run(keep.maxMessages, Math.ceil(keep.maxAge), queue)
+    }
     return queue
+  }
+
+  /** Drops a part of what a queue keeps no longer; true while there is more. */
+  forget(name: string): boolean {
+    return this.#forget(this.#queue(name), FORGET)
+  }
+
+  #forget(queue: number, most: number): boolean {
+    const row = this.#sql('SELECT keep_messages, keep_age, kept FROM queues WHERE queue = ?').get(queue) as Row
+    const [messages, age, kept] = [Number(row.keep_messages), Number(row.keep_age), Number(row.kept)]
+    const drop = (which: string, bound: number) => {
+      const some = `SELECT sequence FROM history WHERE queue = ? AND ${which} <= ? ORDER BY ${which} LIMIT ?`
+      const sql = `DELETE FROM history WHERE queue = ? AND sequence IN (${some}) RETURNING file`
+      const gone = this.#sql(sql).all(queue, queue, bound, most)
+      for (const { file } of gone) if (file !== null) this.#files.push(String(file))
+      return gone.length === most
+    }
+    const isBounded = messages > 0 || age > 0
+    const tooMany = (messages > 0 || !isBounded) && drop('sequence', kept - messages)
+    const tooOld = age > 0 && drop('acknowledged', this.#clock.now() - age)
+    return tooMany || tooOld
+  }
+
+  history(name: string, max: number, after: string | undefined, until: string | undefined): PastPage {
+    const queue = this.#queue(name)
+    const last = Number(until ?? this.#sql('SELECT kept FROM queues WHERE queue = ?').get(queue)?.kept)
+    const rows = this.#sql(
+      `SELECT ${names}, acknowledged FROM history WHERE queue = ? AND sequence > ? AND sequence <= ?
+       ORDER BY sequence LIMIT ?`,
+    ).all(queue, Number(after ?? 0), last, max)
+    const lease = { id: 0, queue, left: 0 }
+    const deliveries = rows.map((row) => ({ ...toDelivery(row, lease), acknowledgedAt: Number(row.acknowledged) }))
+    return { deliveries, next: rows.length < max ? undefined : String(rows.at(-1)?.sequence), last: String(last) }
   }
 
   /** `files` are the names of the bodies that lie beside the store, by message. */
@@ -663,11 +721,13 @@ export class Store {
   }
 
   /** So much has left the queue. */
-  #count(queue: number, messages: number, bytes: number): void {
+  #count(queue: number, messages: number, bytes: number): Row | undefined {
     const row = this.#sql(
-      'UPDATE queues SET messages = messages - ?, bytes = bytes - ? WHERE queue = ? RETURNING max_messages + max_bytes AS bound',
+      `UPDATE queues SET messages = messages - ?, bytes = bytes - ? WHERE queue = ?
+       RETURNING max_messages + max_bytes AS bound, keep_messages + keep_age AS keeps`,
     ).get(messages, bytes, queue)
     if (row?.bound !== 0) this.#news[ROOM].add(queue)
+    return row
   }
 
   /** What is due is read again: what was delayed at its time's place in the queue, a retry at its old one. */
@@ -690,30 +750,52 @@ export class Store {
   }
 
   settle(batch: readonly Settlement[], files?: ReadonlyMap<Outgoing, string>): boolean[] {
-    const gone = new Map<number, { messages: number; bytes: number }>()
+    const keeps = this.#leave(batch)
     const done = batch.map((settlement) => {
       const token = settlement.token as Token
-      const held = this.#settleOne(token, settlement)
+      const { queue } = token.lease
+      const held = this.#settleOne(token, settlement, keeps.has(queue))
       if (settlement.outcome === 'begin' || settlement.outcome === 'extend') return held
       if (!held) {
         // One that is settled twice must not count for another of its lease.
         if (settlement.outcome === 'ack')
           for (const { message } of settlement.send ?? []) this.#dropFile(message, files)
+        if (settlement.outcome !== 'retry') this.#count(queue, -1, 0 - token.size)
         return false
       }
       this.#settled.set(token.lease, (this.#settled.get(token.lease) ?? 0) + 1)
-      if (settlement.outcome === 'retry') return true
-      const { queue } = token.lease
-      const sum = gone.get(queue) ?? { messages: 0, bytes: 0 }
-      gone.set(queue, { messages: sum.messages + 1, bytes: sum.bytes + token.size })
       if (settlement.outcome === 'ack') {
         if (token.file !== undefined) this.#files.push(token.file)
         if (settlement.send !== undefined) this.send(settlement.send, 'reject', files)
       }
       return held
     })
-    for (const [queue, { messages, bytes }] of gone) this.#count(queue, messages, bytes)
+    for (const [queue, messages] of keeps) this.#forget(queue, messages + FORGET)
     return done
+  }
+
+  /**
+   * Counts what leaves its queue, before it does: so it is known which of these queues keep what is acknowledged, and how
+   * many come to their history at most.
+   */
+  #leave(batch: readonly Settlement[]): Map<number, number> {
+    const gone = new Map<number, { messages: number; bytes: number }>()
+    for (const settlement of batch) {
+      if (settlement.outcome !== 'ack' && settlement.outcome !== 'dead') continue
+      const { lease, size } = settlement.token as Token
+      const sum = gone.get(lease.queue)
+      if (sum === undefined) gone.set(lease.queue, { messages: 1, bytes: size })
+      else {
+        sum.messages++
+        sum.bytes += size
+      }
+    }
+    const keeps = new Map<number, number>()
+    for (const [queue, { messages, bytes }] of gone) {
+      const row = this.#count(queue, messages, bytes)
+      if (row !== undefined && row.keeps !== 0) keeps.set(queue, messages)
+    }
+    return keeps
   }
 
   #endLeases(): void {
@@ -722,7 +804,7 @@ export class Store {
     }
   }
 
-  #settleOne(token: Token, settlement: Settlement): boolean {
+  #settleOne(token: Token, settlement: Settlement, keeps: boolean): boolean {
     const { lease, rank, sequence, version, key } = token
     const { queue } = lease
     const where = 'WHERE queue = ? AND rank = ? AND sequence = ? AND version = ?'
@@ -741,6 +823,7 @@ export class Store {
       this.#sql('DELETE FROM begun WHERE lease = ? AND rank = ? AND sequence = ?').run(lease.id, rank, sequence)
     }
     if (settlement.outcome === 'ack') {
+      if (keeps) this.#keep(queue, rank, sequence, version)
       if (Number(this.#sql(`DELETE FROM messages ${where}`).run(...row).changes) === 0) return false
       if (key !== undefined) this.#freeKey(queue, key)
       return true
@@ -758,6 +841,15 @@ export class Store {
       if (earliest === undefined || settlement.due < earliest) this.#news[MESSAGES].add(queue)
     }
     return true
+  }
+
+  /** Puts a message that is acknowledged at the end of its history. */
+  #keep(...row: readonly [queue: number, rank: number, sequence: number, version: number]): void {
+    const place = names.replace('sequence', '(SELECT kept + 1 FROM queues q WHERE q.queue = messages.queue)')
+    const sql = `INSERT INTO history (${names}, acknowledged) SELECT ${place}, ? FROM messages
+      WHERE queue = ? AND rank = ? AND sequence = ? AND version = ?`
+    if (Number(this.#sql(sql).run(this.#clock.now(), ...row).changes) === 0) return
+    this.#sql('UPDATE queues SET kept = kept + 1 WHERE queue = ?').run(row[0])
   }
 
   #bury(queue: number, rank: number, sequence: number, name: string, headers: Readonly<Record<string, string>>): void {
@@ -801,11 +893,12 @@ export class Store {
   drop(name: string): void {
     const queue = this.#sql('SELECT queue FROM queues WHERE name = ?').get(name)?.queue
     if (queue === undefined) return
-    for (const table of ['messages', 'parked']) {
+    for (const table of ['messages', 'parked', 'history']) {
       const files = this.#sql(`SELECT file FROM ${table} WHERE queue = ? AND file IS NOT NULL`).all(queue)
       this.#files.push(...files.map(({ file }) => String(file)))
     }
-    for (const table of ['messages', 'parked', 'released', 'cursors', 'busy', 'dedup', 'leases', 'waiting', 'queues']) {
+    const others = ['released', 'cursors', 'busy', 'dedup', 'leases', 'waiting', 'queues']
+    for (const table of ['messages', 'parked', 'history', ...others]) {
       this.#sql(`DELETE FROM ${table} WHERE queue = ?`).run(queue)
     }
     for (const table of ['borrowed', 'bindings']) this.#sql(`DELETE FROM ${table} WHERE name = ?`).run(name)
@@ -926,7 +1019,7 @@ export class Store {
   /** Which of these bodies no message has. */
   withoutMessage(files: readonly string[]): string[] {
     return files.filter((file) =>
-      ['messages', 'parked'].every(
+      ['messages', 'parked', 'history'].every(
         (table) => this.#sql(`SELECT 1 FROM ${table} WHERE file = ?`).get(file) === undefined,
       ),
     )
