@@ -25,7 +25,7 @@ const order = [
   ['bus/meter.ts', 'bus/message.ts', 'bus/consumer.ts', 'bus/dead-letters.ts', 'bus/replies.ts'],
   ['bus/history.ts', 'bus/queue.ts'],
   ['bus/prometheus.ts'],
-  ['bus/schedules.ts', 'bus/topic.ts', 'bus/bus.ts', 'bus/index.ts'],
+  ['bus/schedules.ts', 'bus/topic.ts', 'bus/namespace.ts', 'bus/bus.ts', 'bus/index.ts'],
 ].flat()
 
 const library = readdirSync(join(root, 'lib'), { recursive: true, encoding: 'utf8' }).filter((name) =>

@@ -6,6 +6,7 @@ import { type Clock, systemClock } from './clock.ts'
 import { type Codec, Codecs } from './codecs.ts'
 import { Settler } from './message.ts'
 import { Meters } from './meter.ts'
+import { Namespace, type NamespaceOptions } from './namespace.ts'
 import { toPrometheus } from './prometheus.ts'
 import {
   type Context,
@@ -23,6 +24,9 @@ import type { Capabilities, Transport } from './transport.ts'
 
 /** Milliseconds. */
 const DAY = 86_400_000
+
+/** Names of queues that users have given, in a namespace or none: not those of dead letters, or of the bus itself. */
+const OWN = /^(?:@[^/]+\/)?[^@/]+$/
 
 export interface ConnectOptions {
   /**
@@ -153,6 +157,16 @@ export class Bus {
   }
 
   /**
+   * Queues and topics whose names are their own, with a quota for all of them together. Naming any bound sets the quota,
+   * for all who use the bus.
+   *
+   * @param name 1 to 128 letters, digits or `.`, `:`, `_`, `-`
+   */
+  namespace(name: string, options: NamespaceOptions = {}): Namespace {
+    return new Namespace(name, options, this.#context, this.#publisher)
+  }
+
+  /**
    * The result of `fn`, which is recorded under `id`: who asks again gets the record, in whatever process. It may run
    * again if the process ended, or it threw, before the record was there, and at the same time in two processes.
    *
@@ -172,7 +186,7 @@ export class Bus {
   /** What there is in all queues, and what this process has done with it, as Prometheus reads it. */
   async metrics(): Promise<string> {
     const { transport, clock } = this.#context
-    const own = (await transport.queues()).filter((name) => !name.includes('/'))
+    const own = (await transport.queues()).filter((name) => OWN.test(name))
     const stats = await Promise.all(own.map(async (name) => [name, await this.#open(name).stats()] as const))
     return toPrometheus(stats, clock.now())
   }

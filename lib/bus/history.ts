@@ -1,6 +1,6 @@
 // What was acknowledged in a queue, as long as the queue keeps it: to look at, and to send again.
 import { randomUUID } from 'node:crypto'
-import { setTimeout as sleep } from 'node:timers/promises'
+import { setTimeout as sleep, setImmediate as turn } from 'node:timers/promises'
 import { checkInteger, checkOptions, invalidType } from '../errors.ts'
 import type { Codecs } from './codecs.ts'
 import { bodyOf, checkRate, chooser } from './dead-letters.ts'
@@ -41,7 +41,7 @@ export interface HistoryContext {
   /** What the queue of a name is called in the transport. */
   nameOf(queue: string): string
   /** Comes before all that is asked of the queue. */
-  declare(): Promise<void> | undefined
+  declare(): Promise<unknown> | undefined
 }
 
 /** The header of a message that was sent again: the id of the one that was acknowledged. */
@@ -103,6 +103,8 @@ export class History {
         if (rate !== undefined) await sleep(1000 / rate)
       }
       after = page.next
+      // Sending alone never leaves the loop to others.
+      await turn()
     } while (after !== undefined)
     return count
   }

@@ -7,6 +7,7 @@ export type { DeadLetter, DeadLetterChoice, DeadLetters } from './dead-letters.t
 export type { History, HistoryEntry, ReplayOptions } from './history.ts'
 export type { Message } from './message.ts'
 export type { BusEvent, Event, Latencies } from './meter.ts'
+export type { Namespace, NamespaceOptions } from './namespace.ts'
 export type {
   Durability,
   HistoryOptions,
@@ -22,4 +23,4 @@ export { ReplyError, type RequestOptions } from './replies.ts'
 export type { Schedule, ScheduleOptions, Schedules, ScheduleTimes } from './schedules.ts'
 export type { StandardSchema } from './schema.ts'
 export type { SubscribeOptions, Topic } from './topic.ts'
-export type { Addressed, Capabilities, Capability, Overflow, Receipt } from './transport.ts'
+export type { Addressed, Capabilities, Capability, Overflow, Quota, Receipt, Usage } from './transport.ts'

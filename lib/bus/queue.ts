@@ -125,6 +125,16 @@ export interface Context {
   readonly replies: Replies
   readonly meters: Meters
   readonly consumers: Set<{ close(): Promise<void> }>
+  /** Of a namespace. */
+  readonly scope?: Scope
+}
+
+/** The namespace that queues and topics belong to. */
+export interface Scope {
+  /** What their names begin with in the transport. */
+  readonly prefix: string
+  /** Sets its quota. */
+  declare(): Promise<unknown> | undefined
 }
 
 const NAME = /^[\w.:-]{1,128}$/
@@ -183,7 +193,7 @@ export class Queue<T = unknown> {
       transport: context.transport,
       codecs: context.codecs,
       send: { overflow, disk: this.#durability === 'disk', signal: undefined },
-      nameOf: checkQueueName,
+      nameOf: (queue) => (context.scope?.prefix ?? '') + checkQueueName(queue),
       declare: () => this.#declare(),
     })
   }
@@ -194,13 +204,19 @@ export class Queue<T = unknown> {
   }
 
   /** Sets the bounds of the queue, once; whatever is done next comes after it. */
-  #declare(): Promise<void> | undefined {
-    if (this.#bounds === undefined && this.#keep === undefined) return undefined
-    this.#declared ??= this.#context.transport.declare(this.name, this.#bounds, this.#keep).catch((error: unknown) => {
+  #declare(): Promise<unknown> | undefined {
+    const scoped = this.#context.scope?.declare()
+    if (this.#bounds === undefined && this.#keep === undefined) return scoped
+    this.#declared ??= this.#set(scoped).catch((error: unknown) => {
       this.#declared = undefined
       throw error
     })
     return this.#declared
+  }
+
+  async #set(scoped: Promise<unknown> | undefined): Promise<void> {
+    if (scoped !== undefined) await scoped
+    await this.#context.transport.declare(this.name, this.#bounds, this.#keep)
   }
 
   /**
@@ -552,10 +568,10 @@ function inBatches<M>(source: Source<M>, size: number): Source<M[]> {
   }
 }
 
-export function checkQueueName(name: string): string {
-  if (typeof name !== 'string') throw invalidType('name of the queue', 'a string', name)
+export function checkQueueName(name: string, of = 'queue'): string {
+  if (typeof name !== 'string') throw invalidType(`name of the ${of}`, 'a string', name)
   if (NAME.test(name)) return name
-  throw invalidValue('name of the queue', '1 to 128 letters, digits or ".", ":", "_", "-"', name)
+  throw invalidValue(`name of the ${of}`, '1 to 128 letters, digits or ".", ":", "_", "-"', name)
 }
 
 function encode(body: unknown): { bytes: Uint8Array; format: Format } {

@@ -10,7 +10,7 @@ function toRegExp(pattern: string): RegExp {
   if (known === undefined) {
     const words = pattern
       .split('.')
-      .map((word) => (word === '*' ? '\\.[^.]+' : word === '#' ? '(?:\\.[^.]+)*' : `\\.${word}`))
+      .map((word) => (word === '*' ? '\\.[^.@]+' : word === '#' ? '(?:\\.[^.@]+)*' : `\\.${word}`))
     known = new RegExp(`^${words.join('')}$`)
     if (patterns.size >= MOST) patterns.clear()
     patterns.set(pattern, known)

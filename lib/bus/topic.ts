@@ -3,7 +3,7 @@ import { randomUUID } from 'node:crypto'
 import { checkOptions, invalidType, invalidValue } from '../errors.ts'
 import type { ConsumeOptions, Consumer, Handler } from './consumer.ts'
 import type { Message } from './message.ts'
-import { checkQueueName, type Queue, type QueueOptions, type SendOptions } from './queue.ts'
+import { checkQueueName, type Queue, type QueueOptions, type Scope, type SendOptions } from './queue.ts'
 import { type Binding, BORROWED, type Transport } from './transport.ts'
 
 export interface SubscribeOptions<T = unknown> extends ConsumeOptions {
@@ -16,6 +16,7 @@ export interface SubscribeOptions<T = unknown> extends ConsumeOptions {
 /** What a topic needs of its bus. */
 export interface TopicContext {
   readonly transport: Transport
+  readonly scope?: Scope
   queue<T>(name: string, options: QueueOptions<T>): Queue<T>
   publish(topic: string, body: unknown, options: SendOptions): Promise<number>
 }
@@ -46,12 +47,14 @@ export class Topic<T = unknown> {
    */
   async publish(body: T, options: SendOptions = {}): Promise<number> {
     if (this.#isPattern) throw invalidValue('name of the topic', 'one topic, to publish to it', this.name)
-    return this.#context.publish(this.name, body, options)
+    return this.#context.publish(this.#full, body, options)
   }
 
   /** Has what is published from now on sent to a queue, too. It lasts until {@link unbind}. */
   async bind(queue: string, options: Pick<SubscribeOptions, 'headers'> = {}): Promise<void> {
-    await this.#context.transport.bind(this.#binding(queue, options))
+    const binding = this.#binding(queue, options)
+    await this.#context.scope?.declare()
+    await this.#context.transport.bind(binding)
   }
 
   async unbind(queue: string, options: Pick<SubscribeOptions, 'headers'> = {}): Promise<void> {
@@ -61,7 +64,16 @@ export class Topic<T = unknown> {
   #binding(queue: string, options: Pick<SubscribeOptions, 'headers'>): Binding {
     checkOptions(options)
     const headers = Object.fromEntries(Object.entries(options.headers ?? {}).sort(([a], [b]) => (a < b ? -1 : 1)))
-    return { pattern: this.name, queue: checkQueueName(queue), headers }
+    return { pattern: this.#full, queue: this.#prefix + checkQueueName(queue), headers }
+  }
+
+  get #prefix(): string {
+    return this.#context.scope?.prefix ?? ''
+  }
+
+  /** What it is called in the transport: the namespace is a word by itself. */
+  get #full(): string {
+    return this.#prefix === '' ? this.name : `${this.#prefix}.${this.name}`
   }
 
   /**
@@ -78,9 +90,10 @@ export class Topic<T = unknown> {
     const { transport } = this.#context
     if (name !== undefined) {
       await this.bind(name, { headers })
-      return this.#context.queue(name, queueOptions).consume(handler, consumeOptions)
+      return this.#context.queue(this.#prefix + name, queueOptions).consume(handler, consumeOptions)
     }
-    const own = `${BORROWED}${randomUUID()}`
+    const own = `${BORROWED}${this.#prefix}${randomUUID()}`
+    await this.#context.scope?.declare()
     await transport.borrow(own)
     await transport.bind({ ...this.#binding('q', { headers }), queue: own })
     const consumer = this.#context.queue(own, queueOptions).consume(handler, consumeOptions)

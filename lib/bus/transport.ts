@@ -84,6 +84,21 @@ export interface Keep {
   maxAge: number
 }
 
+/** What the queues of a namespace may hold together, dead letters included, and how many they may be; 0 is no bound. */
+export interface Quota extends Bounds {
+  maxQueues: number
+}
+
+/** What the queues of a namespace hold together. */
+export interface Usage {
+  readonly messages: number
+  /** Bytes of their bodies. */
+  readonly bytes: number
+  /** Queues; those of dead letters do not count. */
+  readonly queues: number
+  readonly quota: Readonly<Quota>
+}
+
 /** What a send does that would go beyond the bounds of its queue. */
 export type Overflow = 'reject' | 'wait' | 'drop-oldest'
 
@@ -130,6 +145,8 @@ export interface Capabilities {
   readonly fanout: Capability
   /** What was acknowledged is kept, and can be sent again. */
   readonly replay: Capability
+  /** Bounds of many queues together. */
+  readonly quotas: Capability
   /** The largest body, in bytes. */
   readonly maxBytes: number
 }
@@ -154,6 +171,8 @@ export interface Start {
 export interface Transport {
   readonly capabilities: Capabilities
   declare(queue: string, bounds?: Bounds, keep?: Keep): Promise<void>
+  /** Sets the quota of a namespace, if one is given, for all who use it. */
+  allot(namespace: string, quota?: Quota): Promise<Usage>
   /** All or nothing. */
   send(batch: readonly Addressed[], options: SendOptions): Promise<Receipt[]>
   /** Waits for the first, then takes what is there; none when the time is over. */
@@ -203,6 +222,14 @@ export interface Binding {
 
 /** What the names of queues begin with that go with their process. */
 export const BORROWED = 'borrowed/'
+
+/** What the names of queues and topics begin with that belong to a namespace. No other name has this sign. */
+export const prefixOf = (namespace: string): string => `@${namespace}/`
+
+/** The namespace that a queue belongs to, by its name. */
+export const namespaceOf = (queue: string): string | undefined => NAMESPACE.exec(queue)?.[1]
+
+const NAMESPACE = new RegExp(`^(?:${BORROWED})?@([^/]+)/`)
 
 export interface Page {
   deliveries: Delivery[]

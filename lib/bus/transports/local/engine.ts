@@ -15,12 +15,14 @@ import {
   type Page,
   type PastPage,
   type PutOptions,
+  type Quota,
   type Receipt,
   type ReceiveOptions,
   type SendOptions,
   type Settlement,
   type Transport,
   type TransportStats,
+  type Usage,
 } from '../../transport.ts'
 import { isBusy, isFull } from './sqlite.ts'
 import { type Bell, type Claimed, MESSAGES, ROOM, type Store, type Token } from './store.ts'
@@ -37,6 +39,7 @@ export const engineCapabilities: Capabilities = {
   browse: 'native',
   fanout: 'native',
   replay: 'native',
+  quotas: 'native',
   maxBytes: 2 ** 30,
 }
 
@@ -236,6 +239,11 @@ export class Engine implements Transport {
     if (keep !== undefined) while (await this.transact(() => this.#store.forget(queue)));
   }
 
+  async allot(namespace: string, quota?: Quota): Promise<Usage> {
+    this.#check('allot')
+    return this.transact(() => this.#store.allot(namespace, quota))
+  }
+
   async send(batch: readonly Addressed[], { overflow, disk, signal }: SendOptions): Promise<Receipt[]> {
     this.#check('send')
     checkInteger('number of messages', batch.length, 1, BUS_BATCH)
@@ -302,8 +310,10 @@ export class Engine implements Transport {
     signal: AbortSignal | undefined,
   ): Promise<void> {
     const queue = await this.transact(() => {
+      // Made by the send that was refused, it was unmade with it.
+      const queue = this.#store.declare(name)
       if (!this.#store.fits(name, messages, bytes)) throw full
-      return this.#store.declare(name)
+      return queue
     })
     this.#check('send')
     const line = this.#lineOf(queue, name)

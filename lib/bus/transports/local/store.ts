@@ -9,14 +9,17 @@ import {
   type Delivery,
   type Format,
   type Keep,
+  namespaceOf,
   type Outgoing,
   type Overflow,
   type Page,
   type PastPage,
+  type Quota,
   type Receipt,
   type Settlement,
   type Start,
   type TransportStats,
+  type Usage,
 } from '../../transport.ts'
 import { type Database, isBusy, openDatabase, type Statement, type Value } from './sqlite.ts'
 
@@ -40,14 +43,30 @@ const history = `
   CREATE TABLE history (${columns}, acknowledged INTEGER NOT NULL, PRIMARY KEY (queue, sequence)) WITHOUT ROWID;
   CREATE INDEX history_age ON history (queue, acknowledged);
   CREATE INDEX history_file ON history (file) WHERE file IS NOT NULL`
+// What a namespace holds is counted by triggers, which cost queues that have none next to nothing.
+const namespaces = `
+  CREATE TABLE namespaces (namespace INTEGER PRIMARY KEY AUTOINCREMENT, name TEXT NOT NULL UNIQUE,
+    messages INTEGER NOT NULL DEFAULT 0, bytes INTEGER NOT NULL DEFAULT 0, queues INTEGER NOT NULL DEFAULT 0,
+    max_messages INTEGER NOT NULL DEFAULT 0, max_bytes INTEGER NOT NULL DEFAULT 0, max_queues INTEGER NOT NULL DEFAULT 0);
+  CREATE INDEX queues_namespace ON queues (namespace) WHERE namespace IS NOT NULL;
+  CREATE TRIGGER namespaces_count AFTER UPDATE OF messages, bytes ON queues WHEN new.namespace IS NOT NULL BEGIN
+    UPDATE namespaces SET messages = messages + new.messages - old.messages, bytes = bytes + new.bytes - old.bytes
+      WHERE namespace = new.namespace;
+  END;
+  CREATE TRIGGER namespaces_drop AFTER DELETE ON queues WHEN old.namespace IS NOT NULL BEGIN
+    UPDATE namespaces SET messages = messages - old.messages, bytes = bytes - old.bytes,
+      queues = queues - (old.name NOT LIKE '%@%/%/dead') WHERE namespace = old.namespace;
+  END`
 const schema = `
   CREATE TABLE queues (queue INTEGER PRIMARY KEY AUTOINCREMENT, name TEXT NOT NULL UNIQUE, next INTEGER NOT NULL DEFAULT 1,
     messages INTEGER NOT NULL DEFAULT 0, bytes INTEGER NOT NULL DEFAULT 0,
     max_messages INTEGER NOT NULL DEFAULT 0, max_bytes INTEGER NOT NULL DEFAULT 0,
-    keep_messages INTEGER NOT NULL DEFAULT 0, keep_age INTEGER NOT NULL DEFAULT 0, kept INTEGER NOT NULL DEFAULT 0);
+    keep_messages INTEGER NOT NULL DEFAULT 0, keep_age INTEGER NOT NULL DEFAULT 0, kept INTEGER NOT NULL DEFAULT 0,
+    namespace INTEGER);
   CREATE TABLE messages (${columns}, PRIMARY KEY (queue, rank, sequence)) WITHOUT ROWID;
   CREATE INDEX messages_file ON messages (file) WHERE file IS NOT NULL;
   ${history};
+  ${namespaces};
   CREATE TABLE cursors (queue INTEGER, rank INTEGER, sequence INTEGER NOT NULL, PRIMARY KEY (queue, rank)) WITHOUT ROWID;
   CREATE TABLE released (queue INTEGER, rank INTEGER, sequence INTEGER, PRIMARY KEY (queue, rank, sequence)) WITHOUT ROWID;
   CREATE TABLE parked (${columns}, due INTEGER, fresh INTEGER NOT NULL, PRIMARY KEY (queue, rank, sequence)) WITHOUT ROWID;
@@ -78,7 +97,9 @@ const upgrades: ReadonlyMap<number, string> = new Map([
      ALTER TABLE queues ADD COLUMN keep_messages INTEGER NOT NULL DEFAULT 0;
      ALTER TABLE queues ADD COLUMN keep_age INTEGER NOT NULL DEFAULT 0;
      ALTER TABLE queues ADD COLUMN kept INTEGER NOT NULL DEFAULT 0;
-     ${history}`,
+     ALTER TABLE queues ADD COLUMN namespace INTEGER;
+     ${history};
+     ${namespaces}`,
   ],
 ])
 
@@ -159,6 +180,8 @@ export class Store {
   readonly #ranks = new Set<string>()
   readonly #clock: Clock
   readonly #news = [new Set<number>(), new Set<number>()] as const
+  /** Namespaces in which there may be room. */
+  readonly #roomy = new Set<number>()
   #files: string[] = []
   #settled = new Map<Lease, number>()
   readonly path: string
@@ -222,6 +245,7 @@ export class Store {
     this.#files = []
     this.#settled.clear()
     for (const queues of this.#news) queues.clear()
+    this.#roomy.clear()
     try {
       const result = work()
       this.#endLeases()
@@ -262,11 +286,51 @@ export class Store {
   #queue(name: string): number {
     let queue = this.#queues.get(name)
     if (queue === undefined) {
-      this.#sql('INSERT OR IGNORE INTO queues (name) VALUES (?)').run(name)
+      const namespace = namespaceOf(name)
+      if (namespace === undefined) this.#sql('INSERT OR IGNORE INTO queues (name) VALUES (?)').run(name)
+      else if (!this.#exists(name)) this.#enroll(name, namespace)
       queue = Number(this.#sql('SELECT queue FROM queues WHERE name = ?').get(name)?.queue)
       this.#queues.set(name, queue)
     }
     return queue
+  }
+
+  /** Makes a queue of a namespace. */
+  #enroll(name: string, namespace: string): void {
+    const number = this.#namespace(namespace)
+    this.#sql('INSERT INTO queues (name, namespace) VALUES (?, ?)').run(name, number)
+    // It comes with the queue whose dead letters it has.
+    if (DEAD.test(name)) return
+    const sql = 'UPDATE namespaces SET queues = queues + 1 WHERE namespace = ? RETURNING queues, max_queues'
+    const { queues, max_queues: most } = this.#sql(sql).get(number) as Row
+    if (most === 0 || Number(queues) <= Number(most)) return
+    const detail = `namespace '${namespace}': ${queues} > ${most} queues`
+    const hint = `the quota of namespace '${namespace}' is ${most} queues`
+    throw new QueueError('ERR_BUS_QUEUE_FULL', { syscall: 'declare', path: name, detail, hint })
+  }
+
+  #namespace(name: string): number {
+    this.#sql('INSERT OR IGNORE INTO namespaces (name) VALUES (?)').run(name)
+    return Number(this.#sql('SELECT namespace FROM namespaces WHERE name = ?').get(name)?.namespace)
+  }
+
+  /** Sets the quota of a namespace, if one is given. */
+  allot(name: string, quota?: Quota): Usage {
+    const namespace = this.#namespace(name)
+    if (quota !== undefined) {
+      const { maxMessages, maxBytes, maxQueues } = quota
+      const sql = 'UPDATE namespaces SET max_messages = ?, max_bytes = ?, max_queues = ? WHERE namespace = ?'
+      this.#sql(sql).run(maxMessages, maxBytes, maxQueues, namespace)
+      this.#roomy.add(namespace)
+    }
+    const row = this.#sql('SELECT * FROM namespaces WHERE namespace = ?').get(namespace) as Row
+    const [maxMessages, maxBytes] = [Number(row.max_messages), Number(row.max_bytes)]
+    return {
+      messages: Number(row.messages),
+      bytes: Number(row.bytes),
+      queues: Number(row.queues),
+      quota: { maxMessages, maxBytes, maxQueues: Number(row.max_queues) },
+    }
   }
 
   known(name: string): number | undefined {
@@ -367,10 +431,11 @@ export class Store {
     }
     const row = this.#sql(
       `UPDATE queues SET next = next + ?, messages = messages + ?, bytes = bytes + ? WHERE queue = ?
-       RETURNING next, messages, bytes, max_messages, max_bytes`,
+       RETURNING next, messages, bytes, max_messages, max_bytes, namespace`,
     ).get(count, count, bytes, queue) as Row
     let sequence = Number(row.next) - count
     this.#checkBounds(queue, name, row, overflow, now)
+    if (row.namespace !== null) this.#checkQuota(queue, name, row, overflow, now)
     let news = false
     for (let at = from; at < to; at++) {
       const { message } = batch[at] as Addressed
@@ -402,6 +467,28 @@ export class Store {
     const detail = bounds.filter((bound) => bound !== undefined).join(', ')
     throw Object.assign(new QueueError('ERR_BUS_QUEUE_FULL', { syscall: 'send', path: name, detail }), {
       retryAfter: this.#retryAfter(queue, Number(row.messages), now),
+    })
+  }
+
+  #checkQuota(queue: number, name: string, row: Row, overflow: Overflow, now: number): void {
+    const beyond = () =>
+      this.#sql(
+        `SELECT * FROM namespaces WHERE namespace = ?
+           AND (max_messages > 0 AND messages > max_messages OR max_bytes > 0 AND bytes > max_bytes)`,
+      ).get(row.namespace as Value)
+    let full = beyond()
+    if (overflow === 'drop-oldest') while (full !== undefined && this.#dropOldest(queue, row)) full = beyond()
+    if (full === undefined) return
+    const namespace = `namespace '${full.name}'`
+    const quota = (['messages', 'bytes'] as const)
+      .map((what) => ({ what, count: Number(full?.[what]), most: Number(full?.[`max_${what}`]) }))
+      .filter(({ most }) => most > 0)
+    const over = quota.filter(({ count, most }) => count > most)
+    const detail = `${namespace}: ${over.map(({ what, count, most }) => `${count} > ${most} ${what}`).join(', ')}`
+    const bounds = quota.map(({ what, most }) => `${most} ${what}`).join(' and ')
+    const hint = `the quota of ${namespace} is ${bounds} in all its queues, dead letters included`
+    throw Object.assign(new QueueError('ERR_BUS_QUEUE_FULL', { syscall: 'send', path: name, detail, hint }), {
+      retryAfter: this.#retryAfter(queue, Math.max(Number(row.messages), 1), now),
     })
   }
 
@@ -449,9 +536,11 @@ export class Store {
   }
 
   #within(name: string, count: string, messages: number, sum: string, bytes: number): boolean {
-    const sql = `SELECT 1 FROM queues WHERE name = ? AND (max_messages = 0 OR ${count} <= max_messages)
-      AND (max_bytes = 0 OR ${sum} <= max_bytes)`
-    return this.#sql(sql).get(name, messages, bytes) !== undefined
+    const within = `(max_messages = 0 OR ${count} <= max_messages) AND (max_bytes = 0 OR ${sum} <= max_bytes)`
+    const row = this.#sql(`SELECT namespace FROM queues WHERE name = ? AND ${within}`).get(name, messages, bytes)
+    if (row === undefined || row.namespace === null) return row !== undefined
+    const sql = `SELECT 1 FROM namespaces WHERE namespace = ? AND ${within}`
+    return this.#sql(sql).get(row.namespace as Value, messages, bytes) !== undefined
   }
 
   /** Whether somebody who waits has to know. */
@@ -500,6 +589,13 @@ export class Store {
             : this.#first(queue)
         for (const { owner } of rows) bells.push({ owner: Number(owner), queue })
       }
+    }
+    for (const namespace of this.#roomy) {
+      const rows = this.#sql(
+        `DELETE FROM waiting WHERE want = ? AND queue IN (SELECT queue FROM queues WHERE namespace = ?)
+         RETURNING owner, queue`,
+      ).all(ROOM, namespace)
+      for (const { owner, queue } of rows) bells.push({ owner: Number(owner), queue: Number(queue) })
     }
     return bells
   }
@@ -724,9 +820,10 @@ export class Store {
   #count(queue: number, messages: number, bytes: number): Row | undefined {
     const row = this.#sql(
       `UPDATE queues SET messages = messages - ?, bytes = bytes - ? WHERE queue = ?
-       RETURNING max_messages + max_bytes AS bound, keep_messages + keep_age AS keeps`,
+       RETURNING max_messages + max_bytes AS bound, keep_messages + keep_age AS keeps, namespace`,
     ).get(messages, bytes, queue)
     if (row?.bound !== 0) this.#news[ROOM].add(queue)
+    if (row !== undefined && row.namespace !== null) this.#roomy.add(Number(row.namespace))
     return row
   }
 
@@ -891,8 +988,10 @@ export class Store {
   }
 
   drop(name: string): void {
-    const queue = this.#sql('SELECT queue FROM queues WHERE name = ?').get(name)?.queue
-    if (queue === undefined) return
+    const row = this.#sql('SELECT queue, namespace FROM queues WHERE name = ?').get(name)
+    if (row === undefined) return
+    const queue = row.queue as Value
+    if (row.namespace !== null) this.#roomy.add(Number(row.namespace))
     for (const table of ['messages', 'parked', 'history']) {
       const files = this.#sql(`SELECT file FROM ${table} WHERE queue = ? AND file IS NOT NULL`).all(queue)
       this.#files.push(...files.map(({ file }) => String(file)))
@@ -1035,6 +1134,8 @@ export class Store {
   }
 }
 
+/** Dead letters of a queue of a namespace. */
+const DEAD = /@[^/]+\/[^/]+\/dead$/
 /** node:sqlite of Node.js 22 takes some other empty ones for NULL. */
 const NO_BYTES = new Uint8Array()
 const ANY: Start = { messages: 1, priority: 0 }
