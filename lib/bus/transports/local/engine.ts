@@ -484,10 +484,11 @@ export class Engine implements Transport {
     }
   }
 
-  /** Whoever asked may have given up meanwhile; then they are the next's who takes as many, or go back. */
+  /** Whoever asked may have given up meanwhile; then they are the next's who takes as many, and few, or go back. */
   async #hand(line: Line, asked: Receiver, deliveries: Delivery[]): Promise<void> {
     const { lease } = asked.options
-    const fits = ({ options }: Receiver) => options.max >= deliveries.length && options.lease === lease
+    const fits = ({ options }: Receiver) =>
+      options.max >= deliveries.length && options.lease === lease && options.start === undefined
     const taker = line.receivers.find((receiver) => receiver === asked) ?? line.receivers.find(fits)
     if (taker !== undefined) {
       this.#drop(line, taker.waiter)

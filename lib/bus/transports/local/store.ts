@@ -358,7 +358,9 @@ export class Store {
   }
 
   #forget(queue: number, most: number): boolean {
-    const row = this.#sql('SELECT keep_messages, keep_age, kept FROM queues WHERE queue = ?').get(queue) as Row
+    const row = this.#sql('SELECT keep_messages, keep_age, kept FROM queues WHERE queue = ?').get(queue)
+    // Somebody has dropped it.
+    if (row === undefined) return false
     const [messages, age, kept] = [Number(row.keep_messages), Number(row.keep_age), Number(row.kept)]
     const drop = (which: string, bound: number) => {
       const some = `SELECT sequence FROM history WHERE queue = ? AND ${which} <= ? ORDER BY ${which} LIMIT ?`
