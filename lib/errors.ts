@@ -28,6 +28,7 @@ const descriptions: Record<string, string> = {
   EPERM: 'operation not permitted',
   ETIMEDOUT: 'timed out',
   ERR_BUS_BUSY: 'another process has been writing for too long',
+  ERR_BUS_CANCELLED: 'nobody waits for the reply any more',
   ERR_BUS_DAMAGED: 'the body of a message is damaged',
   ERR_BUS_DIRECTORY: 'the directory cannot be used',
   ERR_BUS_DISK_FULL: 'the disk is full',

@@ -22,8 +22,16 @@ const order = [
     'bus/transports/local/store.ts',
   ],
   ['bus/transports/local/engine.ts', 'bus/transports/local/local.ts', 'bus/transports/memory.ts'],
-  ['bus/meter.ts', 'bus/message.ts', 'bus/consumer.ts', 'bus/dead-letters.ts', 'bus/replies.ts'],
-  ['bus/history.ts', 'bus/queue.ts'],
+  [
+    'bus/meter.ts',
+    'bus/message.ts',
+    'bus/consumer.ts',
+    'bus/dead-letters.ts',
+    'bus/cancellations.ts',
+    'bus/replies.ts',
+    'bus/history.ts',
+    'bus/queue.ts',
+  ],
   ['bus/prometheus.ts'],
   ['bus/schedules.ts', 'bus/topic.ts', 'bus/namespace.ts', 'bus/bus.ts', 'bus/index.ts'],
 ].flat()

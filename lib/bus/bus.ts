@@ -2,6 +2,7 @@
 import { isAbsolute } from 'node:path'
 import { fileURLToPath } from 'node:url'
 import { checkInteger, checkOptions, invalidType, invalidValue } from '../errors.ts'
+import { Cancellations } from './cancellations.ts'
 import { type Clock, systemClock } from './clock.ts'
 import { type Codec, Codecs } from './codecs.ts'
 import { Settler } from './message.ts'
@@ -119,10 +120,14 @@ export class Bus {
     signals: readonly NodeJS.Signals[],
   ) {
     this.url = url
-    const replies = new Replies(transport, (name, handler) => this.#open(name).consume(handler, { concurrency: 50 }))
+    const cancellations = new Cancellations(transport, clock)
+    const replies = new Replies(transport, cancellations, (name, handler) =>
+      this.#open(name).consume(handler, { concurrency: 50 }),
+    )
     const settler = new Settler(transport)
     const meters = new Meters()
-    this.#context = { transport, clock, codecs, settler, durability, replies, meters, consumers: new Set() }
+    const consumers: Context['consumers'] = new Set()
+    this.#context = { transport, clock, codecs, settler, durability, replies, cancellations, meters, consumers }
     this.schedules = new Schedules({ transport, clock, queue: (name) => this.#open(name) })
     this.#publisher = this.#open('bus/topics')
     this.#signals = signals
@@ -199,10 +204,11 @@ export class Bus {
 
   async #close(): Promise<void> {
     for (const signal of this.#signals) process.off(signal, this.#onSignal)
-    const { consumers, replies, settler, transport } = this.#context
+    const { consumers, replies, cancellations, settler, transport } = this.#context
     replies.close()
     // What stopped one of them is told by its `closed`.
     await Promise.allSettled([...consumers].map((consumer) => consumer.close()))
+    await cancellations.sent()
     // What was asked for before is done before.
     settler.flush()
     await transport.close()

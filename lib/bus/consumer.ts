@@ -5,7 +5,7 @@ import type { Message } from './message.ts'
 import { BUS_BATCH, type Start } from './transport.ts'
 
 export interface HandlerContext {
-  /** Aborted when the time of the handler is over. */
+  /** Aborted when the time of the handler is over, or nobody waits any more for what was requested. */
   readonly signal: AbortSignal
 }
 
@@ -47,6 +47,8 @@ export interface Source<M> {
   begin(message: M): Promise<boolean> | true
   /** Milliseconds after which nobody waits for the result; undefined is never. */
   timeLeft(message: M): number | undefined
+  /** Calls `abort` when nobody waits for the result any more, until the function that it may return is called. */
+  watch?(message: M, abort: (reason: unknown) => void): (() => void) | undefined
   /** Whether a message says that the consumer that gets it is to stop. */
   isStop(message: M): boolean
 }
@@ -262,14 +264,19 @@ export class Consumer<M = Message> {
     const begun = this.#source.begin(message)
     if (begun !== true && !(await begun)) return
     const context = new Context()
-    let result: unknown
+    const leave = this.#source.watch?.(message, (reason) => context.abort(reason))
     try {
-      result = await this.#timed(message, context)
-    } catch (error) {
-      await this.#source.failed(message, error)
-      return
+      let result: unknown
+      try {
+        result = await this.#timed(message, context)
+      } catch (error) {
+        await this.#source.failed(message, error)
+        return
+      }
+      await this.#source.succeeded(message, result)
+    } finally {
+      leave?.()
     }
-    await this.#source.succeeded(message, result)
   }
 
   async #timed(message: M, context: Context): Promise<unknown> {
@@ -299,7 +306,7 @@ class Context implements HandlerContext {
   #aborted: { reason: unknown } | undefined
 
   abort(reason: unknown): void {
-    this.#aborted = { reason }
+    this.#aborted ??= { reason }
     this.#controller?.abort(reason)
   }
 

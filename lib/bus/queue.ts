@@ -2,6 +2,7 @@
 import { randomUUID } from 'node:crypto'
 import { checkInteger, checkOptions, invalidType, invalidValue, outOfRange, QueueError } from '../errors.ts'
 import { deadlineOf } from '../waiting.ts'
+import type { Cancellations } from './cancellations.ts'
 import type { Clock } from './clock.ts'
 import type { Codecs } from './codecs.ts'
 import { type ConsumeOptions, Consumer, type Handler, type Source, type StartOptions } from './consumer.ts'
@@ -123,6 +124,7 @@ export interface Context {
   readonly durability: Durability
   readonly codecs: Codecs
   readonly replies: Replies
+  readonly cancellations: Cancellations
   readonly meters: Meters
   readonly consumers: Set<{ close(): Promise<void> }>
   /** Of a namespace. */
@@ -338,7 +340,7 @@ export class Queue<T = unknown> {
 
   /**
    * Sends a message and waits for what its handler returns. The time is the handler's, too: its signal is aborted when
-   * nobody waits any more.
+   * nobody waits any more, because it is over, `signal` was aborted or the bus was closed.
    *
    * @throws {QueueError} ETIMEDOUT; {@link ReplyError} what the handler threw, after its last retry; AbortError
    */
@@ -499,7 +501,8 @@ export class Queue<T = unknown> {
       receive: (max, wait, signal, start) =>
         this.#receive(max, wait ? Number.POSITIVE_INFINITY : 0, signal, lease, start),
       succeeded: async (message, result) => {
-        if (!message.settled) await message.ack({ send: this.#reply(message, result) })
+        if (!message.settled)
+          await message.ack({ send: this.#isCancelled(message) ? [] : this.#reply(message, result) })
       },
       timeLeft({ headers }) {
         const deadline = headers[RPC.deadline]
@@ -507,23 +510,41 @@ export class Queue<T = unknown> {
       },
       failed: (message, error) => this.#failed(message, error),
       release: (message) => message.release(),
-      begin: (message) => message.begin(),
+      begin: (message) => (correlationOf(message) === undefined ? message.begin() : this.#beginRequest(message)),
+      watch: (message, abort) => {
+        const id = correlationOf(message)
+        return id === undefined ? undefined : this.#context.cancellations.watch(id, abort)
+      },
       isStop: (message) => message.headers[STOP] !== undefined,
     }
   }
 
+  /** Of one that was cancelled no handler begins. */
+  async #beginRequest(message: Message<T>): Promise<boolean> {
+    await this.#context.cancellations.listen()
+    if (!this.#isCancelled(message)) return message.begin()
+    await message.ack()
+    return false
+  }
+
+  #isCancelled(message: Message<T>): boolean {
+    const id = correlationOf(message)
+    return id !== undefined && this.#context.cancellations.has(id)
+  }
+
   async #failed(message: Message<T>, error: unknown): Promise<void> {
     if (message.settled) return
+    if (this.#isCancelled(message)) return message.ack()
     if (message.attempts < this.#retry.max) return message.retry()
     const reply = this.#reply(message, null, error instanceof Error ? error.message : String(error))
     if (reply.length > 0) await this.#context.transport.send(reply, REPLY)
     await message.dead(`failed ${message.attempts + 1} times`, error)
   }
 
-  #reply({ headers }: Message<T>, result: unknown, error?: string): Addressed[] {
-    const { [RPC.replyTo]: queue, [RPC.correlationId]: id = '' } = headers
-    // To a queue that is nobody's any more it is not sent.
-    if (queue?.startsWith(BORROWED) !== true) return []
+  #reply(message: Message<T>, result: unknown, error?: string): Addressed[] {
+    const id = correlationOf(message)
+    if (id === undefined) return []
+    const queue = message.headers[RPC.replyTo] as string
     const about = { [RPC.correlationId]: id, ...(error !== undefined && { [RPC.error]: error }) }
     return [{ queue, message: this.#outgoing(result ?? null, { headers: about }) }]
   }
@@ -536,6 +557,11 @@ export class Queue<T = unknown> {
     const { totals, rates, latency } = this.#origin.meter
     return { ...(own as TransportStats), dead: ready + leased + delayed + held, totals, rates, latency }
   }
+}
+
+/** Of a request; to a queue that is nobody's any more no reply is sent. */
+function correlationOf({ headers }: Message): string | undefined {
+  return headers[RPC.replyTo]?.startsWith(BORROWED) === true ? (headers[RPC.correlationId] ?? '') : undefined
 }
 
 /** A source of arrays of up to `size`; one that stops a consumer is alone. */

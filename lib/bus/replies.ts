@@ -2,6 +2,7 @@
 import { randomUUID } from 'node:crypto'
 import { QueueError } from '../errors.ts'
 import { checkSignal, deadlineOf, Waiter } from '../waiting.ts'
+import type { Cancellations } from './cancellations.ts'
 import type { Message } from './message.ts'
 import { BORROWED, type Transport } from './transport.ts'
 
@@ -30,11 +31,17 @@ export class Replies {
   readonly #transport: Transport
   readonly #consume: (queue: string, handler: (message: Message) => void) => void
   readonly #queue: string = `${BORROWED}${randomUUID()}`
-  readonly #waiting = new Map<string, Waiter<unknown>>()
+  readonly #cancellations: Cancellations
+  readonly #waiting = new Map<string, { waiter: Waiter<unknown>; deadline: number }>()
   #ready: Promise<void> | undefined
 
-  constructor(transport: Transport, consume: (queue: string, handler: (message: Message) => void) => void) {
+  constructor(
+    transport: Transport,
+    cancellations: Cancellations,
+    consume: (queue: string, handler: (message: Message) => void) => void,
+  ) {
     this.#transport = transport
+    this.#cancellations = cancellations
     this.#consume = consume
   }
 
@@ -50,7 +57,7 @@ export class Replies {
   }
 
   #take({ headers, body }: Message): void {
-    const waiter = this.#waiting.get(headers[RPC.correlationId] ?? '')
+    const waiter = this.#waiting.get(headers[RPC.correlationId] ?? '')?.waiter
     if (waiter === undefined) return
     if (headers[RPC.error] === undefined) waiter.resolve(body)
     else waiter.reject(new ReplyError(headers[RPC.error]))
@@ -58,7 +65,10 @@ export class Replies {
 
   /** No reply comes any more. */
   close(): void {
-    for (const waiter of this.#waiting.values()) waiter.reject(new QueueError('ERR_MQ_CLOSED', { syscall: 'request' }))
+    for (const [id, { waiter, deadline }] of this.#waiting) {
+      this.#cancellations.cancel(id, deadline)
+      waiter.reject(new QueueError('ERR_MQ_CLOSED', { syscall: 'request' }))
+    }
   }
 
   /** Sends by `send`, with headers that bring the reply back, and waits for it. */
@@ -71,16 +81,19 @@ export class Replies {
     checkSignal(signal)
     await this.#begin()
     const id = randomUUID()
-    const waiter = new Waiter<unknown>(deadline, signal, (ended, reason) =>
+    const until = now + timeout
+    const waiter = new Waiter<unknown>(deadline, signal, (ended, reason) => {
+      // That its time is over, its handler knows by itself.
+      if (reason !== 'timeout') this.#cancellations.cancel(id, until)
       ended.reject(
         reason === 'timeout' ? new QueueError('ETIMEDOUT', { syscall: 'request', detail: `${timeout} ms` }) : reason,
-      ),
-    )
+      )
+    })
     // Nobody looks at it before it is sent.
     waiter.promise.catch(() => {})
-    this.#waiting.set(id, waiter)
+    this.#waiting.set(id, { waiter, deadline: until })
     try {
-      const headers = { [RPC.replyTo]: this.#queue, [RPC.correlationId]: id, [RPC.deadline]: String(now + timeout) }
+      const headers = { [RPC.replyTo]: this.#queue, [RPC.correlationId]: id, [RPC.deadline]: String(until) }
       await send(headers, timeout)
       return await waiter.promise
     } catch (error) {

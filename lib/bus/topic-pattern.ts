@@ -23,5 +23,7 @@ export function isBound(
   topic: string,
   given: Readonly<Record<string, string>>,
 ): boolean {
-  return toRegExp(pattern).test(`.${topic}`) && Object.entries(headers).every(([name, value]) => given[name] === value)
+  // What the bus tells itself is not for those who want to hear everything.
+  const isMeant = topic.startsWith('$') ? pattern === topic : toRegExp(pattern).test(`.${topic}`)
+  return isMeant && Object.entries(headers).every(([name, value]) => given[name] === value)
 }

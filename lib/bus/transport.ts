@@ -160,6 +160,8 @@ export interface ReceiveOptions {
   lease: number
   /** What has to be there before anything is taken. */
   start?: Start | undefined
+  /** It does not hold the process. */
+  background?: boolean
 }
 
 /** So many messages, of at least this priority, that can be received. */

@@ -65,7 +65,7 @@ describe.each(['memory', 'local'])('%s:', (scheme) => {
       while ((await bus.topic('t').publish('y')) > 0) await sleep(1)
     })
 
-    test.each(['', 'a..b', 'a b', 'a/b', '.', 'a.b*'])('is not called %j', async (name) => {
+    test.each(['', 'a..b', 'a b', 'a/b', '.', 'a.b*', '$a', '$cancelled'])('is not called %j', async (name) => {
       const bus = await newBus(scheme)
       expect(() => bus.topic(name)).toThrow('name of the topic must be words')
     })

@@ -363,7 +363,7 @@ export class Engine implements Transport {
     })
     const receiver: Receiver = { options, waiter, looked: false, late: false }
     line.receivers.push(receiver)
-    this.#hold(1)
+    if (!options.background) this.#hold(1)
     void this.#serve(line)
     return this.#withBodies(await waiter.promise)
   }
@@ -394,8 +394,8 @@ export class Engine implements Transport {
   #drop(line: Line, waiter: Waiter<Delivery[]>): void {
     const at = line.receivers.findIndex((receiver) => receiver.waiter === waiter)
     if (at < 0) return
-    line.receivers.splice(at, 1)
-    this.#hold(-1)
+    const [receiver] = line.receivers.splice(at, 1)
+    if (!receiver?.options.background) this.#hold(-1)
     if (line.receivers.length === 0 && !line.serving) void this.#leave(line)
   }
 
