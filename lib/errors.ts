@@ -36,6 +36,7 @@ const descriptions: Record<string, string> = {
   ERR_BUS_LEASE_LOST: 'the message was taken away from this consumer',
   ERR_BUS_NO_CRON: 'there is nothing that reads cron expressions',
   ERR_BUS_NO_SQLITE: 'there is no SQLite',
+  ERR_BUS_NO_TELEMETRY: 'there is no OpenTelemetry',
   ERR_BUS_NOT_A_BUS: 'the file is not the store of a bus',
   ERR_BUS_QUEUE_FULL: 'the queue is full',
   ERR_BUS_SETTLED: 'the message is settled',

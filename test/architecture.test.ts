@@ -30,6 +30,7 @@ const order = [
     'bus/cancellations.ts',
     'bus/replies.ts',
     'bus/history.ts',
+    'bus/tracing.ts',
     'bus/queue.ts',
   ],
   ['bus/prometheus.ts'],
@@ -58,13 +59,15 @@ test.each(library)('lib/%s imports only what lies below it', (name) => {
   expect(below).toEqual(expect.arrayContaining(own))
 })
 
-test('only lib/native.ts imports a package, and that is bindings', () => {
+test('only lib/native.ts imports a package, and that is bindings; lib/bus/tracing.ts has types of one', () => {
   const packages = library.flatMap((name) =>
     importsOf(name)
       .filter((specifier) => !specifier.startsWith('.') && !specifier.startsWith('node:'))
       .map((specifier) => `${name}: ${specifier}`),
   )
-  expect(packages).toEqual(['native.ts: bindings'])
+  expect(packages.sort()).toEqual(['bus/tracing.ts: @opentelemetry/api', 'native.ts: bindings'])
+  const tracing = readFileSync(join(root, 'lib/bus/tracing.ts'), 'utf8')
+  expect(tracing).toContain("import type * as api from '@opentelemetry/api'")
 })
 
 const notOurs = new Set(['.git', 'build', 'coverage', 'dist', 'node_modules', 'prebuilds'])

@@ -101,6 +101,7 @@ async function run(programs: string[]): Promise<string> {
   }
   mkdirSync(join(directory, 'node_modules'))
   symlinkSync(root, join(directory, 'node_modules/kernelmq'))
+  symlinkSync(join(root, 'node_modules/@opentelemetry'), join(directory, 'node_modules/@opentelemetry'))
   const files = programs.map((program, index) => {
     const name = /^\/\/ (\w+\.mjs)$/m.exec(program)?.[1] ?? `example-${index}.mjs`
     const renamed = program.replaceAll(/'\/([\w.-]+)'/g, (_, queue) => {

@@ -21,6 +21,7 @@ import {
 import { Replies } from './replies.ts'
 import { Schedules } from './schedules.ts'
 import { Topic } from './topic.ts'
+import { Tracing } from './tracing.ts'
 import type { Capabilities, Transport } from './transport.ts'
 
 /** Milliseconds. */
@@ -43,6 +44,8 @@ export interface ConnectOptions {
   signals?: readonly NodeJS.Signals[] | undefined
   /** What happens to bodies on their way: {@link compress}, {@link encrypt}, {@link sign}, in this order. */
   codecs?: readonly Codec[] | undefined
+  /** Spans of OpenTelemetry for what is sent and handled; needs `@opentelemetry/api`. Default: false. */
+  telemetry?: boolean | undefined
   /** What to take the time from; for tests. */
   clock?: Clock | undefined
 }
@@ -75,7 +78,7 @@ function directoryOf(url: URL): string {
  * Opens the bus at a URL, and makes it if there is none.
  *
  * @throws {QueueError} ERR_BUS_DIRECTORY, ERR_BUS_NOT_A_BUS, ERR_BUS_VERSION, ERR_BUS_BUSY, ERR_BUS_DISK_FULL,
- * ERR_BUS_NO_SQLITE
+ * ERR_BUS_NO_SQLITE, ERR_BUS_NO_TELEMETRY
  */
 export async function connect(url: string | URL, options: ConnectOptions = {}): Promise<Bus> {
   if (typeof url !== 'string' && !(url instanceof URL)) throw invalidType('URL', 'a string or a URL', url)
@@ -86,6 +89,7 @@ export async function connect(url: string | URL, options: ConnectOptions = {}): 
     busyTimeout = 10_000,
     signals = [],
     codecs = [],
+    telemetry = false,
     clock = systemClock,
   } = options
   checkChoice('durability', durability, ['process', 'disk'])
@@ -96,8 +100,10 @@ export async function connect(url: string | URL, options: ConnectOptions = {}): 
   if (parsed === undefined || open === undefined) {
     throw invalidValue('URL', `one that begins with ${Object.keys(transports).join(' or ')}`, String(url))
   }
+  if (typeof telemetry !== 'boolean') throw invalidType('"telemetry" option', 'true or false', telemetry)
+  const tracing = telemetry ? new Tracing() : undefined
   const transport = await open(parsed, { mode, busyTimeout, clock })
-  return new Bus(parsed.href, transport, durability, clock, new Codecs(codecs), signals)
+  return new Bus(parsed.href, transport, durability, clock, new Codecs(codecs), signals, tracing)
 }
 
 export class Bus {
@@ -118,17 +124,31 @@ export class Bus {
     clock: Clock,
     codecs: Codecs,
     signals: readonly NodeJS.Signals[],
+    tracing: Tracing | undefined,
   ) {
     this.url = url
     const cancellations = new Cancellations(transport, clock)
     const replies = new Replies(transport, cancellations, (name, handler) =>
-      this.#open(name).consume(handler, { concurrency: 50 }),
+      internal(name).consume(handler, { concurrency: 50 }),
     )
     const settler = new Settler(transport)
     const meters = new Meters()
     const consumers: Context['consumers'] = new Set()
-    this.#context = { transport, clock, codecs, settler, durability, replies, cancellations, meters, consumers }
-    this.schedules = new Schedules({ transport, clock, queue: (name) => this.#open(name) })
+    this.#context = {
+      transport,
+      clock,
+      codecs,
+      settler,
+      durability,
+      replies,
+      cancellations,
+      meters,
+      consumers,
+      tracing,
+    }
+    // What the bus does for itself has no spans.
+    const internal = (name: string) => new Queue(name, {}, { ...this.#context, tracing: undefined })
+    this.schedules = new Schedules({ transport, clock, queue: internal })
     this.#publisher = this.#open('bus/topics')
     this.#signals = signals
     for (const signal of signals) process.once(signal, this.#onSignal)

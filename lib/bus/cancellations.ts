@@ -16,6 +16,8 @@ const FEW = 1000
 /** The correlation id of a request, and when it would have been over anyway, in milliseconds since the epoch. */
 type Cancelled = readonly [id: string, deadline: number]
 
+const cancelled = (): QueueError => new QueueError('ERR_BUS_CANCELLED', { syscall: 'handler' })
+
 export class Cancellations {
   readonly #transport: Transport
   readonly #clock: Clock
@@ -115,8 +117,7 @@ export class Cancellations {
   #learn(batch: readonly Cancelled[]): void {
     for (const [id, deadline] of batch) {
       this.#known.set(id, deadline)
-      for (const abort of this.#running.get(id) ?? [])
-        abort(new QueueError('ERR_BUS_CANCELLED', { syscall: 'handler' }))
+      for (const abort of this.#running.get(id) ?? []) abort(cancelled())
     }
     if (this.#known.size > this.#limit) this.#forget()
   }
@@ -137,6 +138,8 @@ export class Cancellations {
   watch(id: string, abort: (reason: unknown) => void): () => void {
     const aborts = this.#running.get(id) ?? new Set()
     this.#running.set(id, aborts.add(abort))
+    // It may have been heard of after the handler was found to be wanted.
+    if (this.has(id)) abort(cancelled())
     return () => {
       aborts.delete(abort)
       if (aborts.size === 0) this.#running.delete(id)

@@ -12,6 +12,7 @@ import { bytesOf, deadOf, decode, MAX_TIME, Message, type Origin, type Settler, 
 import type { Event, Latencies, Meters } from './meter.ts'
 import { type Replies, type RequestOptions, RPC } from './replies.ts'
 import { type StandardSchema, validate } from './schema.ts'
+import type { Carry, Tracing } from './tracing.ts'
 import {
   type Addressed,
   BORROWED,
@@ -125,6 +126,7 @@ export interface Context {
   readonly codecs: Codecs
   readonly replies: Replies
   readonly cancellations: Cancellations
+  readonly tracing: Tracing | undefined
   readonly meters: Meters
   readonly consumers: Set<{ close(): Promise<void> }>
   /** Of a namespace. */
@@ -228,18 +230,36 @@ export class Queue<T = unknown> {
    * @throws {QueueError} ERR_BUS_QUEUE_FULL, with `retryAfter` (milliseconds); ERR_BUS_INVALID_BODY; ERR_BUS_DISK_FULL;
    * ERR_BUS_BUSY; ERR_MQ_CLOSED
    */
-  async send(body: T, options: SendOptions = {}): Promise<Receipt> {
+  send(body: T, options: SendOptions = {}): Promise<Receipt> {
+    return this.#traced('send', (carry) => this.#sendOne(body, options, carry))
+  }
+
+  #traced<R>(
+    operation: 'send' | 'publish' | 'request' | 'create',
+    work: (carry?: Carry) => Promise<R>,
+    destination: string = this.name,
+  ): Promise<R> {
+    const { tracing } = this.#context
+    return tracing === undefined ? work() : tracing.produce(operation, destination, work)
+  }
+
+  async #sendOne(body: T, options: SendOptions, carry: Carry | undefined): Promise<Receipt> {
     // At once: the caller may reuse his bytes.
     const message = this.#outgoing(body, options)
     await this.#check(body)
-    const [receipt] = await this.#send([message], options)
+    const [receipt] = await this.#send([message], options, carry)
     return receipt as Receipt
   }
 
   /** Sends up to 500 messages: all of them, or none. */
-  async sendMany(
+  sendMany(items: Iterable<Item<T>>, options: Pick<SendOptions, 'durability' | 'signal'> = {}): Promise<Receipt[]> {
+    return this.#traced('send', (carry) => this.#sendMany(items, options, carry))
+  }
+
+  async #sendMany(
     items: Iterable<Item<T>>,
-    options: Pick<SendOptions, 'durability' | 'signal'> = {},
+    options: Pick<SendOptions, 'durability' | 'signal'>,
+    carry: Carry | undefined,
   ): Promise<Receipt[]> {
     const messages: Outgoing[] = []
     const bodies: T[] = []
@@ -249,33 +269,40 @@ export class Queue<T = unknown> {
     }
     if (messages.length > BUS_BATCH) throw outOfRange('number of messages', `at most ${BUS_BATCH}`, messages.length)
     for (const body of bodies) await this.#check(body)
-    return messages.length === 0 ? [] : this.#send(messages, options)
+    return messages.length === 0 ? [] : this.#send(messages, options, carry)
   }
 
   /** What {@link Message.ack} can send together with its acknowledgement. */
-  async prepare(body: T, options: Omit<SendOptions, 'durability' | 'signal'> = {}): Promise<Addressed> {
-    const message = this.#outgoing(body, options)
-    await this.#check(body)
-    await this.#declare()
-    return { queue: this.name, message }
+  prepare(body: T, options: Omit<SendOptions, 'durability' | 'signal'> = {}): Promise<Addressed> {
+    return this.#traced('create', async (carry) => {
+      const message = this.#outgoing(body, options)
+      await this.#check(body)
+      await this.#declare()
+      return { queue: this.name, message: carry?.([message])[0] ?? message }
+    })
   }
 
   /** @internal To a topic: what this queue is called does not matter. */
   publish(topic: string, body: T, options: SendOptions): Promise<number> {
-    const message = this.#outgoing(body, options)
-    const disk = (options.durability ?? this.#durability) === 'disk'
-    return this.#context.transport.publish(topic, message, { overflow: 'reject', disk, signal: options.signal })
+    const publish = async (carry?: Carry) => {
+      const message = this.#outgoing(body, options)
+      const disk = (options.durability ?? this.#durability) === 'disk'
+      const sent = { overflow: 'reject', disk, signal: options.signal } as const
+      return this.#context.transport.publish(topic, carry?.([message])[0] ?? message, sent)
+    }
+    return this.#traced('publish', publish, topic)
   }
 
   async #send(
     messages: Outgoing[],
     { durability = this.#durability, signal }: Pick<SendOptions, 'durability' | 'signal'>,
+    carry?: Carry,
   ): Promise<Receipt[]> {
     checkChoice('durability', durability, ['process', 'disk'])
     const declared = this.#declare()
     if (declared !== undefined) await declared
     const options: TransportSendOptions = { overflow: this.#overflow, disk: durability === 'disk', signal }
-    const batch = messages.map((message) => ({ queue: this.name, message }))
+    const batch = (carry?.(messages) ?? messages).map((message) => ({ queue: this.name, message }))
     const receipts = await this.#context.transport.send(batch, options)
     this.#origin.meter.count('sent', receipts)
     return receipts
@@ -347,9 +374,12 @@ export class Queue<T = unknown> {
   request<R = unknown>(body: T, options: SendOptions & RequestOptions = {}): Promise<R> {
     checkOptions(options)
     const { timeout, signal, ...rest } = options
-    const send = (headers: Record<string, string>, ttl: number) =>
-      this.send(body, { ...rest, ttl, signal, headers: { ...rest.headers, ...headers } })
-    return this.#context.replies.request(send, this.#context.clock.now(), { timeout, signal }) as Promise<R>
+    const { replies, clock } = this.#context
+    return this.#traced('request', (carry) => {
+      const send = (headers: Record<string, string>, ttl: number) =>
+        this.#sendOne(body, { ...rest, ttl, signal, headers: { ...rest.headers, ...headers } }, carry)
+      return replies.request(send, clock.now(), { timeout, signal }) as Promise<R>
+    })
   }
 
   /** Ends one consumer, whichever gets to it: cleanly, after what it is doing. */
@@ -489,8 +519,9 @@ export class Queue<T = unknown> {
   }
 
   #consume<M>(source: Source<M>, handler: Handler<M>, options: ConsumeOptions): Consumer<M> {
-    const { consumers, clock } = this.#context
-    const consumer = new Consumer(source, handler, options, clock, (ended) => consumers.delete(ended))
+    const { consumers, clock, tracing } = this.#context
+    const traced = tracing?.handler(this.name, handler) ?? handler
+    const consumer = new Consumer(source, traced, options, clock, (ended) => consumers.delete(ended))
     consumers.add(consumer)
     return consumer
   }
