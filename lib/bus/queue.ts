@@ -554,7 +554,12 @@ export class Queue<T = unknown> {
   async #beginRequest(message: Message<T>): Promise<boolean> {
     await this.#context.cancellations.listen()
     if (!this.#isCancelled(message)) return message.begin()
-    await message.ack()
+    try {
+      await message.ack()
+    } catch (error) {
+      // Taken away meanwhile: whoever has it drops it. The others of a batch are ours.
+      if ((error as QueueError).code !== 'ERR_BUS_LEASE_LOST') throw error
+    }
     return false
   }
 

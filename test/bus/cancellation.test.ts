@@ -3,6 +3,8 @@ import { subscribe, unsubscribe } from 'node:diagnostics_channel'
 import { setTimeout as sleep } from 'node:timers/promises'
 import { type Bus, type BusEvent, type HandlerContext, ManualClock, type Message } from 'kernelmq/bus'
 import { describe, expect, onTestFinished, test } from 'vitest'
+import { Cancellations } from '../../lib/bus/cancellations.ts'
+import type { Transport } from '../../lib/bus/transport.ts'
 import { fixture, start } from '../support.ts'
 import { deferred, newBus, openBus, temporaryDirectory } from './support.ts'
 
@@ -280,5 +282,45 @@ describe('a process', () => {
     expect(await heard.promise).toMatchObject(CANCELLED)
     expect(await child.outcome).toMatchObject({ signal: 'SIGTERM', stdout: '"ERR_MQ_CLOSED"\n' })
     await gone(bus)
+  })
+})
+
+describe('what was cancelled', () => {
+  const nowhere = { put: async () => {}, publish: async () => 0 } as unknown as Transport
+  const HOUR = 3_600_000
+
+  test('is forgotten when its time is over, unless a handler runs for it', async () => {
+    const clock = new ManualClock(0)
+    const cancellations = new Cancellations(nowhere, clock)
+    const leave = cancellations.watch('runs', () => {})
+    for (const id of ['runs', 'old']) cancellations.cancel(id, 1000)
+    await cancellations.sent()
+    clock.advance(1001)
+    for (let i = 0; i < 3000; i++) cancellations.cancel(`new ${i}`, HOUR)
+    await cancellations.sent()
+    const known = () => ['runs', 'old', 'new 0', 'new 2999'].map((id) => cancellations.has(id))
+    expect(known()).toEqual([true, false, true, true])
+    leave()
+    for (let i = 0; i < 6000; i++) cancellations.cancel(`newer ${i}`, HOUR)
+    await cancellations.sent()
+    expect(known()).toEqual([false, false, true, true])
+  })
+
+  test('is forgotten before its time, the first first, where there is too much of it', async () => {
+    const cancellations = new Cancellations(nowhere, new ManualClock(0))
+    for (let i = 0; i < 300_000; i++) cancellations.cancel(String(i), HOUR)
+    await cancellations.sent()
+    const remembered = Array.from({ length: 300_000 }, (_, i) => cancellations.has(String(i))).indexOf(true)
+    expect(remembered).toBeGreaterThan(50_000)
+    expect(remembered).toBeLessThanOrEqual(200_000)
+  })
+
+  test('before a handler is watched aborts it at once', async () => {
+    const cancellations = new Cancellations(nowhere, new ManualClock(0))
+    cancellations.cancel('x', HOUR)
+    await cancellations.sent()
+    const reasons: unknown[] = []
+    cancellations.watch('x', (reason) => reasons.push(reason))
+    expect(reasons).toMatchObject([CANCELLED])
   })
 })
