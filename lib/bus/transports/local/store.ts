@@ -1008,12 +1008,12 @@ export class Store {
   }
 
   entries(prefix: string): [key: string, value: string][] {
+    // No text has this byte: what begins with the prefix lies before it.
     const rows = this.#sql(
-      'SELECT key, value FROM notes WHERE key >= ? AND substr(key, 1, ?) = ? AND (until = 0 OR until > ?) ORDER BY key',
+      `SELECT key, value FROM notes WHERE key >= ? AND key < ? || CAST(x'FF' AS TEXT) AND (until = 0 OR until > ?)
+       ORDER BY key`,
     )
-    return rows
-      .all(prefix, prefix.length, prefix, this.#clock.now())
-      .map(({ key, value }) => [String(key), String(value)])
+    return rows.all(prefix, prefix, this.#clock.now()).map(({ key, value }) => [String(key), String(value)])
   }
 
   put(key: string, value: string | undefined, until: number): void {
