@@ -13,7 +13,7 @@ const MOST = 100_000
 /** Fewer are not worth going through to forget some of them. */
 const FEW = 1000
 
-/** The correlation id of a request, and when it would have been over anyway, in milliseconds since the epoch. */
+/** The id of a request, and when it would have been over anyway, in milliseconds since the epoch. */
 type Cancelled = readonly [id: string, deadline: number]
 
 const cancelled = (): QueueError => new QueueError('ERR_BUS_CANCELLED', { syscall: 'handler' })

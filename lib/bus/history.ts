@@ -117,7 +117,7 @@ function checkDate(name: string, date: unknown): void {
 
 /** Whoever asked for a reply has it. */
 function again({ id, body, format, key, priority, headers }: Past): Outgoing {
-  const { [RPC.replyTo]: _, [RPC.deadline]: __, ...rest } = headers
+  const { [RPC.replyTo]: _, [RPC.replyId]: __, [RPC.deadline]: ___, ...rest } = headers
   const about = { ...rest, [REPLAY_OF]: id }
   return { id: randomUUID(), body, format, key, priority, headers: about, dedup: 0, due: 0, expires: 0 }
 }

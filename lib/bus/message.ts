@@ -72,6 +72,9 @@ export const DEAD = {
   priority: 'dead-priority',
 } as const
 
+/** The header of what a message belongs to, as its sender says. */
+export const CORRELATION = 'correlation-id'
+
 /** The header of a message that ends the consumer that gets it. */
 export const STOP = 'stop'
 

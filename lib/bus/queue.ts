@@ -8,7 +8,7 @@ import type { Codecs } from './codecs.ts'
 import { type ConsumeOptions, Consumer, type Handler, type Source, type StartOptions } from './consumer.ts'
 import { DeadLetters } from './dead-letters.ts'
 import { History } from './history.ts'
-import { bytesOf, deadOf, decode, MAX_TIME, Message, type Origin, type Settler, STOP } from './message.ts'
+import { bytesOf, CORRELATION, deadOf, decode, MAX_TIME, Message, type Origin, type Settler, STOP } from './message.ts'
 import type { Event, Latencies, Meters } from './meter.ts'
 import { type Replies, type RequestOptions, RPC } from './replies.ts'
 import { type StandardSchema, validate } from './schema.ts'
@@ -360,7 +360,7 @@ export class Queue<T = unknown> {
       if (typeof value !== 'string') throw invalidType(`header "${name}"`, 'a string', value)
       all[name] = value
     }
-    if (correlationId !== undefined) all[RPC.correlationId] = checkText('correlationId', correlationId)
+    if (correlationId !== undefined) all[CORRELATION] = checkText('correlationId', correlationId)
     if (this.#version !== undefined) all[VERSION] = this.#version
     return Object.assign(all, encoding)
   }
@@ -541,9 +541,9 @@ export class Queue<T = unknown> {
       },
       failed: (message, error) => this.#failed(message, error),
       release: (message) => message.release(),
-      begin: (message) => (correlationOf(message) === undefined ? message.begin() : this.#beginRequest(message)),
+      begin: (message) => (requestOf(message) === undefined ? message.begin() : this.#beginRequest(message)),
       watch: (message, abort) => {
-        const id = correlationOf(message)
+        const id = requestOf(message)
         return id === undefined ? undefined : this.#context.cancellations.watch(id, abort)
       },
       isStop: (message) => message.headers[STOP] !== undefined,
@@ -564,7 +564,7 @@ export class Queue<T = unknown> {
   }
 
   #isCancelled(message: Message<T>): boolean {
-    const id = correlationOf(message)
+    const id = requestOf(message)
     return id !== undefined && this.#context.cancellations.has(id)
   }
 
@@ -578,10 +578,10 @@ export class Queue<T = unknown> {
   }
 
   #reply(message: Message<T>, result: unknown, error?: string): Addressed[] {
-    const id = correlationOf(message)
+    const id = requestOf(message)
     if (id === undefined) return []
     const queue = message.headers[RPC.replyTo] as string
-    const about = { [RPC.correlationId]: id, ...(error !== undefined && { [RPC.error]: error }) }
+    const about = { [RPC.replyId]: id, ...(error !== undefined && { [RPC.error]: error }) }
     return [{ queue, message: this.#outgoing(result ?? null, { headers: about }) }]
   }
 
@@ -596,8 +596,8 @@ export class Queue<T = unknown> {
 }
 
 /** Of a request; to a queue that is nobody's any more no reply is sent. */
-function correlationOf({ headers }: Message): string | undefined {
-  return headers[RPC.replyTo]?.startsWith(BORROWED) === true ? (headers[RPC.correlationId] ?? '') : undefined
+function requestOf({ headers }: Message): string | undefined {
+  return headers[RPC.replyTo]?.startsWith(BORROWED) === true ? (headers[RPC.replyId] ?? '') : undefined
 }
 
 /** A source of arrays of up to `size`; one that stops a consumer is alone. */

@@ -9,7 +9,8 @@ import { BORROWED, type Transport } from './transport.ts'
 /** Headers of a request, and of a reply. */
 export const RPC = {
   replyTo: 'reply-to',
-  correlationId: 'correlation-id',
+  /** By this the reply is found: the correlation id is for the user. */
+  replyId: 'reply-id',
   /** When nobody waits for the reply any more, in milliseconds since the epoch. */
   deadline: 'deadline',
   error: 'error',
@@ -57,7 +58,7 @@ export class Replies {
   }
 
   #take({ headers, body }: Message): void {
-    const waiter = this.#waiting.get(headers[RPC.correlationId] ?? '')?.waiter
+    const waiter = this.#waiting.get(headers[RPC.replyId] ?? '')?.waiter
     if (waiter === undefined) return
     if (headers[RPC.error] === undefined) waiter.resolve(body)
     else waiter.reject(new ReplyError(headers[RPC.error]))
@@ -93,7 +94,7 @@ export class Replies {
     waiter.promise.catch(() => {})
     this.#waiting.set(id, { waiter, deadline: until })
     try {
-      const headers = { [RPC.replyTo]: this.#queue, [RPC.correlationId]: id, [RPC.deadline]: String(until) }
+      const headers = { [RPC.replyTo]: this.#queue, [RPC.replyId]: id, [RPC.deadline]: String(until) }
       await send(headers, timeout)
       return await waiter.promise
     } catch (error) {

@@ -3,7 +3,7 @@ import { createRequire } from 'node:module'
 import type * as api from '@opentelemetry/api'
 import { QueueError } from '../errors.ts'
 import type { Handler } from './consumer.ts'
-import type { Message } from './message.ts'
+import { CORRELATION, type Message } from './message.ts'
 import { RPC } from './replies.ts'
 import { BORROWED, type Outgoing } from './transport.ts'
 
@@ -126,7 +126,7 @@ function attributesOf(operation: string, type: string, destination: string): api
 function attributesOfMessages(messages: readonly Pick<Outgoing, 'id' | 'headers' | 'body'>[]): api.Attributes {
   const [first] = messages
   if (first === undefined || messages.length > 1) return { 'messaging.batch.message_count': messages.length }
-  const conversation = first.headers?.[RPC.correlationId]
+  const conversation = first.headers?.[CORRELATION] ?? first.headers?.[RPC.replyId]
   return {
     'messaging.message.id': first.id,
     'messaging.message.body.size': first.body.byteLength,

@@ -77,6 +77,15 @@ describe.each(['memory', 'local'])('%s:', (scheme) => {
   })
 
   describe('a request', () => {
+    test('takes the correlation id and the headers of its sender to its handler, and gets its reply', async () => {
+      const bus = await newBus(scheme)
+      const queue = bus.queue('q')
+      queue.consume(({ body, headers }) => [body, headers['correlation-id'], headers.a])
+      const options = { timeout: 60_000, correlationId: 'order 17', headers: { a: 'b' } }
+      const replies = await Promise.all([1, 2].map((n) => queue.request(n, options)))
+      expect(replies).toEqual([1, 2].map((n) => [n, 'order 17', 'b']))
+    })
+
     test('gets what its handler returns', async () => {
       const bus = await newBus(scheme)
       const squares = bus.queue<number>('squares')

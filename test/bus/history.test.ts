@@ -173,7 +173,7 @@ describe.each(['memory', 'local'])('%s: the history of a queue', (scheme) => {
   test('a message that stopped a consumer, or asked for a reply, does not do so again', async () => {
     const { queue } = await make({ maxMessages: 100 })
     const consumer = queue.consume(() => 'reply')
-    await queue.request('question', { timeout: 60_000 })
+    await queue.request('question', { timeout: 60_000, correlationId: 'c' })
     await queue.stopOne()
     await consumer.closed
     expect(await queue.history.replay()).toBe(1)
