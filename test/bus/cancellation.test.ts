@@ -193,6 +193,33 @@ describe.each(places)('%s', (_, open) => {
     await consumer.close()
   })
 
+  test('a request in a namespace is answered and cancelled like any other, also where its quota is used up', async () => {
+    const { asker, worker } = await open()
+    const queue = asker.namespace('n', { maxMessages: 1 }).queue('q')
+    const controller = new AbortController()
+    const heard = deferred<unknown>()
+    const everything: unknown[] = []
+    await worker.namespace('n').topic('#').subscribe(undefined, ({ body }) => void everything.push(body))
+    const begun = deferred()
+    worker
+      .namespace('n')
+      .queue('q')
+      .consume(async ({ body }, { signal }) => {
+        if (body === 'quick') return body
+        begun.resolve()
+        return heard.resolve(await aborted(signal))
+      })
+    expect(await queue.request('quick')).toBe('quick')
+    while ((await asker.namespace('n').stats()).messages > 0) await sleep(1)
+    const request = queue.request('slow', { signal: controller.signal, correlationId: 'mine' })
+    await begun.promise
+    controller.abort()
+    await expect(request).rejects.toMatchObject({ code: 'ABORT_ERR' })
+    expect(await heard.promise).toMatchObject(CANCELLED)
+    while ((await asker.namespace('n').stats()).messages > 0) await sleep(1)
+    expect(everything).toEqual([])
+  })
+
   test('a request whose bus is closed is cancelled, too', async () => {
     const { asker, worker } = await open()
     const [begun, heard] = [deferred(), deferred<unknown>()]
