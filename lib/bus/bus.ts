@@ -129,7 +129,7 @@ export class Bus {
     this.url = url
     const cancellations = new Cancellations(transport, clock)
     const replies = new Replies(transport, cancellations, (name, handler) =>
-      internal(name).consume(handler, { concurrency: 50 }),
+      internal(name, true).consume(handler, { concurrency: 50 }),
     )
     const settler = new Settler(transport)
     const meters = new Meters()
@@ -147,7 +147,8 @@ export class Bus {
       tracing,
     }
     // What the bus does for itself has no spans.
-    const internal = (name: string) => new Queue(name, {}, { ...this.#context, tracing: undefined })
+    const internal = (name: string, background = false) =>
+      new Queue(name, {}, { ...this.#context, tracing: undefined, background })
     this.schedules = new Schedules({ transport, clock, queue: internal })
     this.#publisher = this.#open('bus/topics')
     this.#signals = signals

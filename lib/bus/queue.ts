@@ -131,6 +131,8 @@ export interface Context {
   readonly consumers: Set<{ close(): Promise<void> }>
   /** Of a namespace. */
   readonly scope?: Scope
+  /** That it waits for messages does not hold the process. */
+  readonly background?: boolean
 }
 
 /** The namespace that queues and topics belong to. */
@@ -412,7 +414,8 @@ export class Queue<T = unknown> {
   ): Promise<Message<T>[]> {
     const declared = this.#declare()
     if (declared !== undefined) await declared
-    const deliveries = await this.#context.transport.receive(this.name, { max, deadline, signal, lease, start })
+    const { transport, background } = this.#context
+    const deliveries = await transport.receive(this.name, { max, deadline, signal, lease, start, background })
     const messages: Message<T>[] = []
     this.#measure(deliveries)
     for (const delivery of deliveries) {

@@ -1,7 +1,7 @@
 // Requests of this process that wait for their replies, in a queue of its own.
 import { randomUUID } from 'node:crypto'
 import { QueueError } from '../errors.ts'
-import { checkSignal, deadlineOf, Waiter } from '../waiting.ts'
+import { checkSignal, deadlineOf, MAX_TIMER, Waiter } from '../waiting.ts'
 import type { Cancellations } from './cancellations.ts'
 import type { Message } from './message.ts'
 import { BORROWED, type Transport } from './transport.ts'
@@ -35,6 +35,8 @@ export class Replies {
   readonly #cancellations: Cancellations
   readonly #waiting = new Map<string, { waiter: Waiter<unknown>; deadline: number }>()
   #ready: Promise<void> | undefined
+  /** Requests hold the process; that its queue is consumed does not. */
+  #hold: NodeJS.Timeout | undefined
 
   constructor(
     transport: Transport,
@@ -93,6 +95,7 @@ export class Replies {
     // Nobody looks at it before it is sent.
     waiter.promise.catch(() => {})
     this.#waiting.set(id, { waiter, deadline: until })
+    this.#hold ??= setInterval(() => {}, MAX_TIMER)
     try {
       const headers = { [RPC.replyTo]: this.#queue, [RPC.replyId]: id, [RPC.deadline]: String(until) }
       await send(headers, timeout)
@@ -102,6 +105,10 @@ export class Replies {
       throw error
     } finally {
       this.#waiting.delete(id)
+      if (this.#waiting.size === 0) {
+        clearInterval(this.#hold)
+        this.#hold = undefined
+      }
     }
   }
 }

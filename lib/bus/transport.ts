@@ -161,7 +161,7 @@ export interface ReceiveOptions {
   /** What has to be there before anything is taken. */
   start?: Start | undefined
   /** It does not hold the process. */
-  background?: boolean
+  background?: boolean | undefined
 }
 
 /** So many messages, of at least this priority, that can be received. */

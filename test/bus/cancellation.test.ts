@@ -199,7 +199,10 @@ describe.each(places)('%s', (_, open) => {
     const controller = new AbortController()
     const heard = deferred<unknown>()
     const everything: unknown[] = []
-    await worker.namespace('n').topic('#').subscribe(undefined, ({ body }) => void everything.push(body))
+    await worker
+      .namespace('n')
+      .topic('#')
+      .subscribe(undefined, ({ body }) => void everything.push(body))
     const begun = deferred()
     worker
       .namespace('n')
@@ -293,6 +296,26 @@ describe('a process', () => {
     await expect(request).rejects.toMatchObject({ code: 'ABORT_ERR' })
     expect(await child.line()).toBe('"ERR_BUS_CANCELLED"')
     expect(await child.outcome).toMatchObject({ code: 0, stderr: '' })
+  })
+
+  test('is held by a request that waits, and ends by itself when all are answered', async () => {
+    const url = `local:${temporaryDirectory()}`
+    const queue = (await openBus(url)).queue('q')
+    const begun = deferred()
+    const [ended, go] = [deferred<unknown>(), deferred()]
+    queue.consume(async ({ body }) => {
+      begun.resolve()
+      await go.promise
+      return body
+    })
+    const child = startBus(url, 'ask', 'x')
+    void child.outcome.then(ended.resolve)
+    await begun.promise
+    // Nothing tells that a process goes on waiting.
+    const first = await Promise.race([ended.promise, sleep(300, 'waits')])
+    go.resolve()
+    expect(first).toBe('waits')
+    expect(await child.outcome).toMatchObject({ code: 0, stdout: '"x"\n', stderr: '' })
   })
 
   test('that is ended in good order cancels what it waits for', async () => {
