@@ -10,11 +10,13 @@ import { fileURLToPath } from 'node:url'
 import { parseArgs } from 'node:util'
 import { connect } from 'kernelmq/bus'
 import { installPeers, requirePeer } from './peers.mjs'
+import { Program } from './program.mjs'
 
-const help = `npm run bench:bus -- [--quick] [--durability process|disk]
+const help = `npm run bench:bus -- [--quick] [--durability process|disk|none]
 
 Sends and handles messages of 64 bytes through local: and through BullMQ on a Redis that is started for it (Debian:
-redis-server; with "disk" it has appendfsync always), in several rounds, taking turns. Medians, and ratios to BullMQ.`
+redis-server; with "disk" it has appendfsync always), in several rounds, taking turns. Medians, and ratios to BullMQ.
+"none": the same messages through mq: and sysv:, a Unix socket with framing, and ZeroMQ; each end on a core of its own.`
 
 const BODY = 'x'.repeat(64)
 const BULK = 500
@@ -263,6 +265,83 @@ function print(name, { kernelmq, bullmq }, [word, ...limits]) {
   }
 }
 
+const routes = {
+  'mq:': { route: 'bus', scheme: 'mq' },
+  'sysv:': { route: 'bus', scheme: 'sysv' },
+  'Unix socket': { route: 'unix-socket' },
+  ZeroMQ: { route: 'zeromq' },
+}
+
+/** `to` are those to which a ratio is wanted. */
+const volatilePlan = [
+  {
+    name: 'stream',
+    workload: 'stream',
+    count: 3_000_000,
+    warm: 200_000,
+    better: ['at least', 10],
+    to: ['Unix socket', 'ZeroMQ'],
+    show: (nanoseconds) => `${(1000 / nanoseconds).toFixed(2)} million a second`,
+  },
+  {
+    name: 'request and reply',
+    workload: 'ping-pong',
+    count: 10_000,
+    warm: 5000,
+    better: ['at most', 0.8],
+    to: ['ZeroMQ'],
+    show: (nanoseconds) => `${(nanoseconds / 1000).toFixed(1)} us`,
+  },
+]
+
+/** Nanoseconds for each message, or for there and back. */
+async function runRoute(route, { workload, count, warm }, path) {
+  const way = workload === 'stream' ? 'push/pull' : 'req/rep'
+  const config = { ...route, way, workload, path, size: 64, cores: [0, 1] }
+  const end = fileURLToPath(new URL('end.mjs', import.meta.url))
+  const program = Program.start(0, [process.execPath, '--expose-gc', end, JSON.stringify(config)])
+  try {
+    return (await program.run({ count, warm })).nanoseconds
+  } finally {
+    program.kill()
+  }
+}
+
+async function compareVolatile(quick) {
+  const peers = installPeers({ quick: true })
+  console.log(`64 bytes, without a store; ZeroMQ ${peers.zeromq.version}`)
+  const directory = mkdtempSync(join(tmpdir(), 'kernelmq-bench-bus-'))
+  let number = 0
+  try {
+    for (const { better, to, name, show, ...round } of volatilePlan) {
+      const results = Object.fromEntries(Object.keys(routes).map((route) => [route, []]))
+      for (let i = 0; i < (quick ? 1 : 5); i++) {
+        for (const [route, config] of Object.entries(routes))
+          results[route].push(await runRoute(config, round, join(directory, String(number++))))
+      }
+      const medians = Object.fromEntries(Object.entries(results).map(([route, values]) => [route, median(values)]))
+      for (const [route, value] of Object.entries(medians)) console.log(`         ${name}, ${route}: ${show(value)}`)
+      const [word, limit] = better
+      for (const peer of to) {
+        // Of times: a rate is the other way round.
+        const ratio = word === 'at least' ? medians[peer] / medians['mq:'] : medians['mq:'] / medians[peer]
+        const isMet = word === 'at least' ? ratio >= limit : ratio <= limit
+        console.log(
+          `${isMet ? 'met    ' : 'NOT MET'}  ${name}, mq: to ${peer}: ${ratio.toFixed(2)}, wanted ${word} ${limit}`,
+        )
+      }
+    }
+  } finally {
+    rmSync(directory, { recursive: true, force: true })
+    // The queues of a directory that is gone go with the next bus.
+    for (const scheme of ['mq', 'sysv']) {
+      const bus = await connect(`${scheme}:${directory}`)
+      rmSync(directory, { recursive: true })
+      await bus.close()
+    }
+  }
+}
+
 if (process.argv[2]?.startsWith('{')) {
   const { side, settings, name, role, options } = JSON.parse(process.argv[2])
   const target = await sides[side](settings, name)
@@ -280,5 +359,6 @@ if (process.argv[2]?.startsWith('{')) {
     },
   })
   if (values.help) console.log(help)
+  else if (values.durability === 'none') await compareVolatile(values.quick)
   else await main(values)
 }

@@ -40,6 +40,7 @@ const descriptions: Record<string, string> = {
   ERR_BUS_NOT_A_BUS: 'the file is not the store of a bus',
   ERR_BUS_QUEUE_FULL: 'the queue is full',
   ERR_BUS_SETTLED: 'the message is settled',
+  ERR_BUS_UNSUPPORTED: 'this bus cannot do that',
   ERR_BUS_VERSION: 'the store was made by another version',
   ERR_MQ_CLOSED: 'the queue is closed',
   ERR_MQ_NOT_MOUNTED: 'the mqueue file system is not mounted',

@@ -8,6 +8,7 @@ import { type Codec, Codecs } from './codecs.ts'
 import { Settler } from './message.ts'
 import { Meters } from './meter.ts'
 import { Namespace, type NamespaceOptions } from './namespace.ts'
+import { Gatherings } from './outlet.ts'
 import { toPrometheus } from './prometheus.ts'
 import {
   type Context,
@@ -62,16 +63,35 @@ const transports: Record<string, (url: URL, settings: Settings) => Promise<Trans
     const { openLocal } = await import('./transports/local/local.ts')
     return openLocal(directoryOf(url), clock, { mode, patience: busyTimeout })
   },
+  'mq:': async (url, { clock, mode }) => {
+    const { openMq } = await import('./transports/mq.ts')
+    return openMq(directoryOf(url, ['maxMessages', 'messageSize']), sizesOf(url), clock, mode)
+  },
+  'sysv:': async (url, { clock, mode }) => {
+    const { openSysv } = await import('./transports/sysv.ts')
+    return openSysv(directoryOf(url, ['maxBytes']), sizesOf(url), clock, mode)
+  },
   'memory:': async (_, { clock }) => {
     const { openMemory } = await import('./transports/memory.ts')
     return openMemory(clock)
   },
 }
 
-function directoryOf(url: URL): string {
-  const wrong = () => invalidValue('URL', 'local: and an absolute path, such as local:///var/lib/app', url.href)
-  if (url.host !== '' || url.search !== '' || !isAbsolute(url.pathname)) throw wrong()
-  return fileURLToPath(`file://${url.pathname}`)
+function directoryOf(url: URL, parameters: readonly string[] = []): string {
+  const { protocol, host, pathname, searchParams } = url
+  const isKnown = [...searchParams.keys()].every((name) => parameters.includes(name))
+  if (host === '' && isAbsolute(pathname) && isKnown) return fileURLToPath(`file://${pathname}`)
+  const query = parameters.length === 0 ? '' : `, and nothing behind "?" but ${parameters.join(', ')}`
+  throw invalidValue('URL', `${protocol} and an absolute path, such as ${protocol}///var/lib/app${query}`, url.href)
+}
+
+/** The numbers behind the "?". */
+function sizesOf({ href, searchParams }: URL): Record<string, number> {
+  const sizes = [...searchParams].map(([name, value]) => [name, Number(value)] as const)
+  for (const [name, size] of sizes) {
+    if (!(Number.isSafeInteger(size) && size > 0)) throw invalidValue('URL', `one whose ${name} is a number`, href)
+  }
+  return Object.fromEntries(sizes)
 }
 
 /**
@@ -144,6 +164,7 @@ export class Bus {
       cancellations,
       meters,
       consumers,
+      gatherings: new Gatherings(),
       tracing,
     }
     // What the bus does for itself has no spans.
@@ -225,10 +246,11 @@ export class Bus {
 
   async #close(): Promise<void> {
     for (const signal of this.#signals) process.off(signal, this.#onSignal)
-    const { consumers, replies, cancellations, settler, transport } = this.#context
+    const { consumers, gatherings, replies, cancellations, settler, transport } = this.#context
     replies.close()
     // What stopped one of them is told by its `closed`.
     await Promise.allSettled([...consumers].map((consumer) => consumer.close()))
+    await gatherings.close()
     await cancellations.sent()
     // What was asked for before is done before.
     settler.flush()

@@ -1,9 +1,9 @@
 // Requests that their senders have given up, and all who have to know: handlers that run for them, and those to come.
 import { randomUUID } from 'node:crypto'
 import { QueueError } from '../errors.ts'
+import { decode } from './body.ts'
 import type { Clock } from './clock.ts'
-import { decode } from './message.ts'
-import { BORROWED, BUS_BATCH, type Outgoing, type Transport } from './transport.ts'
+import { BUS_BATCH, type Outgoing, type Transport } from './transport.ts'
 
 /** No name of a user's topic begins so, and no pattern means it. */
 const TOPIC = '$cancelled'
@@ -21,7 +21,6 @@ const cancelled = (): QueueError => new QueueError('ERR_BUS_CANCELLED', { syscal
 export class Cancellations {
   readonly #transport: Transport
   readonly #clock: Clock
-  readonly #queue: string = `${BORROWED}${randomUUID()}`
   readonly #known = new Map<string, number>()
   readonly #running = new Map<string, Set<(reason: unknown) => void>>()
   /** To be sent. */
@@ -63,7 +62,8 @@ export class Cancellations {
     const value = JSON.stringify(batch)
     const until = Math.max(...batch.map(([, deadline]) => deadline))
     // The note comes first: who begins to listen after the publication finds it.
-    await this.#transport.put(PREFIX + randomUUID(), value, { until })
+    if (this.#transport.capabilities.records !== false)
+      await this.#transport.put(PREFIX + randomUUID(), value, { until })
     const message: Outgoing = {
       id: randomUUID(),
       body: Buffer.from(value),
@@ -87,24 +87,32 @@ export class Cancellations {
 
   async #listen(): Promise<void> {
     try {
-      await this.#transport.borrow(this.#queue)
-      await this.#transport.bind({ pattern: TOPIC, queue: this.#queue, headers: {} })
-      for (const [, value] of await this.#transport.entries(PREFIX)) this.#learn(JSON.parse(value))
+      const queue = await this.#transport.borrow()
+      await this.#transport.bind({ pattern: TOPIC, queue, headers: {} })
+      if (this.#transport.capabilities.records !== false)
+        for (const [, value] of await this.#transport.entries(PREFIX)) this.#learn(JSON.parse(value))
       this.#listens = true
-      void this.#hear()
+      void this.#hear(queue)
     } catch {
       // Requests are handled all the same; the next one tries again.
       this.#ready = undefined
     }
   }
 
-  async #hear(): Promise<void> {
+  async #hear(queue: string): Promise<void> {
     const forever = Number.POSITIVE_INFINITY
-    const options = { max: BUS_BATCH, deadline: forever, signal: undefined, lease: forever, background: true }
+    const options = {
+      max: BUS_BATCH,
+      deadline: forever,
+      signal: undefined,
+      lease: forever,
+      together: false,
+      background: true,
+    }
     try {
       for (;;) {
-        const deliveries = await this.#transport.receive(this.#queue, options)
-        for (const delivery of deliveries) this.#learn(decode(delivery) as Cancelled[])
+        const deliveries = await this.#transport.receive(queue, options)
+        for (const { body, format } of deliveries) this.#learn(decode(body, format) as Cancelled[])
         await this.#transport.settle(deliveries.map(({ token }) => ({ token, outcome: 'ack' }) as const))
       }
     } catch {

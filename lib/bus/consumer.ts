@@ -39,8 +39,8 @@ export interface StartOptions {
 export interface Source<M> {
   /** Waits for the first, or for as many as `start` says, or takes only what is there. */
   receive(max: number, wait: boolean, signal: AbortSignal, start: Start | undefined): Promise<M[]>
-  /** Settles what the handler has left unsettled; `result` is what it returned. */
-  succeeded(message: M, result?: unknown): Promise<void>
+  /** Settles what the handler has left unsettled; `result` is what it returned. Undefined if it is done already. */
+  succeeded(message: M, result?: unknown): Promise<void> | undefined
   failed(message: M, error: unknown): Promise<void>
   release(message: M): Promise<void>
   /** Resolves when the handler may begin, or false if the message is no longer ours. */
@@ -66,11 +66,13 @@ export class Consumer<M = Message> {
   readonly #interval: number
   readonly #start: Start | undefined
   readonly #fetch = new AbortController()
-  /** Of a fetch that waits for enough to start. */
+  /** Of a fetch that waits. */
   #rest: AbortController | undefined
   readonly #ended: (consumer: Consumer<M>) => void
   readonly #signal: AbortSignal | undefined
-  #buffer: M[] = []
+  /** What was fetched; before `#at` of it all is begun. */
+  #fetched: M[] = []
+  #at = 0
   #running = 0
   #fetching = false
   /** The last time there was as much as was asked for. */
@@ -124,6 +126,7 @@ export class Consumer<M = Message> {
   /** Begins nothing more, and gives back what was fetched ahead. */
   pause(): void {
     this.#paused = true
+    this.#rest?.abort()
     this.#giveBack()
   }
 
@@ -162,7 +165,10 @@ export class Consumer<M = Message> {
   }
 
   #giveBack(): void {
-    for (const message of this.#buffer.splice(0)) void this.#track(this.#source.release(message))
+    const messages = this.#fetched.slice(this.#at)
+    this.#fetched = []
+    this.#at = 0
+    for (const message of messages) void this.#track(this.#source.release(message))
   }
 
   /** Something that has to end before the consumer has. */
@@ -199,14 +205,20 @@ export class Consumer<M = Message> {
   #work(): void {
     this.#endWhenIdle()
     if (this.#closing || this.#paused) return
-    while (this.#buffer.length > 0 && this.#running < this.#concurrency && this.#mayBegin()) {
-      this.#begin(this.#buffer.shift() as M)
+    while (this.#at < this.#fetched.length && this.#running < this.#concurrency && this.#mayBegin()) {
+      this.#begin(this.#fetched[this.#at++] as M)
     }
-    const idle = this.#concurrency - this.#running - this.#buffer.length
+    // A handler may have closed or paused it.
+    if (this.#closing || this.#paused) {
+      this.#endWhenIdle()
+      return
+    }
+    const ahead = this.#fetched.length - this.#at
+    const idle = this.#concurrency - this.#running - ahead
     // Who has time waits; who has none takes ahead only of plenty: what is there is for those who have time.
     if (idle > 0) void this.#fill(this.#more ? idle + this.#prefetch : idle, !this.#more)
-    else if (this.#more && this.#buffer.length * 2 <= this.#prefetch && this.#prefetch > 0) {
-      void this.#fill(this.#prefetch - this.#buffer.length, false)
+    else if (this.#more && ahead * 2 <= this.#prefetch && this.#prefetch > 0) {
+      void this.#fill(this.#prefetch - ahead, false)
     }
   }
 
@@ -231,19 +243,20 @@ export class Consumer<M = Message> {
     this.#fetching = true
     const max = Math.min(wanted, BUS_BATCH)
     const start = this.#started ? undefined : this.#start
-    this.#rest = start === undefined ? undefined : new AbortController()
-    const { signal } = this.#rest ?? this.#fetch
     // Whoever has started waits no more until nothing is left; what is settled while he looks is looked for again.
     const waits = wait && !this.#started
+    this.#rest = waits ? new AbortController() : undefined
+    const { signal } = this.#rest ?? this.#fetch
     this.#started = false
     try {
       const fetched = await this.#source.receive(max, waits, signal, start)
-      this.#more = fetched.length === max
+      this.#more = fetched.length >= max
       this.#started ||= this.#start !== undefined && (fetched.length > 0 || start !== undefined)
-      this.#buffer.push(...fetched)
+      this.#fetched = this.#at < this.#fetched.length ? [...this.#fetched.slice(this.#at), ...fetched] : fetched
+      this.#at = 0
     } catch (error) {
-      const looksAgain = error instanceof AbortError && this.#rest !== undefined && this.#started && !this.#closing
-      if (!looksAgain) this.#stop(error instanceof AbortError || isClosed(error) ? undefined : { error })
+      const isGivenUp = error instanceof AbortError && this.#rest?.signal.aborted === true && !this.#closing
+      if (!isGivenUp) this.#stop(error instanceof AbortError || isClosed(error) ? undefined : { error })
     }
     this.#rest = undefined
     this.#fetching = false
@@ -252,37 +265,63 @@ export class Consumer<M = Message> {
   }
 
   #begin(message: M): void {
-    if (this.#source.isStop(message)) {
-      void this.#track(this.#source.succeeded(message))
-      this.#stop()
-      return
+    const isStop = this.#source.isStop(message)
+    let running: Promise<void> | undefined
+    // Also while it is called: it may close, pause or resume its consumer.
+    this.#running++
+    try {
+      running = isStop ? this.#source.succeeded(message) : this.#handle(message)
+    } catch (error) {
+      running = Promise.reject(error)
     }
-    void this.#track(this.#handle(message))
+    if (running !== undefined) void this.#track(running)
+    this.#running--
+    if (isStop) this.#stop()
   }
 
-  async #handle(message: M): Promise<void> {
+  /** Undefined if all is done: a promise would cost more than most handlers that need none. */
+  #handle(message: M): Promise<void> | undefined {
     const begun = this.#source.begin(message)
-    if (begun !== true && !(await begun)) return
+    if (begun !== true) return begun.then((isOurs) => (isOurs ? this.#handleBegun(message) : undefined))
+    return this.#handleBegun(message)
+  }
+
+  #handleBegun(message: M): Promise<void> | undefined {
     const context = new Context()
     const leave = this.#source.watch?.(message, (reason) => context.abort(reason))
+    let result: unknown
+    let settled: Promise<void> | undefined
     try {
-      let result: unknown
-      try {
-        result = await this.#timed(message, context)
-      } catch (error) {
-        await this.#source.failed(message, error)
-        return
-      }
-      await this.#source.succeeded(message, result)
-    } finally {
-      leave?.()
+      result = this.#call(message, context)
+    } catch (error) {
+      settled = this.#source.failed(message, error)
+      return leave === undefined ? settled : settled.finally(leave)
     }
+    settled = isThenable(result) ? this.#whenDone(message, result) : this.#source.succeeded(message, result)
+    if (leave === undefined) return settled
+    if (settled !== undefined) return settled.finally(leave)
+    leave()
+    return undefined
   }
 
-  async #timed(message: M, context: Context): Promise<unknown> {
+  async #whenDone(message: M, running: PromiseLike<unknown>): Promise<void> {
+    let result: unknown
+    try {
+      result = await running
+    } catch (error) {
+      await this.#source.failed(message, error)
+      return
+    }
+    await this.#source.succeeded(message, result)
+  }
+
+  #call(message: M, context: Context): unknown {
     const left = this.#source.timeLeft(message)
     const timeout = left === undefined ? this.#timeout : Math.max(Math.min(left, this.#timeout ?? left), 0)
-    if (timeout === undefined) return this.#handler(message, context)
+    return timeout === undefined ? this.#handler(message, context) : this.#timed(message, context, timeout)
+  }
+
+  async #timed(message: M, context: Context, timeout: number): Promise<unknown> {
     let cancel: Cancel = () => {}
     const over = new Promise<never>((_, reject) => {
       const end = () => {
@@ -299,6 +338,9 @@ export class Consumer<M = Message> {
     }
   }
 }
+
+const isThenable = (value: unknown): value is PromiseLike<unknown> =>
+  typeof value === 'object' && value !== null && 'then' in value && typeof value.then === 'function'
 
 /** Most handlers never ask for their signal. */
 class Context implements HandlerContext {

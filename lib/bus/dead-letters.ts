@@ -1,9 +1,10 @@
 // The dead letters of a queue: a queue of their own, with tools to look at them and to send them back.
 import { setTimeout as sleep } from 'node:timers/promises'
 import { checkInteger, checkOptions, outOfRange } from '../errors.ts'
+import { decode } from './body.ts'
 import type { Codecs } from './codecs.ts'
-import { DEAD, deadOf, decode } from './message.ts'
-import { BUS_BATCH, type Delivery, type Outgoing, type Transport } from './transport.ts'
+import { DEAD, deadOf } from './message.ts'
+import { BUS_BATCH, type Delivery, demand, type Outgoing, type Transport } from './transport.ts'
 
 export interface DeadLetter {
   readonly id: string
@@ -48,6 +49,7 @@ export class DeadLetters {
     checkOptions(options)
     const { max = 100, after } = options
     checkInteger('"max" option', max, 1, BUS_BATCH)
+    demand(this.#transport, 'deadLetter', 'list')
     const { deliveries, next } = await this.#transport.browse(deadOf(this.#queue), { max, after })
     return { letters: deliveries.map((delivery) => toLetter(delivery, this.#codecs)), next }
   }
@@ -77,6 +79,7 @@ export class DeadLetters {
   }
 
   async #each({ ids, filter }: DeadLetterChoice, work: (delivery: Delivery) => Promise<boolean>): Promise<number> {
+    demand(this.#transport, 'deadLetter', 'dead letters')
     const isChosen = chooser(ids, filter, (delivery: Delivery) => toLetter(delivery, this.#codecs))
     const others: Delivery[] = []
     let count = 0
@@ -106,7 +109,13 @@ export class DeadLetters {
   }
 
   #take(max: number): Promise<Delivery[]> {
-    const options = { max, deadline: performance.now(), signal: undefined, lease: Number.POSITIVE_INFINITY }
+    const options = {
+      max,
+      deadline: performance.now(),
+      signal: undefined,
+      lease: Number.POSITIVE_INFINITY,
+      together: false,
+    }
     return this.#transport.receive(deadOf(this.#queue), options)
   }
 
@@ -151,7 +160,7 @@ export function chooser<D extends Delivery, V>(
 export function bodyOf(delivery: Delivery, codecs: Codecs): unknown {
   if (delivery.damage !== undefined) return undefined
   try {
-    return decode({ ...delivery, body: codecs.decode(delivery.body, delivery.headers, delivery.format) })
+    return decode(codecs.decode(delivery.body, delivery.headers, delivery.format), delivery.format)
   } catch {
     // That may be what it died of.
     return undefined

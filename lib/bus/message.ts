@@ -1,7 +1,9 @@
 // A message in the hands of a consumer, and how it is settled.
+import { inspect } from 'node:util'
 import { checkInteger, outOfRange, QueueError } from '../errors.ts'
+import { bytesOf, decode } from './body.ts'
 import type { Event, Meter } from './meter.ts'
-import { type Addressed, BUS_BATCH, type Delivery, type Settlement, type Transport } from './transport.ts'
+import { type Addressed, BUS_BATCH, type Delivery, demand, type Settlement, type Transport } from './transport.ts'
 
 interface Pending {
   settlement: Settlement
@@ -54,6 +56,7 @@ export class Settler {
 export interface Origin {
   readonly name: string
   readonly settler: Settler
+  readonly transport: Transport
   readonly meter: Meter
   now(): number
   /** Milliseconds to wait before the next attempt, after so many. */
@@ -81,40 +84,64 @@ export const STOP = 'stop'
 /** The queue of the dead letters of a queue. */
 export const deadOf = (queue: string): string => `${queue}/dead`
 
+/** Instead of a body that nobody has asked for yet. */
+export const UNREAD: unique symbol = Symbol('unread')
+
 /** One message, which its consumer has until it settles it: by `ack`, `retry` or `dead`. */
 export class Message<T = unknown> {
-  readonly id: string
-  readonly key: string | undefined
-  /** 0 to 255. */
-  readonly priority: number
-  readonly headers: Readonly<Record<string, string>>
-  readonly sentAt: Date
-  /** How often it was handled before, and failed. */
-  readonly attempts: number
-  /** How often its consumer died over it. */
-  readonly losses: number
   readonly #delivery: Delivery
   readonly #origin: Origin
-  readonly #body: T
+  #body: T | typeof UNREAD
   #settled = false
 
   /** @internal */
-  constructor(delivery: Delivery, body: T, origin: Origin) {
-    this.id = delivery.id
-    this.key = delivery.key
-    this.priority = delivery.priority
-    this.headers = delivery.headers
-    this.sentAt = new Date(delivery.sentAt)
-    this.attempts = delivery.attempts
-    this.losses = delivery.losses
+  constructor(delivery: Delivery, body: T | typeof UNREAD, origin: Origin) {
     this.#delivery = delivery
     this.#body = body
     this.#origin = origin
   }
 
+  get id(): string {
+    return this.#delivery.id
+  }
+
+  get key(): string | undefined {
+    return this.#delivery.key
+  }
+
+  /** 0 to 255. */
+  get priority(): number {
+    return this.#delivery.priority
+  }
+
+  get headers(): Readonly<Record<string, string>> {
+    return this.#delivery.headers
+  }
+
+  get sentAt(): Date {
+    return new Date(this.#delivery.sentAt)
+  }
+
+  /** How often it was handled before, and failed. */
+  get attempts(): number {
+    return this.#delivery.attempts
+  }
+
+  /** How often its consumer died over it. */
+  get losses(): number {
+    return this.#delivery.losses
+  }
+
   /** What was sent: bytes, a string, or a value that went as JSON; with a schema, what it made of that. */
   get body(): T {
+    if (this.#body === UNREAD) this.#body = decode(this.#delivery.body, this.#delivery.format) as T
     return this.#body
+  }
+
+  /** For `JSON.stringify()` and `console.log()`: what can be seen of it. */
+  toJSON(): object {
+    const { id, key, priority, headers, sentAt, attempts, losses, body } = this
+    return { id, key, priority, headers, sentAt, attempts, losses, body }
   }
 
   /** The bytes in the store: those that were sent, unless codecs have changed them. */
@@ -133,9 +160,26 @@ export class Message<T = unknown> {
    * @throws {QueueError} ERR_BUS_LEASE_LOST: it was taken away, and nothing was done; ERR_BUS_SETTLED
    */
   async ack(options: { send?: readonly Addressed[] } = {}): Promise<void> {
-    const { token } = this.#delivery
     const { send = [] } = options
-    if (send.length === 0) return this.#settle('ack', { token, outcome: 'ack' }, 'acknowledged')
+    if (send.length === 0) return this.done()
+    demand(this.#origin.transport, 'transaction', 'ack')
+    return this.reply(send)
+  }
+
+  /** @internal Acknowledges; at once where there is nobody who has to know. */
+  done(): Promise<void> | undefined {
+    if (this.#origin.transport.capabilities.lease !== false) {
+      return this.#settle('ack', { token: this.#delivery.token, outcome: 'ack' }, 'acknowledged')
+    }
+    this.#check('ack')
+    this.#settled = true
+    this.#origin.meter.acknowledge(this)
+    return undefined
+  }
+
+  /** @internal Acknowledges, and sends; in one, if the transport can. */
+  async reply(send: readonly Addressed[]): Promise<void> {
+    const { token } = this.#delivery
     checkInteger('number of messages to send', send.length, 1, BUS_BATCH - 1)
     this.#check('ack')
     if (!(await this.#origin.settler.alone({ token, outcome: 'ack', send }))) throw this.#lost('ack')
@@ -215,6 +259,12 @@ export class Message<T = unknown> {
   }
 }
 
+Object.defineProperty(Message.prototype, inspect.custom, {
+  value(this: Message, _depth: number, options: object): string {
+    return `Message ${inspect(this.toJSON(), options)}`
+  },
+})
+
 /** A hundred years, in milliseconds. */
 export const MAX_TIME: number = 100 * 366 * 86_400_000
 
@@ -222,14 +272,4 @@ function checkDelay(ms: number): void {
   if (!(typeof ms === 'number' && ms >= 0 && ms <= MAX_TIME)) {
     throw outOfRange('delay', `0 to ${MAX_TIME} milliseconds`, ms)
   }
-}
-
-export const bytesOf = (body: Uint8Array): Buffer => Buffer.from(body.buffer, body.byteOffset, body.byteLength)
-
-/** What was sent, as it was given. */
-export function decode({ body, format }: Delivery): unknown {
-  const bytes = bytesOf(body)
-  if (format === 'bytes') return bytes
-  const text = bytes.toString()
-  return format === 'text' ? text : JSON.parse(text)
 }

@@ -1,5 +1,5 @@
 // What this process has done with a queue: counters, rates, latencies, and events for whoever listens.
-import { channel } from 'node:diagnostics_channel'
+import { type Channel, channel } from 'node:diagnostics_channel'
 import { createHistogram, type RecordableHistogram } from 'node:perf_hooks'
 
 /** What is counted, and what the channels `kernelmq:bus:<event>` tell of. */
@@ -16,6 +16,8 @@ export interface BusEvent {
 }
 
 const channels = Object.fromEntries(EVENTS.map((event) => [event, channel(`kernelmq:bus:${event}`)]))
+
+const acknowledged = channels.acknowledged as Channel
 
 export interface Latencies {
   readonly p50: number
@@ -55,6 +57,9 @@ export class Meter {
   readonly #queue: string
   readonly #totals: Record<Event, number> = { sent: 0, received: 0, acknowledged: 0, retried: 0, dead: 0 }
   readonly #rates: Record<Event, Rate>
+  /** What of the totals is in the rates. */
+  readonly #rated: Record<Event, number> = { ...this.#totals }
+  #isLate = false
   #latency: RecordableHistogram | undefined
 
   constructor(queue: string) {
@@ -62,10 +67,41 @@ export class Meter {
     this.#rates = Object.fromEntries(EVENTS.map((event) => [event, new Rate()])) as Record<Event, Rate>
   }
 
+  /** Whether somebody wants to know of each. */
+  isWatched(event: Event): boolean {
+    return channels[event]?.hasSubscribers === true
+  }
+
+  /** One that was acknowledged with nobody to tell: there may be millions a second. */
+  acknowledge(message: { readonly id: string }): void {
+    if (acknowledged.hasSubscribers) this.count('acknowledged', [message])
+    else {
+      this.#totals.acknowledged++
+      if (!this.#isLate) this.tally('acknowledged', 0)
+    }
+  }
+
+  /** Where nobody asks which. */
+  tally(event: Event, messages: number): void {
+    this.#totals[event] += messages
+    if (this.#isLate) return
+    this.#isLate = true
+    // The time is the same for all of one turn, and asking for it costs more than counting.
+    setImmediate(this.#rate)
+  }
+
+  readonly #rate = (): void => {
+    this.#isLate = false
+    const now = performance.now()
+    for (const event of EVENTS) {
+      this.#rates[event].add(this.#totals[event] - this.#rated[event], now)
+      this.#rated[event] = this.#totals[event]
+    }
+  }
+
   count(event: Event, messages: readonly { readonly id: string }[], reason?: string): void {
     if (messages.length === 0) return
-    this.#totals[event] += messages.length
-    this.#rates[event].add(messages.length, performance.now())
+    this.tally(event, messages.length)
     const events = channels[event]
     if (!events?.hasSubscribers) return
     const ids = messages.map(({ id }) => id)
@@ -76,7 +112,8 @@ export class Meter {
   waited(ms: number): void {
     this.#latency ??= createHistogram()
     // In microseconds; one that was sent by a clock that is ahead waited no time.
-    this.#latency.record(Math.max(Math.round(ms * 1000), 1))
+    const microseconds = Math.round(ms * 1000)
+    this.#latency.record(microseconds >= 1 && microseconds <= Number.MAX_SAFE_INTEGER ? microseconds : 1)
   }
 
   get totals(): Readonly<Record<Event, number>> {
@@ -84,6 +121,7 @@ export class Meter {
   }
 
   get rates(): Record<Event, number> {
+    this.#rate()
     const now = performance.now()
     return Object.fromEntries(EVENTS.map((event) => [event, this.#rates[event].perSecond(now)])) as Record<
       Event,

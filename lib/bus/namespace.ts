@@ -2,7 +2,7 @@
 import { checkInteger, checkOptions } from '../errors.ts'
 import { type Context, checkQueueName, Queue, type QueueOptions, type Scope } from './queue.ts'
 import { Topic } from './topic.ts'
-import { prefixOf, type Quota, type Usage } from './transport.ts'
+import { demand, prefixOf, type Quota, type Usage } from './transport.ts'
 
 export interface NamespaceOptions {
   /** The most messages in all its queues, dead letters included. Default: no bound, or what was set before. */
@@ -31,6 +31,7 @@ export class Namespace {
     }
     if (Object.values(options).some((most) => most !== undefined)) this.#quota = quota
     this.name = checkQueueName(name, 'namespace')
+    demand(context.transport, 'quotas', 'namespace')
     const scope = { prefix: prefixOf(name), declare: () => this.#declare() }
     this.#context = { ...context, scope }
     this.#publisher = publisher

@@ -2,16 +2,18 @@
 import { randomUUID } from 'node:crypto'
 import { checkInteger, checkOptions, invalidType, invalidValue, outOfRange, QueueError } from '../errors.ts'
 import { deadlineOf } from '../waiting.ts'
+import { decode, encode } from './body.ts'
 import type { Cancellations } from './cancellations.ts'
 import type { Clock } from './clock.ts'
 import type { Codecs } from './codecs.ts'
 import { type ConsumeOptions, Consumer, type Handler, type Source, type StartOptions } from './consumer.ts'
 import { DeadLetters } from './dead-letters.ts'
 import { History } from './history.ts'
-import { bytesOf, CORRELATION, deadOf, decode, MAX_TIME, Message, type Origin, type Settler, STOP } from './message.ts'
+import { CORRELATION, deadOf, MAX_TIME, Message, type Origin, type Settler, STOP, UNREAD } from './message.ts'
 import type { Event, Latencies, Meters } from './meter.ts'
+import { Gathering, type Gatherings } from './outlet.ts'
 import { type Replies, type RequestOptions, RPC } from './replies.ts'
-import { type StandardSchema, validate } from './schema.ts'
+import { type StandardSchema, validate, validateNow } from './schema.ts'
 import type { Carry, Tracing } from './tracing.ts'
 import {
   type Addressed,
@@ -19,13 +21,15 @@ import {
   type Bounds,
   BUS_BATCH,
   type Delivery,
-  type Format,
+  demand,
   type Keep,
+  NO_HEADERS,
   type Outgoing,
+  type Outlet,
   type Overflow,
   type Receipt,
-  type Start,
   type Transport,
+  type ReceiveOptions as TransportReceiveOptions,
   type SendOptions as TransportSendOptions,
   type TransportStats,
 } from './transport.ts'
@@ -54,7 +58,7 @@ export interface QueueOptions<T = unknown> {
   maxMessages?: number | undefined
   /** The most bytes of bodies in the queue, for all who use it. */
   maxBytes?: number | undefined
-  /** What a send does that would go beyond these bounds. Default: `reject`. */
+  /** What a send to a full queue does. Default: `reject`, of `mq:` and `sysv:` `wait`. */
   overflow?: Overflow | undefined
   /** How much of what was acknowledged is kept, by all who use the queue. Default: nothing, or what was set before. */
   history?: HistoryOptions | undefined
@@ -129,6 +133,7 @@ export interface Context {
   readonly tracing: Tracing | undefined
   readonly meters: Meters
   readonly consumers: Set<{ close(): Promise<void> }>
+  readonly gatherings: Gatherings
   /** Of a namespace. */
   readonly scope?: Scope
   /** That it waits for messages does not hold the process. */
@@ -143,9 +148,15 @@ export interface Scope {
   declare(): Promise<unknown> | undefined
 }
 
+/** Units of what is told of an error in a header of its reply. */
+const LONGEST_ERROR = 500
+
+const NONE: readonly Addressed[] = []
+
 const NAME = /^[\w.:-]{1,128}$/
 const VERSION = 'version'
-const REPLY: TransportSendOptions = { overflow: 'reject', disk: false, signal: undefined }
+/** The most messages received together of which each is measured. */
+const MEASURED = 16
 
 export class Queue<T = unknown> {
   readonly name: string
@@ -163,23 +174,33 @@ export class Queue<T = unknown> {
   readonly #bounds: Bounds | undefined
   readonly #keep: Keep | undefined
   readonly #origin: Origin
+  /** Whether a body alone is all that a message has. */
+  readonly #plain: boolean
+  #outlet: Outlet | undefined
   #declared: Promise<void> | undefined
 
   /** @internal */
   constructor(name: string, options: QueueOptions<T>, context: Context) {
     checkOptions(options)
-    const { schema, version, retry = {}, dedup = 300_000, maxMessages, maxBytes, overflow = 'reject' } = options
+    const { schema, version, retry = {}, dedup = 300_000, maxMessages, maxBytes } = options
+    const { transport } = context
+    const { overflow = transport.overflow } = options
     const { max = 5, base = 200, cap = 60_000, losses = 3 } = retry
     for (const [what, count] of Object.entries({ max, losses })) checkInteger(`"retry.${what}" option`, count, 0, 1e9)
     for (const [what, time] of Object.entries({ 'retry.base': base, 'retry.cap': cap, dedup })) checkTime(what, time)
     checkChoice('overflow', overflow, ['reject', 'wait', 'drop-oldest'])
+    if (overflow === 'drop-oldest') demand(transport, 'bounds', 'queue')
     this.#durability = checkChoice('durability', options.durability ?? context.durability, ['process', 'disk'])
     if (maxMessages !== undefined || maxBytes !== undefined) {
       checkInteger('"maxMessages" option', maxMessages ?? 0, 0, Number.MAX_SAFE_INTEGER)
       checkInteger('"maxBytes" option', maxBytes ?? 0, 0, Number.MAX_SAFE_INTEGER)
+      demand(transport, 'bounds', 'queue')
       this.#bounds = { maxMessages: maxMessages ?? 0, maxBytes: maxBytes ?? 0 }
     }
-    if (options.history !== undefined) this.#keep = toKeep(options.history)
+    if (options.history !== undefined) {
+      demand(transport, 'replay', 'queue')
+      this.#keep = toKeep(options.history)
+    }
     this.name = name
     this.#context = context
     this.#schema = schema
@@ -190,10 +211,12 @@ export class Queue<T = unknown> {
     this.#origin = {
       name,
       settler: context.settler,
+      transport,
       meter: context.meters.of(name),
       now: () => context.clock.now(),
       backoff: (attempts) => this.#backoff(attempts),
     }
+    this.#plain = schema === undefined && version === undefined && context.codecs.isEmpty
     this.dead = new DeadLetters(name, context)
     this.history = new History(name, {
       transport: context.transport,
@@ -274,6 +297,42 @@ export class Queue<T = unknown> {
     return messages.length === 0 ? [] : this.#send(messages, options, carry)
   }
 
+  /**
+   * Sends without a receipt, in order, with what else is posted in this turn of the loop: the fastest way. Returns false
+   * when so much waits that the caller should await {@link flush}, which also tells what went wrong.
+   *
+   * @throws {QueueError} ERR_BUS_INVALID_BODY, ERR_MQ_CLOSED
+   */
+  post(body: T, options?: Omit<SendOptions, 'durability' | 'signal'>): boolean {
+    const { transport, gatherings } = this.#context
+    const { meter } = this.#origin
+    this.#outlet ??= transport.outlet?.(this.name) ?? new Gathering((batch, signal) => this.#send(batch, { signal }))
+    const outlet = this.#outlet
+    // Those that are sent together are counted there.
+    if (outlet instanceof Gathering) return gatherings.post(this.name, outlet, this.#posted(body, options))
+    if (options === undefined && this.#plain && outlet.postBody !== undefined && !meter.isWatched('sent')) {
+      const hasRoom = outlet.postBody(body)
+      meter.tally('sent', 1)
+      return hasRoom
+    }
+    const message = this.#posted(body, options)
+    const hasRoom = outlet.post(message)
+    meter.count('sent', [message])
+    return hasRoom
+  }
+
+  #posted(body: T, options: Omit<SendOptions, 'durability' | 'signal'> = {}): Outgoing {
+    const wrong = this.#schema === undefined ? undefined : validateNow(this.#schema, body)
+    if (wrong !== undefined) throw this.#invalid('post', wrong)
+    return this.#outgoing(body, options)
+  }
+
+  /** Resolves when all that was posted is in the queue; rejects with what first went wrong since it was called last. */
+  async flush(): Promise<void> {
+    const { transport, gatherings } = this.#context
+    await (transport.outlet?.(this.name).flush() ?? gatherings.flush(this.name))
+  }
+
   /** What {@link Message.ack} can send together with its acknowledgement. */
   prepare(body: T, options: Omit<SendOptions, 'durability' | 'signal'> = {}): Promise<Addressed> {
     return this.#traced('create', async (carry) => {
@@ -289,7 +348,7 @@ export class Queue<T = unknown> {
     const publish = async (carry?: Carry) => {
       const message = this.#outgoing(body, options)
       const disk = (options.durability ?? this.#durability) === 'disk'
-      const sent = { overflow: 'reject', disk, signal: options.signal } as const
+      const sent = { overflow: this.#overflow, disk, signal: options.signal }
       return this.#context.transport.publish(topic, carry?.([message])[0] ?? message, sent)
     }
     return this.#traced('publish', publish, topic)
@@ -314,9 +373,11 @@ export class Queue<T = unknown> {
   async #check(body: unknown): Promise<void> {
     if (this.#schema === undefined) return
     const result = await validate(this.#schema, body)
-    if ('wrong' in result) {
-      throw new QueueError('ERR_BUS_INVALID_BODY', { syscall: 'send', path: this.name, detail: result.wrong })
-    }
+    if ('wrong' in result) throw this.#invalid('send', result.wrong)
+  }
+
+  #invalid(call: string, detail: string): QueueError {
+    return new QueueError('ERR_BUS_INVALID_BODY', { syscall: call, path: this.name, detail })
   }
 
   #outgoing(body: unknown, options: Omit<SendOptions, 'durability' | 'signal'>): Outgoing {
@@ -330,6 +391,7 @@ export class Queue<T = unknown> {
       throw invalidType('"at" option', 'a valid Date', at)
     if (at !== undefined && delay > 0) throw invalidValue('"delay" option', 'absent where "at" is given', delay)
     if (ttl !== undefined) checkTime('ttl', ttl)
+    this.#demand(options)
     const now = this.#context.clock.now()
     const { bytes: plain, format } = encode(body)
     const { body: bytes, headers: encoding } = this.#context.codecs.encode(plain, format)
@@ -346,6 +408,15 @@ export class Queue<T = unknown> {
       expires: ttl === undefined ? 0 : Math.ceil(now + ttl),
       headers: this.#headers(headers, correlationId, encoding),
     }
+  }
+
+  /** What the transport has to be able to do for these options. */
+  #demand({ id, key, priority = 0, delay = 0, at }: SendOptions): void {
+    const { transport } = this.#context
+    if (id !== undefined && this.#dedup > 0) demand(transport, 'dedup', 'send')
+    if (key !== undefined) demand(transport, 'order', 'send')
+    if (priority > 0) demand(transport, 'priority', 'send')
+    if (delay > 0 || at !== undefined) demand(transport, 'delay', 'send')
   }
 
   #headers(
@@ -397,30 +468,37 @@ export class Queue<T = unknown> {
     checkOptions(options)
     const { max = 1, wait, signal, lease } = options
     checkInteger('"max" option', max, 1, BUS_BATCH)
-    if (lease !== undefined) checkTime('lease', lease)
+    this.#checkLease(lease)
     const deadline = deadlineOf({ timeout: wait })
     for (;;) {
-      const messages = await this.#receive(max, deadline, signal, lease)
+      const messages = await this.#receive({
+        max,
+        deadline,
+        signal,
+        lease: lease ?? Number.POSITIVE_INFINITY,
+        together: false,
+      })
       if (messages.length > 0 || performance.now() >= deadline) return messages
     }
   }
 
-  async #receive(
-    max: number,
-    deadline: number,
-    signal: AbortSignal | undefined,
-    lease: number = Number.POSITIVE_INFINITY,
-    start?: Start,
-  ): Promise<Message<T>[]> {
+  #checkLease(lease: number | undefined): void {
+    if (lease === undefined) return
+    checkTime('lease', lease)
+    demand(this.#context.transport, 'lease', 'receive')
+  }
+
+  async #receive(options: TransportReceiveOptions): Promise<Message<T>[]> {
     const declared = this.#declare()
     if (declared !== undefined) await declared
     const { transport, background } = this.#context
-    const deliveries = await transport.receive(this.name, { max, deadline, signal, lease, start, background })
+    const deliveries = await transport.receive(this.name, background === true ? { ...options, background } : options)
     const messages: Message<T>[] = []
     this.#measure(deliveries)
     for (const delivery of deliveries) {
       try {
-        const message = await this.#open(delivery)
+        const opened = this.#open(delivery)
+        const message = opened instanceof Promise ? await opened : opened
         if (message !== undefined) messages.push(message)
       } catch (error) {
         // Taken away meanwhile: somebody else's.
@@ -432,20 +510,31 @@ export class Queue<T = unknown> {
     }
     // There may be more behind what nobody can handle.
     if (messages.length > 0 || deliveries.length === 0) return messages
-    return this.#receive(max, start === undefined ? deadline : 0, signal, lease)
+    return this.#receive({ ...options, deadline: options.start === undefined ? options.deadline : 0 })
   }
 
   #measure(deliveries: readonly Delivery[]): void {
     const { meter } = this.#origin
     meter.count('received', deliveries)
     const now = this.#context.clock.now()
-    for (const { attempts, losses, sentAt } of deliveries) {
+    // Of many, some are enough.
+    const step = Math.ceil(deliveries.length / MEASURED)
+    for (let at = 0; at < deliveries.length; at += step) {
+      const { attempts, losses, sentAt } = deliveries[at] as Delivery
       if (attempts === 0 && losses === 0) meter.waited(now - sentAt)
     }
   }
 
   /** What nobody can handle is dead at once. */
-  async #open(delivery: Delivery): Promise<Message<T> | undefined> {
+  #open(delivery: Delivery): Message<T> | Promise<Message<T> | undefined> {
+    const { headers, damage } = delivery
+    const isPlain = this.#plain && damage === undefined && delivery.losses === 0 && headers === NO_HEADERS
+    // Of most, reading the body is all there is to do, and that can wait until somebody asks for it.
+    if (isPlain && delivery.format !== 'json') return new Message<T>(delivery, UNREAD, this.#origin)
+    return this.#openWith(delivery)
+  }
+
+  async #openWith(delivery: Delivery): Promise<Message<T> | undefined> {
     const bury = async (reason: string, error?: Error) => {
       await new Message(delivery, undefined, this.#origin).dead(reason, error)
       return undefined
@@ -477,8 +566,9 @@ export class Queue<T = unknown> {
 
   #decode(delivery: Delivery): unknown {
     const { codecs } = this.#context
-    if (codecs.isEmpty && delivery.headers.encoding === undefined) return decode(delivery)
-    return decode({ ...delivery, body: codecs.decode(delivery.body, delivery.headers, delivery.format) })
+    const { body, format, headers } = delivery
+    if (codecs.isEmpty && headers.encoding === undefined) return decode(body, format)
+    return decode(codecs.decode(body, headers, format), format)
   }
 
   /** One message after the other, each to be settled by hand; ends when the bus is closed. */
@@ -513,9 +603,13 @@ export class Queue<T = unknown> {
     const { concurrency = 1, prefetch = concurrency, batch, timeout, lease, rate, start } = options
     checkInteger('"concurrency" option', concurrency, 1, BUS_BATCH)
     checkInteger('"prefetch" option', prefetch, 0, BUS_BATCH)
-    for (const [what, time] of Object.entries({ timeout, lease })) if (time !== undefined) checkTime(what, time)
+    if (timeout !== undefined) checkTime('timeout', timeout)
+    this.#checkLease(lease)
     if (rate !== undefined && !(rate > 0)) throw outOfRange('"rate" option', 'a number of messages a second > 0', rate)
-    if (start !== undefined) checkStart(start)
+    if (start !== undefined) {
+      checkStart(start)
+      demand(this.#context.transport, 'start', 'consume')
+    }
     if (batch === undefined) return this.#consume(this.#source(lease), handler as Handler<Message<T>>, options)
     checkInteger('"batch" option', batch, 1, BUS_BATCH)
     return this.#consume(inBatches(this.#source(lease), batch), handler as Handler<Message<T>[]>, options)
@@ -529,14 +623,15 @@ export class Queue<T = unknown> {
     return consumer
   }
 
-  #source(lease: number | undefined): Source<Message<T>> {
+  #source(lease: number = Number.POSITIVE_INFINITY): Source<Message<T>> {
     const { clock } = this.#context
     return {
       receive: (max, wait, signal, start) =>
-        this.#receive(max, wait ? Number.POSITIVE_INFINITY : 0, signal, lease, start),
-      succeeded: async (message, result) => {
-        if (!message.settled)
-          await message.ack({ send: this.#isCancelled(message) ? [] : this.#reply(message, result) })
+        this.#receive({ max, deadline: wait ? Number.POSITIVE_INFINITY : 0, signal, lease, start, together: true }),
+      succeeded: (message, result) => {
+        if (message.settled) return undefined
+        const send = this.#isCancelled(message) ? NONE : this.#reply(message, result)
+        return send.length === 0 ? message.done() : message.reply(send)
       },
       timeLeft({ headers }) {
         const deadline = headers[RPC.deadline]
@@ -576,7 +671,8 @@ export class Queue<T = unknown> {
     if (this.#isCancelled(message)) return message.ack()
     if (message.attempts < this.#retry.max) return message.retry()
     const reply = this.#reply(message, null, error instanceof Error ? error.message : String(error))
-    if (reply.length > 0) await this.#context.transport.send(reply, REPLY)
+    const { transport } = this.#context
+    if (reply.length > 0) await transport.send(reply, { overflow: transport.overflow, disk: false, signal: undefined })
     await message.dead(`failed ${message.attempts + 1} times`, error)
   }
 
@@ -584,7 +680,7 @@ export class Queue<T = unknown> {
     const id = requestOf(message)
     if (id === undefined) return []
     const queue = message.headers[RPC.replyTo] as string
-    const about = { [RPC.replyId]: id, ...(error !== undefined && { [RPC.error]: error }) }
+    const about = { [RPC.replyId]: id, ...(error !== undefined && { [RPC.error]: error.slice(0, LONGEST_ERROR) }) }
     return [{ queue, message: this.#outgoing(result ?? null, { headers: about }) }]
   }
 
@@ -619,7 +715,10 @@ function inBatches<M>(source: Source<M>, size: number): Source<M[]> {
       }
       return batches
     },
-    succeeded: (messages) => all(messages, (message) => source.succeeded(message)),
+    async succeeded(messages) {
+      const settled = messages.map((message) => source.succeeded(message)).filter((one) => one !== undefined)
+      if (settled.length > 0) await Promise.all(settled)
+    },
     failed: (messages, error) => all(messages, (message) => source.failed(message, error)),
     release: (messages) => all(messages, (message) => source.release(message)),
     async begin(messages) {
@@ -637,17 +736,6 @@ export function checkQueueName(name: string, of = 'queue'): string {
   if (typeof name !== 'string') throw invalidType(`name of the ${of}`, 'a string', name)
   if (NAME.test(name)) return name
   throw invalidValue(`name of the ${of}`, '1 to 128 letters, digits or ".", ":", "_", "-"', name)
-}
-
-function encode(body: unknown): { bytes: Uint8Array; format: Format } {
-  if (typeof body === 'string') return { bytes: Buffer.from(body), format: 'text' }
-  if (ArrayBuffer.isView(body)) {
-    return { bytes: new Uint8Array(bytesOf(body as Uint8Array)), format: 'bytes' }
-  }
-  if (body instanceof ArrayBuffer) return { bytes: new Uint8Array(body.slice(0)), format: 'bytes' }
-  const text = JSON.stringify(body)
-  if (text === undefined) throw invalidType('body', 'bytes, a string, or a value that JSON has', body)
-  return { bytes: Buffer.from(text), format: 'json' }
 }
 
 function checkText(name: string, text: unknown): string {

@@ -4,7 +4,7 @@ import { QueueError } from '../errors.ts'
 import { checkSignal, deadlineOf, MAX_TIMER, Waiter } from '../waiting.ts'
 import type { Cancellations } from './cancellations.ts'
 import type { Message } from './message.ts'
-import { BORROWED, type Transport } from './transport.ts'
+import type { Transport } from './transport.ts'
 
 /** Headers of a request, and of a reply. */
 export const RPC = {
@@ -31,10 +31,10 @@ export class ReplyError extends Error {
 export class Replies {
   readonly #transport: Transport
   readonly #consume: (queue: string, handler: (message: Message) => void) => void
-  readonly #queue: string = `${BORROWED}${randomUUID()}`
   readonly #cancellations: Cancellations
   readonly #waiting = new Map<string, { waiter: Waiter<unknown>; deadline: number }>()
-  #ready: Promise<void> | undefined
+  /** The queue that they come to. */
+  #ready: Promise<string> | undefined
   /** Requests hold the process; that its queue is consumed does not. */
   #hold: NodeJS.Timeout | undefined
 
@@ -48,9 +48,12 @@ export class Replies {
     this.#consume = consume
   }
 
-  #begin(): Promise<void> {
-    this.#ready ??= this.#transport.borrow(this.#queue).then(
-      () => this.#consume(this.#queue, (message) => this.#take(message)),
+  #begin(): Promise<string> {
+    this.#ready ??= this.#transport.borrow().then(
+      (queue) => {
+        this.#consume(queue, (message) => this.#take(message))
+        return queue
+      },
       (error: unknown) => {
         this.#ready = undefined
         throw error
@@ -82,7 +85,7 @@ export class Replies {
   ): Promise<unknown> {
     const deadline = deadlineOf({ timeout })
     checkSignal(signal)
-    await this.#begin()
+    const queue = await this.#begin()
     const id = randomUUID()
     const until = now + timeout
     const waiter = new Waiter<unknown>(deadline, signal, (ended, reason) => {
@@ -97,7 +100,7 @@ export class Replies {
     this.#waiting.set(id, { waiter, deadline: until })
     this.#hold ??= setInterval(() => {}, MAX_TIMER)
     try {
-      const headers = { [RPC.replyTo]: this.#queue, [RPC.replyId]: id, [RPC.deadline]: String(until) }
+      const headers = { [RPC.replyTo]: queue, [RPC.replyId]: id, [RPC.deadline]: String(until) }
       await send(headers, timeout)
       return await waiter.promise
     } catch (error) {

@@ -1,10 +1,9 @@
 // A topic: what is published goes to every queue that is bound to it.
-import { randomUUID } from 'node:crypto'
 import { checkOptions, invalidType, invalidValue } from '../errors.ts'
 import type { ConsumeOptions, Consumer, Handler } from './consumer.ts'
 import type { Message } from './message.ts'
 import { checkQueueName, type Queue, type QueueOptions, type Scope, type SendOptions } from './queue.ts'
-import { type Binding, BORROWED, type Transport } from './transport.ts'
+import type { Binding, Transport } from './transport.ts'
 
 export interface SubscribeOptions<T = unknown> extends ConsumeOptions {
   /** Only what has these headers. */
@@ -92,9 +91,8 @@ export class Topic<T = unknown> {
       await this.bind(name, { headers })
       return this.#context.queue(this.#prefix + name, queueOptions).consume(handler, consumeOptions)
     }
-    const own = `${BORROWED}${this.#prefix}${randomUUID()}`
     await this.#context.scope?.declare()
-    await transport.borrow(own)
+    const own = await transport.borrow(this.#prefix)
     await transport.bind({ ...this.#binding('q', { headers }), queue: own })
     const consumer = this.#context.queue(own, queueOptions).consume(handler, consumeOptions)
     const drop = () => transport.drop(own).catch(() => {})

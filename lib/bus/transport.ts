@@ -1,5 +1,6 @@
 // What the bus asks of a transport: a few methods, and a word on what it can do by itself. What it cannot do it refuses,
 // by name.
+import { QueueError } from '../errors.ts'
 
 /** How a body was given, and is given back: bytes, a string, or a value in JSON. */
 export type Format = 'bytes' | 'text' | 'json'
@@ -32,6 +33,8 @@ export interface Receipt {
   /** The id was sent before, and nothing was done. */
   duplicate: boolean
 }
+
+export const NO_HEADERS: Readonly<Record<string, string>> = Object.freeze({})
 
 /** A message in the hands of one consumer; `token` is what settling it needs. */
 export interface Delivery {
@@ -128,7 +131,7 @@ export interface TransportStats {
 export type Capability = 'native' | 'emulated' | false
 
 export interface Capabilities {
-  /** What messages outlive at most: processes, the power of the machine, nothing. */
+  /** What messages outlive at most, waiting or in the hands of a consumer: processes, the power of the machine, nothing. */
   readonly persist: 'process' | 'disk' | false
   readonly delay: Capability
   readonly priority: Capability
@@ -145,8 +148,14 @@ export interface Capabilities {
   readonly fanout: Capability
   /** What was acknowledged is kept, and can be sent again. */
   readonly replay: Capability
+  /** Consumers that take nothing until so much is there. */
+  readonly start: Capability
   /** Bounds of many queues together. */
   readonly quotas: Capability
+  /** Queues with a `maxMessages` or `maxBytes` of their own. */
+  readonly bounds: Capability
+  /** Things other than messages that it keeps: schedules, results of `once()`. */
+  readonly records: Capability
   /** The largest body, in bytes. */
   readonly maxBytes: number
 }
@@ -162,6 +171,8 @@ export interface ReceiveOptions {
   start?: Start | undefined
   /** It does not hold the process. */
   background?: boolean | undefined
+  /** More than `max` are welcome, if they came together and would be nobody else's. */
+  together: boolean
 }
 
 /** So many messages, of at least this priority, that can be received. */
@@ -170,13 +181,27 @@ export interface Start {
   readonly priority: number
 }
 
+/** A way into a queue without a receipt for each message. */
+export interface Outlet {
+  /** In the queue soon, after all that was posted before; false if the caller should wait for {@link flush}. */
+  post(message: Outgoing): boolean
+  /** The same of a body alone, faster than with what else a message has. */
+  postBody?(body: unknown): boolean
+  /** Resolves when all that was posted is in the queue; rejects with what first went wrong since it was called last. */
+  flush(): Promise<void>
+}
+
 export interface Transport {
   readonly capabilities: Capabilities
+  /** What a send to a full queue does, unless the queue has it otherwise. */
+  readonly overflow: Overflow
   declare(queue: string, bounds?: Bounds, keep?: Keep): Promise<void>
   /** Sets the quota of a namespace, if one is given, for all who use it. */
   allot(namespace: string, quota?: Quota): Promise<Usage>
   /** All or nothing. */
   send(batch: readonly Addressed[], options: SendOptions): Promise<Receipt[]>
+  /** If it has something better than {@link send}. */
+  outlet?(queue: string): Outlet
   /** Waits for the first, then takes what is there; none when the time is over. */
   receive(queue: string, options: ReceiveOptions): Promise<Delivery[]>
   /** Each by itself; false for each delivery that was no longer the consumer's: nothing was done with it. */
@@ -196,8 +221,8 @@ export interface Transport {
   unbind(binding: Binding): Promise<void>
   /** Sends to every queue that is bound, all or none; how many these are. */
   publish(topic: string, message: Outgoing, options: SendOptions): Promise<number>
-  /** Makes a queue that goes with this process. */
-  borrow(queue: string): Promise<void>
+  /** Makes a queue that goes with this process, with a prefix in that of a namespace; its name. */
+  borrow(prefix?: string): Promise<string>
   /** Removes a queue, and all that is in it and bound to it. */
   drop(queue: string): Promise<void>
   /** What was put under keys that begin so, by key. */
@@ -250,6 +275,16 @@ export interface PastPage {
   next: string | undefined
   /** The place of the last there is now. */
   last: string
+}
+
+/** What a transport can neither do nor emulate. */
+export function unsupported(capability: keyof Capabilities, call: string): QueueError {
+  const hint = 'the capabilities of a bus say what its transport can do; local: can do all'
+  return new QueueError('ERR_BUS_UNSUPPORTED', { syscall: call, detail: `it has no "${capability}"`, hint })
+}
+
+export function demand({ capabilities }: Transport, capability: keyof Capabilities, call: string): void {
+  if (capabilities[capability] === false) throw unsupported(capability, call)
 }
 
 /** The most messages in one batch: a transaction stays short. */

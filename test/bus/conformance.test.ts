@@ -1,12 +1,14 @@
 // What every transport has to do, through the public API alone.
 import { setTimeout as sleep } from 'node:timers/promises'
-import { ManualClock, type StandardSchema } from 'kernelmq/bus'
+import { ManualClock, type Message, type StandardSchema } from 'kernelmq/bus'
 import { describe, expect, test } from 'vitest'
-import { deferred, newBus, nothing, one, take } from './support.ts'
+import { can, deferred, newBus, nothing, one, schemes, take, testOf } from './support.ts'
 
 const START = Date.UTC(2026, 0, 1)
 
-describe.each(['memory', 'local'])('%s:', (scheme) => {
+describe.each(schemes)('%s:', (scheme) => {
+  /** Whether it counts messages, and knows who has them; a queue of the kernel counts packs. */
+  const counts = can(scheme, 'lease')
   const make = async (name = 'q', options = {}) => (await newBus(scheme)).queue(name, options)
   /** With a clock that stands still until it is told. */
   const makeTimed = async (options = {}) => {
@@ -42,13 +44,14 @@ describe.each(['memory', 'local'])('%s:', (scheme) => {
     })
 
     test('has what it was sent with', async () => {
-      const { queue, clock } = await makeTimed()
-      await queue.send('x', { id: 'an id', key: 'k', priority: 7, headers: { a: 'b' }, correlationId: 'c' })
+      const { queue, clock } = await makeTimed({ dedup: 0 })
+      const ordered = can(scheme, 'order') ? { key: 'k' } : {}
+      await queue.send('x', { id: 'an id', ...ordered, priority: 7, headers: { a: 'b' }, correlationId: 'c' })
       clock.advance(5)
       const { id, key, priority, headers, sentAt, attempts, losses, settled } = await one(queue)
       expect({ id, key, priority, headers, sentAt, attempts, losses, settled }).toEqual({
         id: 'an id',
-        key: 'k',
+        key: ordered.key,
         priority: 7,
         headers: { a: 'b', 'correlation-id': 'c' },
         sentAt: new Date(START),
@@ -90,7 +93,7 @@ describe.each(['memory', 'local'])('%s:', (scheme) => {
       expect(await take(queue, 5)).toEqual([255, 255, 7, 0, 0])
     })
 
-    test('of a key holds its followers until it is settled, and no other key', async () => {
+    testOf(scheme, 'order')('of a key holds its followers until it is settled, and no other key', async () => {
       const queue = await make()
       for (const body of ['a1', 'a2', 'b1', 'free']) await queue.send(body, body === 'free' ? {} : { key: body[0] })
       const [a1, b1, free] = await queue.receive({ max: 10 })
@@ -101,7 +104,7 @@ describe.each(['memory', 'local'])('%s:', (scheme) => {
       expect((await one(queue)).body).toBe('a2')
     })
 
-    test('of a key is kept while one of it is retried, and free when that one is dead', async () => {
+    testOf(scheme, 'order')('of a key is kept while one of it is retried, and free when that one is dead', async () => {
       const { queue, clock } = await makeTimed()
       await queue.sendMany(['1', '2', '3'].map((body) => ({ body, key: 'k' })))
       await (await one(queue)).retry(1000)
@@ -115,7 +118,7 @@ describe.each(['memory', 'local'])('%s:', (scheme) => {
   })
 
   describe('time', () => {
-    test('a delayed message comes when it is due, not before', async () => {
+    testOf(scheme, 'delay')('a delayed message comes when it is due, not before', async () => {
       const { queue, clock } = await makeTimed()
       await queue.send('late', { delay: 1000 })
       await queue.send('later', { at: new Date(START + 2000) })
@@ -130,7 +133,7 @@ describe.each(['memory', 'local'])('%s:', (scheme) => {
       expect(await waiting).toEqual(['later'])
     })
 
-    test('an earlier one wakes a receiver that waits for a later one', async () => {
+    testOf(scheme, 'delay')('an earlier one wakes a receiver that waits for a later one', async () => {
       const queue = await make()
       await queue.send('late', { delay: 60_000 })
       const waiting = take(queue, 1)
@@ -139,7 +142,16 @@ describe.each(['memory', 'local'])('%s:', (scheme) => {
       expect(await waiting).toEqual(['soon'])
     })
 
-    test('what nobody wants any more does not come, and frees its key', async () => {
+    test('what nobody wants any more does not come', async () => {
+      const { queue, clock } = await makeTimed()
+      await queue.send('old', { ttl: 1000 })
+      await queue.send('new')
+      clock.advance(1001)
+      expect(await take(queue, 1)).toEqual(['new'])
+      expect(await queue.stats()).toMatchObject({ ready: 0 })
+    })
+
+    testOf(scheme, 'order')('what nobody wants any more frees its key', async () => {
       const { queue, clock } = await makeTimed()
       await queue.send('old', { ttl: 1000, key: 'k' })
       await queue.send('new', { key: 'k' })
@@ -148,7 +160,7 @@ describe.each(['memory', 'local'])('%s:', (scheme) => {
       expect(await queue.stats()).toMatchObject({ ready: 0, held: 0, dead: 0 })
     })
 
-    test('a lease with a limit is taken away, and extended', async () => {
+    testOf(scheme, 'lease')('a lease with a limit is taken away, and extended', async () => {
       const { queue, clock } = await makeTimed()
       await queue.send('x')
       const [message] = await queue.receive({ lease: 1000 })
@@ -168,7 +180,7 @@ describe.each(['memory', 'local'])('%s:', (scheme) => {
   })
 
   describe('an id', () => {
-    test('that was sent is a duplicate within its window, and new after it', async () => {
+    testOf(scheme, 'dedup')('that was sent is a duplicate within its window, and new after it', async () => {
       const { queue, clock } = await makeTimed({ dedup: 1000 })
       expect(await queue.send('a', { id: 'i' })).toEqual({ id: 'i', duplicate: false })
       clock.advance(999)
@@ -178,7 +190,7 @@ describe.each(['memory', 'local'])('%s:', (scheme) => {
       expect(await take(queue, 2)).toEqual(['a', 'c'])
     })
 
-    test('is that of one queue, and of each message of a batch', async () => {
+    testOf(scheme, 'dedup')('is that of one queue, and of each message of a batch', async () => {
       const bus = await newBus(scheme)
       await bus.queue('one').send('x', { id: 'i' })
       const receipts = await bus.queue('two').sendMany(['i', 'j', 'i'].map((id) => ({ body: id, id })))
@@ -194,8 +206,14 @@ describe.each(['memory', 'local'])('%s:', (scheme) => {
       expect(await queue.stats()).toMatchObject({ ready: 0 })
       expect(await queue.sendMany([])).toEqual([])
       await expect(queue.sendMany(Array.from({ length: 501 }, (_, body) => ({ body })))).rejects.toThrow('at most 500')
-      expect(await queue.sendMany(Array.from({ length: 500 }, (_, body) => ({ body })))).toHaveLength(500)
-      expect(await queue.stats()).toMatchObject({ ready: 500 })
+      const sent = queue.sendMany(Array.from({ length: 500 }, (_, body) => ({ body })))
+      // A queue of the kernel has no room for all of them.
+      if (counts) {
+        await sent
+        expect(await queue.stats()).toMatchObject({ ready: 500 })
+      }
+      expect(await take(queue, 500)).toEqual(Array.from({ length: 500 }, (_, body) => body))
+      expect(await sent).toHaveLength(500)
     })
   })
 
@@ -254,21 +272,23 @@ describe.each(['memory', 'local'])('%s:', (scheme) => {
       }
     })
 
-    test('a retry counts as an attempt, a release does not; both go to their old place', async () => {
+    test('a retry counts as an attempt, a release does not; both go to their old place, if there are places', async () => {
       const queue = await make()
       await queue.sendMany(['a', 'b', 'c'].map((body) => ({ body })))
       const [a, b] = await queue.receive({ max: 2 })
       await b?.release()
       await a?.retry(0)
-      const again = await queue.receive({ max: 3 })
-      expect(again.map(({ body, attempts }) => [body, attempts])).toEqual([
+      const again: Message[] = []
+      while (again.length < 3) again.push(...(await queue.receive({ max: 3 })))
+      const bodies = again.map(({ body, attempts }) => [body, attempts])
+      expect(counts ? bodies : bodies.sort()).toEqual([
         ['a', 1],
         ['b', 0],
         ['c', 0],
       ])
     })
 
-    test('sends in the same transaction what goes with it, or does neither', async () => {
+    testOf(scheme, 'bounds')('sends in the same transaction what goes with it, or does neither', async () => {
       const bus = await newBus(scheme)
       const [from, to] = [bus.queue('from'), bus.queue('to', { maxMessages: 2 })]
       await from.send('work')
@@ -279,6 +299,16 @@ describe.each(['memory', 'local'])('%s:', (scheme) => {
       await message.ack({ send: three.slice(1) })
       expect([await from.stats(), await to.stats()]).toMatchObject([{ leased: 0 }, { ready: 2 }])
       expect(await take(to, 2)).toEqual(['b', 'c'])
+    })
+  })
+
+  describe('sending in the same transaction', () => {
+    testOf(scheme, 'transaction')('is for those that have one', async () => {
+      const queue = await make()
+      await queue.send('work')
+      const message = await one(queue)
+      await message.ack({ send: [await queue.prepare('more')] })
+      expect(await take(queue, 1)).toEqual(['more'])
     })
   })
 
@@ -298,7 +328,11 @@ describe.each(['memory', 'local'])('%s:', (scheme) => {
       expect(await queue.stats()).toMatchObject({ ready: 0, leased: 0 })
     })
 
-    test('retries what throws, with growing waits, then dead-letters it with the error', async () => {
+    testOf(
+      scheme,
+      'order',
+      'deadLetter',
+    )('retries what throws, with growing waits, then dead-letters it with the error', async () => {
       const { queue, clock, bus } = await makeTimed({ retry: { max: 3, base: 100, cap: 250 } })
       const seen: number[] = []
       let next = deferred()
@@ -358,7 +392,7 @@ describe.each(['memory', 'local'])('%s:', (scheme) => {
         { prefetch: 0 },
       )
       await begun.promise
-      expect(await queue.stats()).toMatchObject({ leased: 1, ready: 2 })
+      if (counts) expect(await queue.stats()).toMatchObject({ leased: 1, ready: 2 })
       end.resolve()
     })
 
@@ -405,7 +439,7 @@ describe.each(['memory', 'local'])('%s:', (scheme) => {
       await queue.sendMany([2, 3].map((body) => ({ body })))
       await sleep(20)
       expect(handled).toBe(1)
-      while ((await queue.stats()).ready < 2) await sleep(1)
+      while ((await queue.stats()).ready < (counts ? 2 : 1)) await sleep(1)
       consumer.resume()
       await second.promise
     })
@@ -430,7 +464,7 @@ describe.each(['memory', 'local'])('%s:', (scheme) => {
       expect(closed).toBe(false)
       end.resolve()
       await closing
-      expect(await queue.stats()).toMatchObject({ ready: 2, leased: 0 })
+      expect(await queue.stats()).toMatchObject({ ready: counts ? 2 : 1, leased: 0 })
       expect(await take(queue, 2)).toEqual([2, 3])
     })
 
@@ -465,6 +499,7 @@ describe.each(['memory', 'local'])('%s:', (scheme) => {
       )
       await all.promise
       expect(batches).toEqual([[0, 1, 2], [3, 4, 5], [6]])
+      if (!can(scheme, 'deadLetter')) return
       while ((await queue.stats()).dead < 3) await sleep(1)
       const { letters } = await queue.dead.list()
       expect(letters.map(({ body, reason }) => [body, reason])).toEqual([
@@ -493,7 +528,11 @@ describe.each(['memory', 'local'])('%s:', (scheme) => {
       return queue
     }
 
-    test('are listed in pages, without being touched', async () => {
+    testOf(
+      scheme,
+      'dedup',
+      'deadLetter',
+    )('are listed in pages, without being touched', async () => {
       const queue = await withDead(5)
       const first = await queue.dead.list({ max: 3 })
       const second = await queue.dead.list({ max: 3, after: first.next as string })
@@ -504,7 +543,11 @@ describe.each(['memory', 'local'])('%s:', (scheme) => {
       expect(await queue.stats()).toMatchObject({ dead: 5, ready: 0 })
     })
 
-    test('are sent back as new, all or some', async () => {
+    testOf(
+      scheme,
+      'dedup',
+      'deadLetter',
+    )('are sent back as new, all or some', async () => {
       const queue = await withDead(5)
       expect(await queue.dead.redrive({ ids: ['i1', 'i3'] })).toBe(2)
       expect(await take(queue, 2)).toEqual([1, 3])
@@ -515,7 +558,11 @@ describe.each(['memory', 'local'])('%s:', (scheme) => {
       expect(await queue.stats()).toMatchObject({ dead: 0, ready: 2 })
     })
 
-    test('are dropped, all or some', async () => {
+    testOf(
+      scheme,
+      'dedup',
+      'deadLetter',
+    )('are dropped, all or some', async () => {
       const queue = await withDead(3)
       expect(await queue.dead.discard({ ids: ['i0', 'unknown'] })).toBe(1)
       expect(await queue.stats()).toMatchObject({ dead: 2 })
@@ -525,7 +572,7 @@ describe.each(['memory', 'local'])('%s:', (scheme) => {
   })
 
   describe('a bound', () => {
-    test('on messages refuses what goes beyond it, and says when to come again', async () => {
+    testOf(scheme, 'bounds')('on messages refuses what goes beyond it, and says when to come again', async () => {
       const queue = await make('q', { maxMessages: 2 })
       await queue.sendMany([{ body: 1 }, { body: 2 }])
       const refused = queue.send(3)
@@ -536,7 +583,7 @@ describe.each(['memory', 'local'])('%s:', (scheme) => {
       expect(await take(queue, 2)).toEqual([2, 3])
     })
 
-    test('on bytes counts bodies, also those in files', async () => {
+    testOf(scheme, 'bounds')('on bytes counts bodies, also those in files', async () => {
       const queue = await make('q', { maxBytes: 100_000 })
       await queue.send('x'.repeat(90_000))
       await expect(queue.send('x'.repeat(10_001))).rejects.toThrow('(100001 > 100000 bytes)')
@@ -544,7 +591,7 @@ describe.each(['memory', 'local'])('%s:', (scheme) => {
       expect(await queue.stats()).toMatchObject({ bytes: 100_000, ready: 2 })
     })
 
-    test('makes senders wait until there is room, in the order in which they came', async () => {
+    testOf(scheme, 'bounds')('makes senders wait until there is room, in the order in which they came', async () => {
       const queue = await make('q', { maxMessages: 1, overflow: 'wait' })
       await queue.send(1)
       const sent: number[] = []
@@ -563,7 +610,7 @@ describe.each(['memory', 'local'])('%s:', (scheme) => {
       expect(await take(queue, 1)).toEqual([4])
     })
 
-    test('drops the oldest of the lowest priority', async () => {
+    testOf(scheme, 'bounds')('drops the oldest of the lowest priority', async () => {
       const queue = await make('q', { maxMessages: 3, overflow: 'drop-oldest' })
       for (const [body, priority] of [
         ['a', 1],
@@ -578,7 +625,7 @@ describe.each(['memory', 'local'])('%s:', (scheme) => {
       expect(await queue.stats()).toMatchObject({ ready: 0, bytes: 0 })
     })
 
-    test('never drops what somebody has', async () => {
+    testOf(scheme, 'bounds')('never drops what somebody has', async () => {
       const queue = await make('q', { maxMessages: 1, overflow: 'drop-oldest' })
       await queue.send('x')
       const message = await one(queue)
@@ -610,6 +657,7 @@ describe.each(['memory', 'local'])('%s:', (scheme) => {
       await unchecked.send('nobody checks')
       await unchecked.send('42')
       expect((await one(checked)).body).toBe(42)
+      if (!can(scheme, 'deadLetter')) return
       expect((await checked.dead.list()).letters).toMatchObject([
         { body: 'nobody checks', reason: 'invalid body: n: not a number' },
       ])
@@ -621,6 +669,7 @@ describe.each(['memory', 'local'])('%s:', (scheme) => {
       await bus.queue('q', { version: '2' }).send('new')
       const queue = bus.queue('q', { version: '2' })
       expect(await one(queue)).toMatchObject({ body: 'new', headers: { version: '2' } })
+      if (!can(scheme, 'deadLetter')) return
       expect((await queue.dead.list()).letters).toMatchObject([
         { body: 'old', reason: 'its version is 1, that of the consumer 2' },
       ])

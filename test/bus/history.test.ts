@@ -11,7 +11,7 @@ import { newBus, one, openBus, take, temporaryDirectory } from './support.ts'
 const bodiesOf = async (queue: Queue) => (await queue.history.list({ max: 500 })).entries.map(({ body }) => body)
 const items = (...bodies: unknown[]) => bodies.map((body) => ({ body }))
 
-describe.each(['memory', 'local'])('%s: the history of a queue', (scheme) => {
+describe.each(['memory', 'local'] as const)('%s: the history of a queue', (scheme) => {
   const make = async (history?: HistoryOptions, options = {}) => {
     const bus = await newBus(scheme, options)
     return { bus, queue: bus.queue('q', { history }) }

@@ -7,18 +7,11 @@ import { DatabaseSync } from '@photostructure/sqlite'
 import { connect } from 'kernelmq/bus'
 import { describe, expect, test } from 'vitest'
 import { judge } from '../reliability/chaos-bus.mjs'
-import { canUnshare, fixture, isRoot, start, stranger } from '../support.ts'
-import { newBus, one, openBus, take, temporaryDirectory } from './support.ts'
+import { canUnshare, isRoot, start, stranger } from '../support.ts'
+import { newBus, one, openBus, startBus, take, temporaryDirectory } from './support.ts'
 
 const newUrl = () => `local:${join(temporaryDirectory(), 'bus')}`
 const directoryOf = (url: string) => url.slice('local:'.length)
-
-/** Another process of the bus. */
-function startBus(url: string, what: string, argument: unknown = null, through: string[] = []) {
-  const [command = '', ...args] = [...through, process.execPath, fixture('bus.mjs')]
-  const child = start(command, [...args, url, what, JSON.stringify(argument)])
-  return { ...child, kill: (signal: NodeJS.Signals) => process.kill(child.pid, signal) }
-}
 
 const heard = async (child: ReturnType<typeof startBus>) => JSON.parse(await child.line())
 

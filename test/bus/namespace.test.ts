@@ -9,7 +9,7 @@ import { deferred, newBus, one, openBus, take, temporaryDirectory } from './supp
 const items = (count: number, body: unknown = 'x') => Array.from({ length: count }, () => ({ body }))
 const full = { code: 'ERR_BUS_QUEUE_FULL' }
 
-describe.each(['memory', 'local'])('%s: a namespace', (scheme) => {
+describe.each(['memory', 'local'] as const)('%s: a namespace', (scheme) => {
   const make = async (options: NamespaceOptions = {}) => {
     const bus = await newBus(scheme)
     return { bus, tenant: bus.namespace('tenant', options) }

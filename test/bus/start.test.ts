@@ -33,7 +33,7 @@ async function quiet(queue: Queue) {
 const items = (count: number, options: object = {}) =>
   Array.from({ length: count }, (_, i) => ({ body: i, ...options }))
 
-describe.each(['memory', 'local'])('%s: with "start"', (scheme) => {
+describe.each(['memory', 'local'] as const)('%s: with "start"', (scheme) => {
   test('a consumer begins when enough is there, takes all there is, and waits again', async () => {
     const queue = (await newBus(scheme)).queue('q')
     const { got, bodies } = consumeFrom(queue, { start: { messages: 3 } })

@@ -102,7 +102,7 @@ test('sending and handling are one trace, over two buses, and what the handler d
   })
 })
 
-describe.each(['memory', 'local'])('%s:', (scheme) => {
+describe.each(['memory', 'local'] as const)('%s:', (scheme) => {
   test('a handler that throws, and a send that is refused, are spans with an error', async () => {
     const bus = await newBus(scheme, telemetry)
     const queue = bus.queue('q', { retry: { max: 0 }, maxMessages: 1 })

@@ -1,4 +1,5 @@
 // A transport on the tables of a store: transactions, who waits in this process, bells.
+import { randomUUID } from 'node:crypto'
 import { checkInteger, QueueError } from '../../../errors.ts'
 import { checkSignal, Waiter } from '../../../waiting.ts'
 import type { Cancel, Clock } from '../../clock.ts'
@@ -6,6 +7,7 @@ import { isBound } from '../../topic-pattern.ts'
 import {
   type Addressed,
   type Binding,
+  BORROWED,
   type Bounds,
   BUS_BATCH,
   type Capabilities,
@@ -39,7 +41,10 @@ export const engineCapabilities: Capabilities = {
   browse: 'native',
   fanout: 'native',
   replay: 'native',
+  start: 'native',
   quotas: 'native',
+  bounds: 'native',
+  records: 'native',
   maxBytes: 2 ** 30,
 }
 
@@ -111,6 +116,7 @@ const LATER = 1000
 
 export class Engine implements Transport {
   readonly capabilities: Capabilities
+  readonly overflow = 'reject'
   readonly #store: Store
   readonly #clock: Clock
   readonly #around: Surroundings
@@ -564,9 +570,11 @@ export class Engine implements Transport {
     return queues.length
   }
 
-  async borrow(queue: string): Promise<void> {
+  async borrow(prefix = ''): Promise<string> {
     this.#check('borrow')
+    const queue = `${BORROWED}${prefix}${randomUUID()}`
     await this.transact(() => this.#store.borrow(queue, this.owner), { vital: false })
+    return queue
   }
 
   async drop(queue: string): Promise<void> {

@@ -1,0 +1,317 @@
+// A transport that is nothing but queues of the kernel: volatile, at most once, fast.
+import { outOfRange, QueueError } from '../../../errors.ts'
+import type { Clock } from '../../clock.ts'
+import { isBound } from '../../topic-pattern.ts'
+import {
+  type Addressed,
+  type Binding,
+  BORROWED,
+  type Capabilities,
+  type Outgoing,
+  type Outlet,
+  type Receipt,
+  type ReceiveOptions,
+  type SendOptions,
+  type Settlement,
+  type Transport,
+  type TransportStats,
+  unsupported,
+} from '../../transport.ts'
+import type { Directory } from './directory.ts'
+import { type Handle, Lane } from './lane.ts'
+import { LEAST, type Packed } from './pack.ts'
+import { isAlive } from './process.ts'
+
+const capabilities: Capabilities = {
+  persist: false,
+  delay: false,
+  priority: 'native',
+  dedup: false,
+  order: false,
+  lease: false,
+  deadLetter: false,
+  transaction: false,
+  browse: false,
+  fanout: 'emulated',
+  bounds: false,
+  replay: false,
+  start: false,
+  quotas: false,
+  records: false,
+  maxBytes: 2 ** 30,
+}
+
+/** Milliseconds after which a queue of somebody else is let go, if nothing was sent to it. */
+const IDLE = 1000
+
+const WAITING: SendOptions = { overflow: 'wait', disk: false, signal: undefined }
+
+const NOTHING: TransportStats = { ready: 0, leased: 0, delayed: 0, held: 0, bytes: 0, oldest: undefined }
+
+/** Opens a queue of the kernel by its name there; `isBorrowed` ones are small; undefined if there is none. */
+export type OpenHandle = (object: string, options: { create: boolean; isBorrowed: boolean }) => Handle | undefined
+
+export class Kernel implements Transport {
+  readonly capabilities: Capabilities = capabilities
+  readonly overflow = 'wait'
+  readonly #directory: Directory
+  readonly #openHandle: OpenHandle
+  readonly #clock: Clock
+  readonly #lanes = new Map<string, Lane>()
+  readonly #borrowed = new Set<string>()
+  /** Queues that others have borrowed, whether they were used lately, and whether somebody still has them. */
+  readonly #foreign = new Map<string, { lane: Lane; isUsed: boolean; isAlive: boolean }>()
+  #letGo: NodeJS.Timeout | undefined
+  #closed: Promise<void> | undefined
+
+  constructor(directory: Directory, openHandle: OpenHandle, clock: Clock) {
+    this.#directory = directory
+    this.#openHandle = openHandle
+    this.#clock = clock
+    directory.sweep()
+    directory.sweepBodies(() => this.#isEmpty())
+  }
+
+  #isEmpty(): boolean {
+    return this.#directory.queues().every((queue) => {
+      const object = this.#directory.findObject(queue)
+      const handle = object === undefined ? undefined : this.#openHandle(object, { create: false, isBorrowed: true })
+      const messages = handle?.stats().messages ?? 0
+      void handle?.close()
+      return messages === 0
+    })
+  }
+
+  #check(call: string): void {
+    if (this.#closed !== undefined) throw new QueueError('ERR_MQ_CLOSED', { syscall: call })
+  }
+
+  #newLane(name: string, handle: Handle): Lane {
+    if (handle.size < LEAST) {
+      void handle.close()
+      throw outOfRange(`size of messages of queue "${name}"`, `at least ${LEAST} bytes`, handle.size)
+    }
+    return new Lane(name, handle, this.#directory, this.#clock)
+  }
+
+  #lane(name: string): Lane {
+    let lane = this.#lanes.get(name)
+    if (lane === undefined) {
+      lane = this.#newLane(name, this.#create(name))
+      this.#lanes.set(name, lane)
+    }
+    return lane
+  }
+
+  #create(name: string): Handle {
+    const object = this.#directory.objectOf(name)
+    const options = { create: true, isBorrowed: name.startsWith(BORROWED) }
+    try {
+      return this.#openHandle(object, options) as Handle
+    } catch (error) {
+      // What others have left behind may be all that is in the way.
+      if (!['EMFILE', 'ENOSPC'].includes((error as QueueError).code)) throw error
+      this.#directory.sweep()
+      return this.#openHandle(object, options) as Handle
+    }
+  }
+
+  /** Of a queue that somebody may have borrowed; undefined if it is gone. */
+  #laneTo(name: string): Lane | undefined {
+    if (!name.startsWith(BORROWED) || this.#borrowed.has(name)) return this.#lane(name)
+    const known = this.#foreign.get(name)
+    if (known?.isAlive) {
+      known.isUsed = true
+      return known.lane
+    }
+    if (known !== undefined || !isAlive(name.slice(BORROWED.length))) return undefined
+    const object = this.#directory.findObject(name)
+    const handle = object === undefined ? undefined : this.#openHandle(object, { create: false, isBorrowed: true })
+    if (handle === undefined) return undefined
+    const lane = this.#newLane(name, handle)
+    this.#foreign.set(name, { lane, isUsed: true, isAlive: true })
+    this.#letGo ??= setInterval(() => this.#letGoOfIdle(), IDLE).unref()
+    return lane
+  }
+
+  /** As long as it is open here it takes room, though its owner be gone. */
+  #letGoOfIdle(): void {
+    for (const [name, entry] of this.#foreign) {
+      entry.isAlive = isAlive(name.slice(BORROWED.length))
+      if (!entry.isAlive || !(entry.isUsed || entry.lane.isWaiting)) this.#forget(name)
+      entry.isUsed = false
+    }
+    if (this.#foreign.size > 0) return
+    clearInterval(this.#letGo)
+    this.#letGo = undefined
+  }
+
+  #forget(name: string): void {
+    const entry = this.#foreign.get(name)
+    this.#foreign.delete(name)
+    void entry?.lane.close().catch(() => {})
+  }
+
+  async declare(): Promise<void> {}
+
+  outlet(queue: string): Outlet {
+    this.#check('post')
+    return this.#lane(queue)
+  }
+
+  async send(batch: readonly Addressed[], { overflow, signal }: SendOptions): Promise<Receipt[]> {
+    this.#check('send')
+    const sent = [...byQueue(batch)].map(([queue, messages]) => this.#sendTo(queue, messages, overflow, signal))
+    await Promise.all(sent)
+    return batch.map(({ message }) => ({ id: message.id, duplicate: false }))
+  }
+
+  async #sendTo(
+    queue: string,
+    messages: Outgoing[],
+    overflow: SendOptions['overflow'],
+    signal: AbortSignal | undefined,
+  ): Promise<void> {
+    const sent = this.#laneTo(queue)?.send(messages, overflow, signal)
+    // Whoever borrowed a queue may have gone, and what was for him with him.
+    if (queue.startsWith(BORROWED)) await sent?.catch(() => {})
+    else await sent
+  }
+
+  async receive(queue: string, options: ReceiveOptions): Promise<Packed[]> {
+    this.#check('receive')
+    return this.#lane(queue).receive(options)
+  }
+
+  /** Whoever took a message has it: there is nothing to be settled but what comes back. */
+  async settle(batch: readonly Settlement[]): Promise<boolean[]> {
+    const settled = await Promise.allSettled(batch.map((settlement) => this.#settle(settlement)))
+    const failed = settled.find(({ status }) => status === 'rejected') as PromiseRejectedResult | undefined
+    if (failed !== undefined) throw failed.reason
+    return batch.map(() => true)
+  }
+
+  async #settle(settlement: Settlement): Promise<void> {
+    if (settlement.outcome === 'ack' && settlement.send !== undefined) await this.send(settlement.send, WAITING)
+    if (settlement.outcome !== 'retry') return
+    this.#check('settle')
+    const message = settlement.token as Packed
+    this.#lane(message.queue).again(message, settlement.due, settlement.counted)
+  }
+
+  async stats(queue: string): Promise<TransportStats> {
+    this.#check('stats')
+    // Asking makes no queue.
+    if (!this.#lanes.has(queue) && this.#directory.findObject(queue) === undefined) return NOTHING
+    const { messages, bytes, held } = this.#lane(queue).stats()
+    return { ready: messages, leased: 0, delayed: held, held: 0, bytes, oldest: undefined }
+  }
+
+  async queues(): Promise<string[]> {
+    this.#check('queues')
+    return this.#directory.queues()
+  }
+
+  async browse(): Promise<never> {
+    throw unsupported('browse', 'browse')
+  }
+
+  async bind(binding: Binding): Promise<void> {
+    this.#check('bind')
+    this.#directory.bind(binding)
+  }
+
+  async unbind(binding: Binding): Promise<void> {
+    this.#check('unbind')
+    this.#directory.unbind(binding)
+  }
+
+  /** To one after the other; a subscriber's own queue that is full misses it. */
+  async publish(topic: string, message: Outgoing, options: SendOptions): Promise<number> {
+    this.#check('publish')
+    const bound = this.#directory.bindings().filter((binding) => isBound(binding, topic, message.headers ?? {}))
+    const queues = [...new Set(bound.map(({ queue }) => queue))]
+    const sent = await Promise.all(queues.map((queue) => this.#publishTo(queue, message, options)))
+    return sent.filter((one) => one).length
+  }
+
+  async #publishTo(queue: string, message: Outgoing, options: SendOptions): Promise<boolean> {
+    const isBorrowed = queue.startsWith(BORROWED)
+    const lane = this.#laneTo(queue)
+    if (lane === undefined) {
+      this.#directory.drop(queue)
+      return false
+    }
+    try {
+      await lane.send([message], isBorrowed ? 'reject' : options.overflow, options.signal)
+      return true
+    } catch (error) {
+      if (!isBorrowed) throw error
+      // Slow, or gone: then with its queue.
+      if ((error as QueueError).code !== 'ERR_BUS_QUEUE_FULL') {
+        this.#forget(queue)
+        this.#directory.drop(queue)
+      }
+      return false
+    }
+  }
+
+  async borrow(): Promise<string> {
+    this.#check('borrow')
+    const name = this.#directory.newBorrowed()
+    this.#borrowed.add(name)
+    this.#lane(name)
+    return name
+  }
+
+  async drop(queue: string): Promise<void> {
+    this.#borrowed.delete(queue)
+    const lane = this.#lanes.get(queue)
+    this.#lanes.delete(queue)
+    this.#directory.drop(queue)
+    await lane?.close()
+  }
+
+  async allot(): Promise<never> {
+    throw unsupported('quotas', 'namespace')
+  }
+
+  async history(): Promise<never> {
+    throw unsupported('replay', 'history')
+  }
+
+  async entries(): Promise<never> {
+    throw unsupported('records', 'entries')
+  }
+
+  async put(): Promise<never> {
+    throw unsupported('records', 'put')
+  }
+
+  close(): Promise<void> {
+    this.#closed ??= this.#close()
+    return this.#closed
+  }
+
+  async #close(): Promise<void> {
+    clearInterval(this.#letGo)
+    // First, so that nobody sends to them any more.
+    for (const queue of this.#borrowed) this.#directory.drop(queue)
+    const lanes = [...this.#lanes.values(), ...[...this.#foreign.values()].map(({ lane }) => lane)]
+    await Promise.all(lanes.map((lane) => lane.close()))
+    if (!this.#directory.isThere) this.#directory.sweep()
+  }
+}
+
+/** One of them is not worth a map. */
+function byQueue(batch: readonly Addressed[]): Iterable<[queue: string, messages: Outgoing[]]> {
+  const [first] = batch
+  if (first !== undefined && batch.length === 1) return [[first.queue, [first.message]]]
+  const all = new Map<string, Outgoing[]>()
+  for (const { queue, message } of batch) {
+    const own = all.get(queue)
+    if (own === undefined) all.set(queue, [message])
+    else own.push(message)
+  }
+  return all
+}

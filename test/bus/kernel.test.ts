@@ -1,0 +1,398 @@
+// What is particular to buses that are nothing but queues of the kernel.
+import { existsSync, readdirSync, rmSync } from 'node:fs'
+import { join } from 'node:path'
+import { setTimeout as sleep } from 'node:timers/promises'
+import { PosixQueue, SysvQueue } from 'kernelmq'
+import { type Bus, compress, connect, ManualClock, type Message, type Queue } from 'kernelmq/bus'
+import { describe, expect, onTestFinished, test } from 'vitest'
+import { deferred, newBus, nothing, one, openBus, startBus, take, temporaryDirectory } from './support.ts'
+
+/** The warnings of the process, from now on. */
+function warnings(): string[] {
+  const heard: string[] = []
+  const listen = ({ message }: Error) => void heard.push(message)
+  process.on('warning', listen)
+  onTestFinished(() => void process.off('warning', listen))
+  return heard
+}
+
+const range = (length: number) => Array.from({ length }, (_, i) => i)
+
+describe.each(['mq', 'sysv'] as const)('%s:', (scheme) => {
+  const small = scheme === 'mq' ? '?maxMessages=2&messageSize=512' : '?maxBytes=1024'
+  /** With room for two packs of 512 bytes in each queue; removed in the end. */
+  const newSmall = async (options = {}): Promise<{ bus: Bus; directory: string; url: string }> => {
+    const directory = join(temporaryDirectory(), 'bus')
+    const url = `${scheme}:${directory}${small}`
+    onTestFinished(async () => {
+      rmSync(directory, { recursive: true, force: true })
+      const bus = await connect(url)
+      rmSync(directory, { recursive: true })
+      await bus.close()
+    })
+    return { bus: await openBus(url, options), directory, url }
+  }
+  /** Fills a queue, as far as the kernel lets it. */
+  const fill = async (queue: Queue): Promise<number> => {
+    let count = 0
+    try {
+      for (;;) {
+        await queue.send('x'.repeat(420))
+        count++
+      }
+    } catch (error) {
+      expect(error).toMatchObject({ code: 'ERR_BUS_QUEUE_FULL', retryAfter: expect.any(Number) })
+    }
+    return count
+  }
+
+  /** Names of its queues of the kernel. */
+  const objectsOf = (directory: string) => readdirSync(join(directory, scheme, 'queues'))
+  const exists = (object: string): boolean => {
+    try {
+      if (scheme === 'sysv') return SysvQueue.open(object).id >= 0
+      void PosixQueue.open(`/${object}`).close()
+      return true
+    } catch {
+      return false
+    }
+  }
+
+  describe('what is posted', () => {
+    test('comes in its order, whatever it is, and packed', async () => {
+      const bus = await newBus(scheme)
+      const queue = bus.queue('q')
+      const bodies = [Buffer.from([0, 255]), 'text', { json: [1] }, '', Buffer.alloc(0), 'é'.repeat(100), 7, null]
+      for (const body of bodies) queue.post(body)
+      await queue.flush()
+      expect((await queue.stats()).ready).toBe(1)
+      const received = await queue.receive({ max: 10 })
+      expect(received.map(({ body }) => body)).toEqual(bodies)
+      expect(new Set(received.map(({ id }) => id)).size).toBe(bodies.length)
+      expect(received[0]?.sentAt.getTime()).toBeGreaterThan(Date.now() - 60_000)
+    })
+
+    test('goes out at the end of the turn, also if nobody looks', async () => {
+      const bus = await newBus(scheme)
+      const waiting = one(bus.queue('q'))
+      bus.queue('q').post('x')
+      expect((await waiting).body).toBe('x')
+    })
+
+    test('waits for room, tells so, and loses nothing', async () => {
+      const { bus, url } = await newSmall()
+      const other = await openBus(url)
+      const queue = bus.queue('q')
+      const got = take(other.queue('q'), 3000)
+      let waits = 0
+      for (let i = 0; i < 3000; i++) {
+        if (queue.post(i)) continue
+        waits++
+        await queue.flush()
+      }
+      await queue.flush()
+      expect(await got).toEqual(range(3000))
+      expect(waits).toBeGreaterThan(0)
+    })
+
+    test('has priorities, headers and ids of its own', async () => {
+      const bus = await newBus(scheme)
+      const queue = bus.queue('q', { dedup: 0 })
+      queue.post('late')
+      queue.post('first', { priority: 9, headers: { a: 'b' }, id: 'i' })
+      await queue.flush()
+      expect(await one(queue)).toMatchObject({ body: 'first', priority: 9, headers: { a: 'b' }, id: 'i' })
+      expect(await take(queue, 1)).toEqual(['late'])
+    })
+
+    test('is refused if it cannot be, at once', async () => {
+      const bus = await newBus(scheme)
+      expect(() => bus.queue('q').post(undefined)).toThrow('body must be')
+      expect(() => bus.queue('q').post('x', { key: 'k' })).toThrow('it has no "order"')
+      await bus.close()
+      expect(() => bus.queue('q').post('x')).toThrow(expect.objectContaining({ code: 'ERR_MQ_CLOSED' }))
+    })
+  })
+
+  describe('a large body', () => {
+    test('goes in a file, which is gone when it is received', async () => {
+      const { bus, directory } = await newSmall()
+      const queue = bus.queue('q')
+      const bodies = ['x'.repeat(2000), Buffer.alloc(3000, 7), { long: 'y'.repeat(600) }, 'short']
+      await Promise.all(bodies.map((body) => queue.send(body)))
+      expect(readdirSync(join(directory, scheme, 'bodies'))).toHaveLength(3)
+      expect(await take(queue, 4)).toEqual(bodies)
+      expect(readdirSync(join(directory, scheme, 'bodies'))).toEqual([])
+    })
+
+    test('whose file is gone is reported as damaged, and those beside it are not', async () => {
+      const { bus, directory } = await newSmall()
+      const queue = bus.queue('q')
+      await queue.sendMany([{ body: 'x'.repeat(2000) }, { body: 'whole' }])
+      for (const name of readdirSync(join(directory, scheme, 'bodies'))) rmSync(join(directory, scheme, 'bodies', name))
+      expect(await take(queue, 1)).toEqual(['whole'])
+      expect((await queue.stats()).totals.dead).toBe(1)
+    })
+
+    test('that is refused leaves no file', async () => {
+      const { bus, directory } = await newSmall()
+      const queue = bus.queue('q', { overflow: 'reject' })
+      await fill(queue)
+      await expect(queue.send('x'.repeat(2000))).rejects.toMatchObject({ code: 'ERR_BUS_QUEUE_FULL' })
+      expect(readdirSync(join(directory, scheme, 'bodies'))).toEqual([])
+      await expect(queue.send('x', { headers: { long: 'y'.repeat(600) } })).rejects.toThrow('headers must be')
+    })
+  })
+
+  describe('a full queue', () => {
+    test('refuses where it is told to', async () => {
+      const { bus } = await newSmall()
+      const queue = bus.queue('q', { overflow: 'reject' })
+      expect(await fill(queue)).toBe(2)
+      await take(queue, 1)
+      await queue.send('again')
+    })
+
+    test('makes senders wait in their order, and those who are told may give up', async () => {
+      const { bus } = await newSmall()
+      const queue = bus.queue('q')
+      await fill(bus.queue('q', { overflow: 'reject' }))
+      const controller = new AbortController()
+      const { signal } = controller
+      const given = [1, 2].map((body) =>
+        expect(queue.send(body, { signal })).rejects.toMatchObject({ cause: 'enough' }),
+      )
+      const sent = queue.send('last')
+      await sleep(20)
+      controller.abort('enough')
+      await Promise.all(given)
+      expect((await take(queue, 3)).at(-1)).toBe('last')
+      await sent
+      expect(await queue.receive(nothing)).toEqual([])
+    })
+
+    test('loses what is left when the bus is closed, and says so', async () => {
+      const heard = warnings()
+      const { bus } = await newSmall()
+      const queue = bus.queue('q')
+      await fill(bus.queue('q', { overflow: 'reject' }))
+      for (const body of [1, 2, 3]) queue.post(body)
+      const refused = expect(queue.send('promised')).rejects.toMatchObject({ code: 'ERR_MQ_CLOSED' })
+      await bus.close()
+      await refused
+      await sleep(0)
+      expect(heard).toEqual([expect.stringMatching(/^\d messages for the queue "q" are lost: it was full/)])
+    })
+  })
+
+  describe('a message', () => {
+    test('that fails is tried again later, by whom it failed, and in the end dropped', async () => {
+      const clock = new ManualClock(0)
+      const bus = await newBus(scheme, { clock })
+      const queue = bus.queue('q', { retry: { max: 1, base: 100 } })
+      const seen: [unknown, number, string][] = []
+      const consumer = queue.consume(({ body, attempts, id }) => {
+        seen.push([body, attempts, id])
+        throw new Error('no')
+      })
+      const { id } = await queue.send('x')
+      while ((await queue.stats()).delayed === 0) await sleep(1)
+      clock.advance(100)
+      while ((await queue.stats()).totals.dead === 0) await sleep(1)
+      expect(seen).toEqual([
+        ['x', 0, id],
+        ['x', 1, id],
+      ])
+      await expect(queue.dead.list()).rejects.toMatchObject({ code: 'ERR_BUS_UNSUPPORTED' })
+      await consumer.close()
+    })
+
+    test('that is not begun goes back when its consumer pauses or closes, for others to have', async () => {
+      const { bus, url } = await newSmall()
+      const other = await openBus(url)
+      const begun = deferred()
+      const end = deferred()
+      const consumer = bus.queue('q').consume(() => {
+        begun.resolve()
+        return end.promise
+      })
+      await bus.queue('q').sendMany(range(4).map((body) => ({ body })))
+      await begun.promise
+      consumer.pause()
+      expect(await take(other.queue('q'), 3)).toEqual([1, 2, 3])
+      end.resolve()
+    })
+
+    test('that waits for its retry goes back when the bus is closed', async () => {
+      const { bus, url } = await newSmall()
+      const other = await openBus(url)
+      await bus.queue('q').sendMany([{ body: 'a' }, { body: 'b' }])
+      await (await one(bus.queue('q'))).retry(60_000)
+      await bus.close()
+      const left: Message[] = []
+      while (left.length < 2) left.push(...(await other.queue('q').receive({ max: 2 })))
+      expect(left.map(({ body, attempts }) => [body, attempts]).sort()).toEqual([
+        ['a', 1],
+        ['b', 0],
+      ])
+    })
+
+    test('of another program is one of bytes', async () => {
+      const { bus, directory } = await newSmall()
+      const queue = bus.queue('q')
+      await queue.send('makes the queue')
+      await take(queue, 1)
+      const [object = ''] = objectsOf(directory)
+      const theirs = scheme === 'mq' ? PosixQueue.open(`/${object}`) : SysvQueue.open(object)
+      theirs.trySend('from C')
+      const message = await one(queue)
+      expect([message.body, message.priority, message.attempts]).toEqual([
+        Buffer.from('from C'),
+        scheme === 'mq' ? 0 : 255,
+        0,
+      ])
+      await theirs.close()
+    })
+
+    test('that is made to harm is reported as damaged', async () => {
+      const { bus, directory } = await newSmall()
+      const queue = bus.queue('q')
+      await queue.send('x', { headers: { a: 'b' } })
+      const [object = ''] = objectsOf(directory)
+      const theirs = scheme === 'mq' ? PosixQueue.open(`/${object}`) : SysvQueue.open(object)
+      const { data } = theirs.tryReceive() as { data: Buffer }
+      const broken = [
+        data.subarray(0, -1),
+        Buffer.from(data).fill(0xff, 24, 25),
+        Buffer.from(data).fill(0xff, 27, 29),
+        Buffer.from(data).fill(0x7b, 29),
+        Buffer.concat([data, Buffer.from([1, 200, 0])]),
+      ]
+      for (const bytes of broken) {
+        theirs.trySend(bytes)
+        for (const message of await queue.receive({ max: 5, wait: 0 })) await message.ack()
+      }
+      expect((await queue.stats()).totals.dead).toBe(broken.length)
+      theirs.trySend(
+        Buffer.concat([data.subarray(0, 24), Buffer.from([0b1100, 4 + 15, 0, 2, 0]), Buffer.from('{}../../../../id')]),
+      )
+      expect(await queue.receive(nothing)).toEqual([])
+      expect(existsSync(join(directory, scheme, 'id'))).toBe(true)
+      await theirs.close()
+    })
+  })
+
+  describe('its queues', () => {
+    test('have names that say whose they are, and those of a bus whose directory is gone are removed', async () => {
+      const { bus, directory, url } = await newSmall()
+      await bus.queue('mail').send('x')
+      const [object = ''] = objectsOf(directory)
+      expect(object).toMatch(scheme === 'mq' ? /^kmq\.bus-[0-9a-f]{8}\.mail$/ : /^0x[0-9a-f]+$/)
+      expect(exists(object)).toBe(true)
+      await bus.close()
+      expect(exists(object)).toBe(true)
+      rmSync(directory, { recursive: true })
+      await openBus(url)
+      expect(exists(object)).toBe(false)
+    })
+
+    test('are removed when a bus is closed whose directory is gone', async () => {
+      const { bus, directory } = await newSmall()
+      await bus.queue('q').send('x')
+      const [object = ''] = objectsOf(directory)
+      rmSync(directory, { recursive: true })
+      await bus.close()
+      expect(exists(object)).toBe(false)
+    })
+
+    test('that a killed process had borrowed are removed by the next', async () => {
+      const { bus, directory, url } = await newSmall()
+      const child = startBus(url, 'request', null)
+      await one(bus.queue('q'))
+      const borrowed = objectsOf(directory).length
+      child.kill('SIGKILL')
+      await child.outcome
+      expect(borrowed).toBe(2)
+      await openBus(url)
+      expect(objectsOf(directory)).toHaveLength(1)
+    })
+
+    test('are open to those that the mode of the directory names', async () => {
+      const directory = join(temporaryDirectory(), 'bus')
+      const bus = await openBus(`${scheme}:${directory}`, { mode: 0o770 })
+      await bus.queue('q').send('x')
+      const [object = ''] = objectsOf(directory)
+      const info = scheme === 'mq' ? (await PosixQueue.list()).find(({ name }) => name === `/${object}`) : undefined
+      expect((info ?? SysvQueue.open(object).stat()).mode).toBe(0o660)
+      rmSync(directory, { recursive: true })
+    })
+  })
+
+  test('what one process sends another gets, all of it and in order', async () => {
+    const { bus, url } = await newSmall()
+    const child = startBus(url, 'count', 20_000)
+    const queue = bus.queue('q')
+    for (let i = 0; i < 20_000; i++) if (!queue.post(i)) await queue.flush()
+    await queue.flush()
+    expect(await child.outcome).toMatchObject({ code: 0, stdout: '"in order"\n', stderr: '' })
+  })
+
+  test('a killed receiver loses what it had at most, and the queue goes on', async () => {
+    const { bus, url } = await newSmall()
+    const queue = bus.queue('q')
+    const child = startBus(url, 'hold', { max: 1 })
+    await queue.sendMany(range(5).map((body) => ({ body })))
+    expect(JSON.parse(await child.line())).toEqual([0])
+    child.kill('SIGKILL')
+    await child.outcome
+    await queue.send('after')
+    expect((await take(queue, 1))[0]).toBe('after')
+  })
+
+  test('a process that waits for nothing ends, and what it posted is there', async () => {
+    const { bus, url } = await newSmall()
+    expect(await startBus(url, 'post', 'x').outcome).toMatchObject({ code: 0, stdout: '', stderr: '' })
+    expect(await take(bus.queue('q'), 1)).toEqual(['x'])
+  })
+
+  test('a topic does not wait for one who listens slowly', async () => {
+    const { bus } = await newSmall()
+    const end = deferred()
+    await bus.topic('t').subscribe(undefined, () => end.promise)
+    const counts: number[] = []
+    for (let i = 0; i < 10; i++) counts.push(await bus.topic('t').publish('x'.repeat(300)))
+    expect(counts[0]).toBe(1)
+    expect(counts.at(-1)).toBe(0)
+    end.resolve()
+  })
+
+  test('codecs work', async () => {
+    const bus = await newBus(scheme, { codecs: [compress({ threshold: 0 })] })
+    bus.queue('q').post('x'.repeat(5000))
+    expect(await take(bus.queue('q'), 1)).toEqual(['x'.repeat(5000)])
+  })
+
+  test.each([
+    [`${scheme}:relative`, /an absolute path/],
+    [`${scheme}:///dev/null/x`, /ERR_BUS_DIRECTORY/],
+    [`${scheme}:/tmp/x?size=1`, /nothing behind "\?" but max/],
+    [`${scheme}:/tmp/x?${scheme === 'mq' ? 'maxMessages' : 'maxBytes'}=many`, /is a number/],
+  ])('%s is refused', async (url, message) => {
+    await expect(connect(url)).rejects.toThrow(message)
+  })
+})
+
+test.each(['memory', 'local'] as const)('%s: what is posted is sent together, in order', async (scheme) => {
+  const bus = await newBus(scheme)
+  const queue = bus.queue('q')
+  for (let i = 0; i < 1200; i++) queue.post(i)
+  await queue.flush()
+  expect(await take(queue, 1200)).toEqual(range(1200))
+  const full = bus.queue('full', { maxMessages: 1 })
+  full.post(1)
+  full.post(2)
+  await expect(full.flush()).rejects.toMatchObject({ code: 'ERR_BUS_QUEUE_FULL' })
+  await full.flush()
+  queue.post('when it closes')
+  await bus.close()
+})
