@@ -444,6 +444,53 @@ describe.each(schemes)('%s:', (scheme) => {
       await second.promise
     })
 
+    test('may be closed, paused and resumed by its handler', async () => {
+      const queue = await make()
+      const bodies: unknown[] = []
+      const all = deferred()
+      let [running, most] = [0, 0]
+      const consumer = queue.consume(({ body }) => {
+        most = Math.max(most, ++running)
+        bodies.push(body)
+        if (body === 1) {
+          consumer.pause()
+          setTimeout(() => consumer.resume(), 5)
+        }
+        if (body === 2) consumer.resume()
+        if (body === 4) {
+          all.resolve()
+          void consumer.close()
+        }
+        running--
+      })
+      await queue.sendMany([1, 2, 3, 4, 5].map((body) => ({ body })))
+      await all.promise
+      await consumer.closed
+      // What was given back to a queue of the kernel is behind the others.
+      expect(counts ? bodies : [bodies.length > 2]).toEqual(counts ? [1, 2, 3, 4] : [true])
+      expect(most).toBe(1)
+    })
+
+    test('is not closed before a handler that closed it has ended', async () => {
+      const queue = await make()
+      const end = deferred()
+      const begun = deferred()
+      let closed = false
+      const consumer = queue.consume(async () => {
+        void consumer.close().then(() => {
+          closed = true
+        })
+        begun.resolve()
+        await end.promise
+      })
+      await queue.send('x')
+      await begun.promise
+      await sleep(20)
+      expect(closed).toBe(false)
+      end.resolve()
+      await consumer.closed
+    })
+
     test('closed waits for its handlers, and gives back the rest', async () => {
       const queue = await make()
       await queue.sendMany([1, 2, 3].map((body) => ({ body })))

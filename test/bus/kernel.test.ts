@@ -114,6 +114,106 @@ describe.each(['mq', 'sysv'] as const)('%s:', (scheme) => {
     })
   })
 
+  describe('what others could do wrong', () => {
+    test('one who takes one message at a time has them in their order', async () => {
+      const { bus, url } = await newSmall()
+      const other = await openBus(url)
+      const bodies: unknown[] = []
+      const iterated = (async () => {
+        for await (const { body } of bus.queue('q')) {
+          bodies.push(body)
+          if (bodies.length === 9) return
+        }
+      })()
+      for (let first = 1; first < 9; first += 3) {
+        await other.queue('q').sendMany([first, first + 1, first + 2].map((body) => ({ body })))
+      }
+      await iterated
+      expect(bodies).toEqual([1, 2, 3, 4, 5, 6, 7, 8, 9])
+    })
+
+    test('one who has had his share of the turn still hears that he is to give up', async () => {
+      const { bus } = await newSmall()
+      const queue = bus.queue('q')
+      const received = take(queue, 600)
+      for (let i = 0; i < 600; i++) if (!queue.post(i)) await queue.flush()
+      await received
+      const controller = new AbortController()
+      const given = queue.receive({ signal: controller.signal })
+      queueMicrotask(() => controller.abort('enough'))
+      await expect(given).rejects.toMatchObject({ cause: 'enough' })
+    })
+
+    test('long headers come back from a retry, too; longer ones are refused', async () => {
+      const { bus } = await newSmall()
+      const queue = bus.queue('q')
+      let length = 400
+      while (
+        await queue.send('x', { headers: { a: 'x'.repeat(length) } }).then(
+          () => false,
+          () => true,
+        )
+      )
+        length -= 5
+      await (await one(queue)).retry(20)
+      await sleep(30)
+      expect(await one(queue)).toMatchObject({ attempts: 1, headers: { a: 'x'.repeat(length) } })
+    })
+
+    test('a large body alone needs room for one pack', async () => {
+      const { bus } = await newSmall()
+      const queue = bus.queue('q')
+      queue.post('x'.repeat(5000))
+      await queue.flush()
+      expect((await queue.stats()).ready).toBe(1)
+      expect(await take(queue, 1)).toEqual(['x'.repeat(5000)])
+    })
+
+    test('flush() is of the queue, whoever posted, and rejects when that is lost', async () => {
+      const heard = warnings()
+      const { bus, directory } = await newSmall()
+      for (let i = 0; i < 20; i++) bus.queue('q').post('x'.repeat(1000))
+      const flushed = expect(bus.queue('q').flush()).rejects.toMatchObject({ code: 'ERR_MQ_CLOSED' })
+      await bus.close()
+      await flushed
+      await sleep(0)
+      expect(heard).toHaveLength(1)
+      const left = readdirSync(join(directory, scheme, 'bodies')).length
+      expect(left).toBeGreaterThan(0)
+      expect(left).toBeLessThan(20)
+    })
+
+    test('messages that can never have room together are refused as such', async () => {
+      const { bus } = await newSmall()
+      const queue = bus.queue('q', { overflow: 'reject' })
+      const many = range(100).map((body) => ({ body }))
+      await expect(queue.sendMany(many)).rejects.toThrow('sent together must be what the queue has room for')
+      const some = [
+        { body: 'a', priority: 1 },
+        { body: 'b', headers: { a: 'x'.repeat(600) } },
+      ]
+      await expect(queue.sendMany(some)).rejects.toThrow('headers must be at most')
+      expect(await queue.receive(nothing)).toEqual([])
+    })
+
+    test('a queue of messages too small for packs is refused', async () => {
+      const bus = await newBus(scheme)
+      const tiny = new URL(bus.url)
+      tiny.search = scheme === 'mq' ? '?maxMessages=2&messageSize=64' : '?maxBytes=128'
+      const other = await openBus(tiny.href)
+      expect(() => other.queue('tiny').post('x')).toThrow('must be at least 256 bytes')
+    })
+
+    test('a requester hears of a long error, too', async () => {
+      const bus = await newBus(scheme)
+      const queue = bus.queue('q', { retry: { max: 0 } })
+      queue.consume(() => {
+        throw new Error('x'.repeat(5000))
+      })
+      await expect(queue.request('x')).rejects.toMatchObject({ code: 'ERR_BUS_REPLY', message: 'x'.repeat(500) })
+    })
+  })
+
   describe('a large body', () => {
     test('goes in a file, which is gone when it is received', async () => {
       const { bus, directory } = await newSmall()
@@ -393,6 +493,10 @@ test.each(['memory', 'local'] as const)('%s: what is posted is sent together, in
   full.post(2)
   await expect(full.flush()).rejects.toMatchObject({ code: 'ERR_BUS_QUEUE_FULL' })
   await full.flush()
-  queue.post('when it closes')
+  const other = bus.queue('q')
+  queue.post('of the same name')
+  await other.flush()
+  expect((await queue.stats()).ready).toBe(1)
   await bus.close()
+  expect(() => queue.post('late')).toThrow(expect.objectContaining({ code: 'ERR_MQ_CLOSED' }))
 })
