@@ -19,7 +19,7 @@ export function temporaryDirectory(): string {
 /** Queues of the kernel are small: a user has room for a few. */
 const parameters: Partial<Record<Scheme, string>> = { mq: '?maxMessages=10&messageSize=1024' }
 
-export const urlOf = (scheme: Scheme, directory: string): string =>
+const urlOf = (scheme: Scheme, directory: string): string =>
   scheme === 'memory' ? 'memory:' : `${scheme}:${directory}${parameters[scheme] ?? ''}`
 
 /** Another process of the bus. */
