@@ -296,7 +296,7 @@ describe('the hint', () => {
   })
 
   test('is left out where its figures cannot be read, and the error is the same', async ({ skip }) => {
-    skip(!canUnshare, 'needs a mount namespace of its own')
+    skip(!canUnshare, 'needs a mount namespace of its own, which root can make')
     const [refused] = await attempt([['open', uniqueName(), { create: true, maxMessages: 65537, messageSize: 8 }]], {
       through: ['unshare', '--mount', 'sh', '-c', 'mount -t tmpfs none /proc/sys/fs && exec "$@"', 'sh'],
     })

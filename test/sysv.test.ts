@@ -1809,7 +1809,7 @@ test('a message longer than kernel.msgmax was when the queue was opened is recei
 })
 
 test('a read stream holds as many messages as it is told to', async ({ skip }) => {
-  skip(!canUnshare, 'needs an IPC namespace of its own')
+  skip(!canUnshare, 'needs an IPC namespace of its own, which root can make')
   const code = `import { SysvQueue } from 'kernelmq'
     const count = 200_000
     const queue = SysvQueue.open('private', { maxBytes: count })

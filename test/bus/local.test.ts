@@ -249,7 +249,8 @@ describe('a directory', () => {
     expect(readFileSync(join(directory, 'bus.db'))).toEqual(before)
   })
 
-  test.skipIf(!isRoot)('that a user cannot write to is refused to him, and so is one that is not his', async () => {
+  test('that a user cannot write to is refused to him, and so is one that is not his', async ({ skip }) => {
+    skip(!isRoot, 'only root can become another user')
     const url = newUrl()
     await (await openBus(url, { mode: 0o755 })).queue('q').send('mine')
     chmodSync(join(directoryOf(url), '..'), 0o755)
@@ -274,7 +275,8 @@ describe('a directory', () => {
     }
   })
 
-  test.skipIf(!canUnshare)('on a full disk refuses sends, and what is there is received and acknowledged', async () => {
+  test('on a full disk refuses sends, and what is there is received and acknowledged', async ({ skip }) => {
+    skip(!canUnshare, 'needs a mount namespace of its own, which root can make')
     const directory = temporaryDirectory()
     mkdirSync(join(directory, 'disk'))
     const mount = `mount -t tmpfs -o size=24m none ${join(directory, 'disk')} && exec "$@"`
