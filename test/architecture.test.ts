@@ -13,7 +13,7 @@ const order = [
   ['posix.ts', 'sysv.ts'],
   ['systemd.ts'],
   ['index.ts'],
-  ['bus/clock.ts', 'bus/transport.ts', 'bus/topic-pattern.ts', 'bus/schema.ts', 'bus/codecs.ts'],
+  ['bus/clock.ts', 'bus/transport.ts', 'bus/topic-pattern.ts', 'bus/schema.ts', 'bus/codecs.ts', 'bus/body.ts'],
   ['bus/transports/local/sqlite.ts', 'bus/transports/local/lock.ts', 'bus/transports/local/peers.ts'],
   [
     'bus/transports/local/checkpointer.ts',
@@ -23,6 +23,15 @@ const order = [
   ],
   ['bus/transports/local/engine.ts', 'bus/transports/local/local.ts', 'bus/transports/memory.ts'],
   [
+    'bus/transports/kernel/process.ts',
+    'bus/transports/kernel/pack.ts',
+    'bus/transports/kernel/remains.ts',
+    'bus/transports/kernel/directory.ts',
+    'bus/transports/kernel/lane.ts',
+    'bus/transports/kernel/kernel.ts',
+  ],
+  ['bus/transports/mq.ts', 'bus/transports/sysv.ts'],
+  [
     'bus/meter.ts',
     'bus/message.ts',
     'bus/consumer.ts',
@@ -31,6 +40,7 @@ const order = [
     'bus/replies.ts',
     'bus/history.ts',
     'bus/tracing.ts',
+    'bus/outlet.ts',
     'bus/queue.ts',
   ],
   ['bus/prometheus.ts'],
