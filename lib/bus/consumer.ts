@@ -67,7 +67,7 @@ export class Consumer<M = Message> {
   readonly #start: Start | undefined
   readonly #fetch = new AbortController()
   /** Of a fetch that waits. */
-  #rest: AbortController | undefined
+  #rest = new AbortController()
   readonly #ended: (consumer: Consumer<M>) => void
   readonly #signal: AbortSignal | undefined
   /** What was fetched; before `#at` of it all is begun. */
@@ -126,7 +126,7 @@ export class Consumer<M = Message> {
   /** Begins nothing more, and gives back what was fetched ahead. */
   pause(): void {
     this.#paused = true
-    this.#rest?.abort()
+    this.#rest.abort()
     this.#giveBack()
   }
 
@@ -152,7 +152,7 @@ export class Consumer<M = Message> {
     this.#signal?.removeEventListener('abort', this.#onAbort)
     this.#cancel?.()
     this.#fetch.abort()
-    this.#rest?.abort()
+    this.#rest.abort()
     this.#giveBack()
     this.#endWhenIdle()
   }
@@ -188,7 +188,7 @@ export class Consumer<M = Message> {
   /** What is settled may have held others of its key, which are to be taken before the consumer waits. */
   #lookAgain(): void {
     this.#started = true
-    this.#rest?.abort()
+    this.#rest.abort()
   }
 
   /** After what else this turn of the loop brings: settling and fetching then are one transaction. */
@@ -245,8 +245,9 @@ export class Consumer<M = Message> {
     const start = this.#started ? undefined : this.#start
     // Whoever has started waits no more until nothing is left; what is settled while he looks is looked for again.
     const waits = wait && !this.#started
-    this.#rest = waits ? new AbortController() : undefined
-    const { signal } = this.#rest ?? this.#fetch
+    if (this.#rest.signal.aborted) this.#rest = new AbortController()
+    const rest = this.#rest
+    const { signal } = waits ? rest : this.#fetch
     this.#started = false
     try {
       const fetched = await this.#source.receive(max, waits, signal, start)
@@ -255,10 +256,9 @@ export class Consumer<M = Message> {
       this.#fetched = this.#at < this.#fetched.length ? [...this.#fetched.slice(this.#at), ...fetched] : fetched
       this.#at = 0
     } catch (error) {
-      const isGivenUp = error instanceof AbortError && this.#rest?.signal.aborted === true && !this.#closing
+      const isGivenUp = error instanceof AbortError && rest.signal.aborted && !this.#closing
       if (!isGivenUp) this.#stop(error instanceof AbortError || isClosed(error) ? undefined : { error })
     }
-    this.#rest = undefined
     this.#fetching = false
     if (this.#closing || this.#paused) this.#giveBack()
     this.#work()

@@ -174,7 +174,8 @@ export class Lane implements Outlet {
   /** Resolves when all of them are in the queue. */
   async send(messages: readonly Outgoing[], overflow: Overflow, signal: AbortSignal | undefined): Promise<void> {
     this.#check('send')
-    for (const message of messages) checkLength(message, this.#handle.size)
+    // One that is wrong is refused before others are taken.
+    if (messages.length > 1) for (const message of messages) checkLength(message, this.#handle.size)
     if (overflow === 'wait' && signal === undefined) {
       const tickets = new Set(messages.map((message) => this.#ticketOf(this.#append(message))))
       for (const { promise } of tickets) await promise
@@ -352,9 +353,8 @@ export class Lane implements Outlet {
     this.#check('receive')
     checkSignal(options.signal)
     if (this.#receivers.length === 0) {
-      const messages = this.#take(options)
-      if (messages.length > 0) return messages
-      if (options.deadline <= performance.now()) return []
+      if (this.#inbox.length > 0) return this.#takeUnpacked(options)
+      if (options.deadline <= performance.now()) return this.#take(options)
     }
     const waiter: Waiter<Packed[]> = new Waiter(options.deadline, options.signal, (ended, reason) => {
       const at = this.#receivers.findIndex((one) => one.waiter === ended)
@@ -420,7 +420,8 @@ export class Lane implements Outlet {
       try {
         this.#unpack(await this.#handle.receive(this.#nobody.signal))
         for (let first = this.#receivers[0]; first !== undefined; first = this.#receivers[0]) {
-          const messages = this.#take(first.options)
+          // Who is content with what came together comes again, which costs less than to look in vain.
+          const messages = first.options.together ? this.#takeUnpacked(first.options) : this.#take(first.options)
           if (messages.length === 0) break
           isAsked = true
           this.#receivers.shift()
