@@ -148,8 +148,10 @@ export class Bus {
   ) {
     this.url = url
     const cancellations = new Cancellations(transport, clock)
-    const replies = new Replies(transport, cancellations, (name, handler) =>
-      internal(name, true).consume(handler, { concurrency: 50 }),
+    const replies = new Replies(
+      transport,
+      cancellations,
+      (name, handler) => internal(name, true).consume(handler, { concurrency: 50 }).closed,
     )
     const settler = new Settler(transport)
     const meters = new Meters()

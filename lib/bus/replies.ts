@@ -30,7 +30,8 @@ export class ReplyError extends Error {
 
 export class Replies {
   readonly #transport: Transport
-  readonly #consume: (queue: string, handler: (message: Message) => void) => void
+  /** Resolves when it has ended. */
+  readonly #consume: (queue: string, handler: (message: Message) => void) => Promise<void>
   readonly #cancellations: Cancellations
   readonly #waiting = new Map<string, { waiter: Waiter<unknown>; deadline: number }>()
   /** The queue that they come to. */
@@ -41,7 +42,7 @@ export class Replies {
   constructor(
     transport: Transport,
     cancellations: Cancellations,
-    consume: (queue: string, handler: (message: Message) => void) => void,
+    consume: (queue: string, handler: (message: Message) => void) => Promise<void>,
   ) {
     this.#transport = transport
     this.#cancellations = cancellations
@@ -51,7 +52,7 @@ export class Replies {
   #begin(): Promise<string> {
     this.#ready ??= this.#transport.borrow().then(
       (queue) => {
-        this.#consume(queue, (message) => this.#take(message))
+        this.#consume(queue, (message) => this.#take(message)).catch((error: unknown) => this.#fail(error))
         return queue
       },
       (error: unknown) => {
@@ -67,6 +68,12 @@ export class Replies {
     if (waiter === undefined) return
     if (headers[RPC.error] === undefined) waiter.resolve(body)
     else waiter.reject(new ReplyError(headers[RPC.error]))
+  }
+
+  /** No reply comes to those who wait; the next one has a queue of its own made. */
+  #fail(error: unknown): void {
+    this.#ready = undefined
+    for (const { waiter } of this.#waiting.values()) waiter.reject(error)
   }
 
   /** No reply comes any more. */
