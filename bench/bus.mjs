@@ -124,6 +124,21 @@ const roles = {
     return [times[Math.floor(count / 2)], times[Math.floor(count * 0.99)]]
   },
   latencies: (target, { count }) => latencies(target, count),
+  /** How many it handles in a while, one after the other, each by 50 us of work or a wait of 1 ms. */
+  async share(target, { works, time }) {
+    const work = works
+      ? () => {
+          for (const end = performance.now() + 0.05; performance.now() < end; );
+        }
+      : () => sleep(1)
+    let handled = 0
+    void target.consume(() => {
+      handled++
+      return work()
+    }, 1)
+    await sleep(time)
+    return handled
+  },
 }
 
 function start(side, settings, name, role, options) {
@@ -150,12 +165,17 @@ function start(side, settings, name, role, options) {
 
 /** One measurement: so many processes of a role begin at once; the sum of their rates. */
 async function measure(side, settings, name, role, options, processes = 1) {
+  const results = await measureEach(side, settings, name, role, options, processes)
+  return results.length === 1 ? results[0] : results.reduce((sum, one) => sum + one, 0)
+}
+
+async function measureEach(side, settings, name, role, options, processes) {
   const children = Array.from({ length: processes }, () => start(side, settings, name, role, options))
   await Promise.all(children.map((child) => child.next()))
   for (const child of children) child.go()
   const results = await Promise.all(children.map((child) => child.next()))
   await Promise.all(children.map(({ ended }) => ended))
-  return results.length === 1 ? results[0] : results.reduce((sum, one) => sum + one, 0)
+  return results
 }
 
 async function measureLatency(side, settings, name, count) {
@@ -203,6 +223,40 @@ async function startRedis(directory, durability) {
 
 const median = (values) => values.toSorted((a, b) => a - b)[Math.floor(values.length / 2)]
 
+/** With so many processes the sum has to grow, and none may get under half of its share. */
+async function compareShares(url, quick) {
+  const { send, close } = await toMany(url)
+  const time = quick ? 500 : 3000
+  for (const works of [true, false]) {
+    const name = works ? 'handlers of 50 us' : 'handlers that wait 1 ms'
+    const counts = {}
+    for (const processes of [1, 4]) {
+      const queue = `shares-${works}-${processes}`
+      await send(queue, (works ? 20 : 4) * time)
+      counts[processes] = await measureEach('kernelmq', { url }, queue, 'share', { works, time }, processes)
+    }
+    const [[alone], four] = [counts[1], counts[4]]
+    const sum = four.reduce((total, count) => total + count)
+    const least = Math.min(...four) / (sum / 4)
+    const isMet = sum > alone && least >= 0.5
+    console.log(
+      `${isMet ? 'met    ' : 'NOT MET'}  ${name}, one process and four: ${alone} and ${sum} handled in ${time} ms, the least ${least.toFixed(2)} of its share, wanted more, and at least 0.5`,
+    )
+  }
+  await close()
+}
+
+async function toMany(url) {
+  const bus = await connect(url)
+  return {
+    async send(name, count) {
+      const bodies = Array(BULK).fill({ body: BODY })
+      for (let i = 0; i < count; i += BULK) await bus.queue(name).sendMany(bodies)
+    },
+    close: () => bus.close(),
+  }
+}
+
 /** `better` is where the ratio to BullMQ has to go, and how far. */
 const plan = {
   process: [
@@ -245,6 +299,7 @@ async function main({ quick, durability }) {
       }
       print(name, results, better)
     }
+    if (durability === 'process') await compareShares(`local:${directory}/shares`, quick)
   } finally {
     redis.stop()
     rmSync(directory, { recursive: true, force: true })
