@@ -119,6 +119,7 @@ export class Cancellations {
       // The bus is closed; or the store was not to be had, and the next request begins anew.
       this.#listens = false
       this.#ready = undefined
+      await this.#transport.drop(queue).catch(() => {})
     }
   }
 

@@ -173,7 +173,9 @@ export class Message<T = unknown> {
     }
     this.#check('ack')
     this.#settled = true
-    this.#origin.meter.acknowledge(this)
+    const { meter } = this.#origin
+    if (meter.isWatched('acknowledged')) meter.count('acknowledged', [this])
+    else meter.tally('acknowledged', 1)
     return undefined
   }
 

@@ -1,5 +1,5 @@
 // What this process has done with a queue: counters, rates, latencies, and events for whoever listens.
-import { type Channel, channel } from 'node:diagnostics_channel'
+import { channel } from 'node:diagnostics_channel'
 import { createHistogram, type RecordableHistogram } from 'node:perf_hooks'
 
 /** What is counted, and what the channels `kernelmq:bus:<event>` tell of. */
@@ -16,8 +16,6 @@ export interface BusEvent {
 }
 
 const channels = Object.fromEntries(EVENTS.map((event) => [event, channel(`kernelmq:bus:${event}`)]))
-
-const acknowledged = channels.acknowledged as Channel
 
 export interface Latencies {
   readonly p50: number
@@ -70,15 +68,6 @@ export class Meter {
   /** Whether somebody wants to know of each. */
   isWatched(event: Event): boolean {
     return channels[event]?.hasSubscribers === true
-  }
-
-  /** One that was acknowledged with nobody to tell: there may be millions a second. */
-  acknowledge(message: { readonly id: string }): void {
-    if (acknowledged.hasSubscribers) this.count('acknowledged', [message])
-    else {
-      this.#totals.acknowledged++
-      if (!this.#isLate) this.tally('acknowledged', 0)
-    }
   }
 
   /** Where nobody asks which. */

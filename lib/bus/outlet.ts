@@ -10,25 +10,27 @@ const LINGER = 1000
 
 /** What is posted in one turn of the loop goes together, in order. */
 export class Gathering implements Outlet {
+  readonly #queue: string
   readonly #send: (batch: Outgoing[], signal: AbortSignal) => Promise<unknown>
+  readonly #all: Gatherings
   #posted: Outgoing[] = []
   #sending: Promise<void> | undefined
   #failure: { error: unknown } | undefined
   readonly #over = new AbortController()
   #patience: NodeJS.Timeout | undefined
 
-  constructor(send: (batch: Outgoing[], signal: AbortSignal) => Promise<unknown>) {
+  constructor(queue: string, all: Gatherings, send: (batch: Outgoing[], signal: AbortSignal) => Promise<unknown>) {
+    this.#queue = queue
+    this.#all = all
     this.#send = send
   }
 
-  /** Nothing is to be sent or told. */
-  get isIdle(): boolean {
-    return this.#sending === undefined && this.#failure === undefined
-  }
-
   post(message: Outgoing): boolean {
+    if (this.#sending === undefined) {
+      this.#all.enter(this.#queue, this)
+      this.#sending = new Promise<void>((resolve) => setImmediate(resolve)).then(() => this.#sendAll())
+    } else this.#all.check(this.#queue)
     this.#posted.push(message)
-    this.#sending ??= new Promise<void>((resolve) => setImmediate(resolve)).then(() => this.#sendAll())
     return this.#posted.length < PLENTY
   }
 
@@ -42,13 +44,17 @@ export class Gathering implements Outlet {
       }
     }
     this.#sending = undefined
+    // What went wrong somebody has to be told.
+    if (this.#failure === undefined) this.#all.leave(this.#queue, this)
   }
 
   async flush(): Promise<void> {
     await this.#sending
     const failure = this.#failure
     this.#failure = undefined
-    if (failure !== undefined) throw failure.error
+    if (failure === undefined) return
+    if (this.#sending === undefined) this.#all.leave(this.#queue, this)
+    throw failure.error
   }
 
   /** Sends what was posted, unless there is no room for it. */
@@ -65,20 +71,26 @@ export class Gatherings {
   readonly #busy = new Map<string, Set<Gathering>>()
   #closed = false
 
-  post(queue: string, gathering: Gathering, message: Outgoing): boolean {
+  check(queue: string): void {
     if (this.#closed) throw new QueueError('ERR_MQ_CLOSED', { syscall: 'post', path: queue })
+  }
+
+  enter(queue: string, gathering: Gathering): void {
+    this.check(queue)
     const own = this.#busy.get(queue) ?? new Set()
     this.#busy.set(queue, own.add(gathering))
-    return gathering.post(message)
+  }
+
+  leave(queue: string, gathering: Gathering): void {
+    const own = this.#busy.get(queue)
+    own?.delete(gathering)
+    if (own?.size === 0) this.#busy.delete(queue)
   }
 
   /** Of all that post to a queue. */
   async flush(queue: string): Promise<void> {
-    const own = this.#busy.get(queue)
-    if (own === undefined) return
-    const flushed = await Promise.allSettled([...own].map((gathering) => gathering.flush()))
-    for (const gathering of own) if (gathering.isIdle) own.delete(gathering)
-    if (own.size === 0 && this.#busy.get(queue) === own) this.#busy.delete(queue)
+    const own = [...(this.#busy.get(queue) ?? [])]
+    const flushed = await Promise.allSettled(own.map((gathering) => gathering.flush()))
     const failed = flushed.find(({ status }) => status === 'rejected') as PromiseRejectedResult | undefined
     if (failed !== undefined) throw failed.reason
   }

@@ -304,12 +304,11 @@ export class Queue<T = unknown> {
    * @throws {QueueError} ERR_BUS_INVALID_BODY, ERR_MQ_CLOSED
    */
   post(body: T, options?: Omit<SendOptions, 'durability' | 'signal'>): boolean {
-    const { transport, gatherings } = this.#context
     const { meter } = this.#origin
-    this.#outlet ??= transport.outlet?.(this.name) ?? new Gathering((batch, signal) => this.#send(batch, { signal }))
+    this.#outlet ??= this.#context.transport.outlet?.(this.name) ?? this.#gathering()
     const outlet = this.#outlet
     // Those that are sent together are counted there.
-    if (outlet instanceof Gathering) return gatherings.post(this.name, outlet, this.#posted(body, options))
+    if (outlet instanceof Gathering) return outlet.post(this.#posted(body, options))
     if (options === undefined && this.#plain && outlet.postBody !== undefined && !meter.isWatched('sent')) {
       const hasRoom = outlet.postBody(body)
       meter.tally('sent', 1)
@@ -319,6 +318,10 @@ export class Queue<T = unknown> {
     const hasRoom = outlet.post(message)
     meter.count('sent', [message])
     return hasRoom
+  }
+
+  #gathering(): Gathering {
+    return new Gathering(this.name, this.#context.gatherings, (batch, signal) => this.#send(batch, { signal }))
   }
 
   #posted(body: T, options: Omit<SendOptions, 'durability' | 'signal'> = {}): Outgoing {

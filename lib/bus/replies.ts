@@ -52,7 +52,7 @@ export class Replies {
   #begin(): Promise<string> {
     this.#ready ??= this.#transport.borrow().then(
       (queue) => {
-        this.#consume(queue, (message) => this.#take(message)).catch((error: unknown) => this.#fail(error))
+        this.#consume(queue, (message) => this.#take(message)).catch((error: unknown) => this.#fail(queue, error))
         return queue
       },
       (error: unknown) => {
@@ -71,9 +71,10 @@ export class Replies {
   }
 
   /** No reply comes to those who wait; the next one has a queue of its own made. */
-  #fail(error: unknown): void {
+  #fail(queue: string, error: unknown): void {
     this.#ready = undefined
     for (const { waiter } of this.#waiting.values()) waiter.reject(error)
+    this.#transport.drop(queue).catch(() => {})
   }
 
   /** No reply comes any more. */

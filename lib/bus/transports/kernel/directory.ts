@@ -39,7 +39,7 @@ let count = 0
 const unique = () => `${self}-${randomBytes(3).toString('hex')}${count++}`
 
 /** If there is any doubt, it is. */
-function isThere({ id, directory }: Owner): boolean {
+function isThere({ id, directory }: Pick<Owner, 'id' | 'directory'>): boolean {
   try {
     return readFileSync(join(directory, 'id'), 'utf8') === id
   } catch (error) {
@@ -111,12 +111,12 @@ export class Directory implements Files {
   }
 
   get isThere(): boolean {
-    return isThere({ id: this.#id, queue: '', directory: this.path })
+    return isThere({ id: this.#id, directory: this.path })
   }
 
   /** What a queue is called in the kernel, by a name that says to whom it belongs. */
   objectOf(queue: string): string {
-    for (let salt = 0; ; salt++) {
+    for (let salt = 0; salt < MOST; salt++) {
       const object = this.#candidate(queue, salt)
       const entry = join(this.path, 'queues', object)
       try {
@@ -124,16 +124,18 @@ export class Directory implements Files {
       } catch (error) {
         if ((error as NodeJS.ErrnoException).code !== 'EEXIST') throw error
         // Two names may have one key.
-        if (readlinkSync(entry) !== queue && salt < MOST) continue
+        if (readlinkSync(entry) !== queue) continue
       }
       remember(this.#scheme, object, { id: this.#id, queue, directory: this.path })
       return object
     }
+    const details = { syscall: 'open', path: this.path, detail: `somebody has taken the names for "${queue}"` }
+    throw new QueueError('ERR_BUS_DIRECTORY', details)
   }
 
   /** The same of a queue that is somebody else's; undefined if it is none any more. */
   findObject(queue: string): string | undefined {
-    for (let salt = 0; ; salt++) {
+    for (let salt = 0; salt < MOST; salt++) {
       const object = this.#candidate(queue, salt)
       try {
         if (readlinkSync(join(this.path, 'queues', object)) === queue) return object
@@ -141,6 +143,7 @@ export class Directory implements Files {
         return undefined
       }
     }
+    return undefined
   }
 
   #candidate(queue: string, salt: number): string {

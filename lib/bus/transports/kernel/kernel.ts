@@ -18,7 +18,7 @@ import {
   unsupported,
 } from '../../transport.ts'
 import type { Directory } from './directory.ts'
-import { type Handle, Lane } from './lane.ts'
+import { grouped, type Handle, Lane } from './lane.ts'
 import { LEAST, type Packed } from './pack.ts'
 import { isAlive } from './process.ts'
 
@@ -57,10 +57,10 @@ export class Kernel implements Transport {
   readonly #directory: Directory
   readonly #openHandle: OpenHandle
   readonly #clock: Clock
+  /** With those that this process has borrowed. */
   readonly #lanes = new Map<string, Lane>()
-  readonly #borrowed = new Set<string>()
-  /** Queues that others have borrowed, whether they were used lately, and whether somebody still has them. */
-  readonly #foreign = new Map<string, { lane: Lane; isUsed: boolean; isAlive: boolean }>()
+  /** Queues that others have borrowed, and whether they were used lately. */
+  readonly #foreign = new Map<string, { lane: Lane; isUsed: boolean }>()
   #letGo: NodeJS.Timeout | undefined
   #closed: Promise<void> | undefined
 
@@ -72,14 +72,24 @@ export class Kernel implements Transport {
     directory.sweepBodies(() => this.#isEmpty())
   }
 
+  /** False also if that cannot be known. */
   #isEmpty(): boolean {
-    return this.#directory.queues().every((queue) => {
-      const object = this.#directory.findObject(queue)
-      const handle = object === undefined ? undefined : this.#openHandle(object, { create: false, isBorrowed: true })
-      const messages = handle?.stats().messages ?? 0
-      void handle?.close()
-      return messages === 0
-    })
+    try {
+      return this.#directory.queues().every((queue) => {
+        const handle = this.#find(queue)
+        const messages = handle?.stats().messages ?? 0
+        void handle?.close()
+        return messages === 0
+      })
+    } catch {
+      return false
+    }
+  }
+
+  /** Opens a queue that is there. */
+  #find(name: string): Handle | undefined {
+    const object = this.#directory.findObject(name)
+    return object === undefined ? undefined : this.#openHandle(object, { create: false, isBorrowed: true })
   }
 
   #check(call: string): void {
@@ -118,18 +128,17 @@ export class Kernel implements Transport {
 
   /** Of a queue that somebody may have borrowed; undefined if it is gone. */
   #laneTo(name: string): Lane | undefined {
-    if (!name.startsWith(BORROWED) || this.#borrowed.has(name)) return this.#lane(name)
+    if (!name.startsWith(BORROWED) || this.#lanes.has(name)) return this.#lane(name)
     const known = this.#foreign.get(name)
-    if (known?.isAlive) {
+    if (known !== undefined) {
       known.isUsed = true
       return known.lane
     }
-    if (known !== undefined || !isAlive(name.slice(BORROWED.length))) return undefined
-    const object = this.#directory.findObject(name)
-    const handle = object === undefined ? undefined : this.#openHandle(object, { create: false, isBorrowed: true })
+    if (!isAlive(name.slice(BORROWED.length))) return undefined
+    const handle = this.#find(name)
     if (handle === undefined) return undefined
     const lane = this.#newLane(name, handle)
-    this.#foreign.set(name, { lane, isUsed: true, isAlive: true })
+    this.#foreign.set(name, { lane, isUsed: true })
     this.#letGo ??= setInterval(() => this.#letGoOfIdle(), IDLE).unref()
     return lane
   }
@@ -137,8 +146,8 @@ export class Kernel implements Transport {
   /** As long as it is open here it takes room, though its owner be gone. */
   #letGoOfIdle(): void {
     for (const [name, entry] of this.#foreign) {
-      entry.isAlive = isAlive(name.slice(BORROWED.length))
-      if (!entry.isAlive || !(entry.isUsed || entry.lane.isWaiting)) this.#forget(name)
+      const isWanted = entry.isUsed || entry.lane.isWaiting
+      if (!isWanted || !isAlive(name.slice(BORROWED.length))) this.#forget(name)
       entry.isUsed = false
     }
     if (this.#foreign.size > 0) return
@@ -161,7 +170,10 @@ export class Kernel implements Transport {
 
   async send(batch: readonly Addressed[], { overflow, signal }: SendOptions): Promise<Receipt[]> {
     this.#check('send')
-    const sent = [...byQueue(batch)].map(([queue, messages]) => this.#sendTo(queue, messages, overflow, signal))
+    const sent = [...grouped(batch, ({ queue }) => queue)].map(([queue, own]) => {
+      const messages = own.map(({ message }) => message)
+      return this.#sendTo(queue, messages, overflow, signal)
+    })
     await Promise.all(sent)
     return batch.map(({ message }) => ({ id: message.id, duplicate: false }))
   }
@@ -259,13 +271,11 @@ export class Kernel implements Transport {
   async borrow(): Promise<string> {
     this.#check('borrow')
     const name = this.#directory.newBorrowed()
-    this.#borrowed.add(name)
     this.#lane(name)
     return name
   }
 
   async drop(queue: string): Promise<void> {
-    this.#borrowed.delete(queue)
     const lane = this.#lanes.get(queue)
     this.#lanes.delete(queue)
     this.#directory.drop(queue)
@@ -296,22 +306,9 @@ export class Kernel implements Transport {
   async #close(): Promise<void> {
     clearInterval(this.#letGo)
     // First, so that nobody sends to them any more.
-    for (const queue of this.#borrowed) this.#directory.drop(queue)
+    for (const queue of this.#lanes.keys()) if (queue.startsWith(BORROWED)) this.#directory.drop(queue)
     const lanes = [...this.#lanes.values(), ...[...this.#foreign.values()].map(({ lane }) => lane)]
     await Promise.all(lanes.map((lane) => lane.close()))
     if (!this.#directory.isThere) this.#directory.sweep()
   }
-}
-
-/** One of them is not worth a map. */
-function byQueue(batch: readonly Addressed[]): Iterable<[queue: string, messages: Outgoing[]]> {
-  const [first] = batch
-  if (first !== undefined && batch.length === 1) return [[first.queue, [first.message]]]
-  const all = new Map<string, Outgoing[]>()
-  for (const { queue, message } of batch) {
-    const own = all.get(queue)
-    if (own === undefined) all.set(queue, [message])
-    else own.push(message)
-  }
-  return all
 }

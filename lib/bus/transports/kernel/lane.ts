@@ -5,7 +5,7 @@ import { checkSignal, Waiter } from '../../../waiting.ts'
 import { encode } from '../../body.ts'
 import type { Cancel, Clock } from '../../clock.ts'
 import { BORROWED, type Outgoing, type Outlet, type Overflow, type ReceiveOptions } from '../../transport.ts'
-import { checkLength, type Files, type Packable, type Packed, Packer, unpack } from './pack.ts'
+import { checkLength, type Files, type Packable, type Packed, Packer, type Sealed, unpack } from './pack.ts'
 
 /** A message of the kernel. */
 export interface KernelMessage {
@@ -62,17 +62,15 @@ interface Open {
   ticket: Ticket | undefined
   /** Messages of which nobody does. */
   posted: number
-  /** Of the bodies that have no room in it. */
-  files: string[]
 }
 
 /** Packs that belong together, and have no room yet. */
 interface Waiting {
   readonly priority: number
-  readonly packs: Buffer[]
+  /** Those that are not sent yet. */
+  readonly packs: Sealed[]
   readonly posted: number
   readonly ticket: Settling | undefined
-  readonly files: readonly string[]
   /** Gives up, unless the first of them is sent. */
   readonly signal: AbortSignal | undefined
 }
@@ -139,7 +137,7 @@ export class Lane implements Outlet {
   #openOf(priority: number): Open {
     let open = this.#opens.find((one) => one.priority === priority)
     if (open === undefined) {
-      open = { priority, packer: new Packer(this.#handle.size), ticket: undefined, posted: 0, files: [] }
+      open = { priority, packer: new Packer(this.#handle.size), ticket: undefined, posted: 0 }
       this.#opens.push(open)
     }
     return open
@@ -192,9 +190,9 @@ export class Lane implements Outlet {
   /** To a pack, which goes out when it is full, or at the end of this turn of the loop. */
   #append(message: Packable): Open {
     const open = this.#openOf(message.priority)
-    if (!open.packer.add(message, noting(this.#files, open.files))) {
+    if (!open.packer.add(message, this.#files)) {
       this.#shut(open)
-      open.packer.add(message, noting(this.#files, open.files))
+      open.packer.add(message, this.#files)
     }
     this.#schedule()
     return open
@@ -214,34 +212,40 @@ export class Lane implements Outlet {
   }
 
   #shut(open: Open): void {
-    const { priority, packer, ticket, posted, files } = open
+    const { priority, packer, ticket, posted } = open
     const pack = packer.seal(this.#clock.now())
     open.ticket = undefined
     open.posted = 0
-    if (files.length > 0) open.files = []
     let went = true
     try {
-      went = this.#waiting.length === 0 && this.#handle.trySend(pack, priority)
+      went = this.#waiting.length === 0 && this.#handle.trySend(pack.bytes, priority)
       if (went) ticket?.resolve()
     } catch (error) {
-      this.#fail({ ticket, posted, files }, error)
+      this.#fail({ ticket, posted, packs: [pack] }, error)
     }
     packer.clear(!went)
-    if (!went) this.#enqueue({ priority, packs: [pack], posted, ticket, files, signal: undefined })
+    if (!went) this.#enqueue({ priority, packs: [pack], posted, ticket, signal: undefined })
   }
 
-  #fail({ ticket, posted, files }: Pick<Waiting, 'ticket' | 'posted' | 'files'>, error: unknown): void {
+  #fail({ ticket, posted, packs }: Pick<Waiting, 'ticket' | 'posted' | 'packs'>, error: unknown): void {
     ticket?.reject(error)
     if (posted > 0) this.#failure ??= { error }
-    for (const name of files) this.#files.remove(name)
+    this.#removeFiles(packs)
+  }
+
+  /** Of packs that were not sent. */
+  #removeFiles(packs: readonly Sealed[]): void {
+    for (const { files } of packs) for (const name of files) this.#files.remove(name)
   }
 
   /** In packs of their own: what shares its pack can neither be refused nor taken back. */
   async #sendApart(messages: readonly Outgoing[], overflow: Overflow, signal: AbortSignal | undefined): Promise<void> {
     checkSignal(signal)
     this.#shutAll()
-    const files: string[] = []
-    const groups = [...byPriority(messages)].map(([priority, own]) => ({ priority, packs: this.#pack(own, files) }))
+    const groups = [...grouped(messages, ({ priority }) => priority)].map(([priority, own]) => ({
+      priority,
+      packs: this.#pack(own),
+    }))
     try {
       if (overflow === 'reject') this.#takeRoom(groups)
       for (const [at, { priority, packs }] of groups.entries()) {
@@ -249,14 +253,14 @@ export class Lane implements Outlet {
         if (packs.length > 0) await this.#sendWaiting(priority, packs, at === 0 ? signal : undefined)
       }
     } catch (error) {
-      for (const name of files) this.#files.remove(name)
+      for (const { packs } of groups) this.#removeFiles(packs)
       throw error
     }
   }
 
   /** Sends what has room at once; of several packs only what somebody else was faster with is left, and has to wait. */
-  #takeRoom(groups: readonly { readonly priority: number; readonly packs: Buffer[] }[]): void {
-    const all = groups.flatMap(({ packs }) => packs)
+  #takeRoom(groups: readonly { readonly priority: number; readonly packs: Sealed[] }[]): void {
+    const all = groups.flatMap(({ packs }) => packs.map(({ bytes }) => bytes))
     if (!this.#handle.mayFit(all)) {
       const size = all.reduce((sum, pack) => sum + pack.byteLength, 0)
       throw outOfRange('messages that are sent together', 'what the queue has room for', `${size} bytes`)
@@ -264,7 +268,7 @@ export class Lane implements Outlet {
     if (this.#waiting.length > 0 || (all.length > 1 && !this.#handle.fits(all))) throw this.#full()
     let isFirst = true
     for (const { priority, packs } of groups) {
-      for (let pack = packs[0]; pack !== undefined && this.#handle.trySend(pack, priority); pack = packs[0]) {
+      for (let pack = packs[0]; pack !== undefined && this.#handle.trySend(pack.bytes, priority); pack = packs[0]) {
         packs.shift()
         isFirst = false
       }
@@ -274,13 +278,13 @@ export class Lane implements Outlet {
     }
   }
 
-  #sendWaiting(priority: number, packs: Buffer[], signal: AbortSignal | undefined): Promise<undefined> {
+  #sendWaiting(priority: number, packs: Sealed[], signal: AbortSignal | undefined): Promise<undefined> {
     const ticket: Waiter<undefined> = new Waiter(Number.POSITIVE_INFINITY, signal, (_, reason) => {
       // The first of those that wait is in the hands of the queue, which hears of the signal, too.
       const at = this.#waiting.findIndex((one) => one.ticket === ticket)
       if (at > 0) for (const given of this.#waiting.splice(at, 1)) given.ticket?.reject(reason)
     })
-    this.#enqueue({ priority, packs, posted: 0, ticket, files: [], signal })
+    this.#enqueue({ priority, packs, posted: 0, ticket, signal })
     return ticket.promise
   }
 
@@ -291,15 +295,14 @@ export class Lane implements Outlet {
     })
   }
 
-  #pack(messages: readonly Outgoing[], written: string[]): Buffer[] {
-    const files = noting(this.#files, written)
+  #pack(messages: readonly Outgoing[]): Sealed[] {
     const packer = new Packer(this.#handle.size)
-    const packs: Buffer[] = []
+    const packs: Sealed[] = []
     for (const message of messages) {
-      if (packer.add(message, files)) continue
+      if (packer.add(message, this.#files)) continue
       packs.push(packer.seal(this.#clock.now()))
       packer.clear(true)
-      packer.add(message, files)
+      packer.add(message, this.#files)
     }
     packs.push(packer.seal(this.#clock.now()))
     return packs
@@ -319,9 +322,12 @@ export class Lane implements Outlet {
     for (let entry = this.#waiting[0]; entry !== undefined; entry = this.#waiting[0]) {
       const { packs, priority, ticket, signal } = entry
       try {
-        for (const [at, pack] of packs.entries()) {
-          const ends = at > 0 || signal === undefined ? this.#over.signal : AbortSignal.any([signal, this.#over.signal])
-          if (!(await this.#sendSoon(pack, priority))) await this.#handle.send(pack, priority, ends)
+        let ends = signal === undefined ? this.#over.signal : AbortSignal.any([signal, this.#over.signal])
+        for (let pack = packs[0]; pack !== undefined; pack = packs[0]) {
+          if (!(await this.#sendSoon(pack.bytes, priority))) await this.#handle.send(pack.bytes, priority, ends)
+          packs.shift()
+          // When the first is sent the others follow.
+          ends = this.#over.signal
           this.#patience?.refresh()
         }
         ticket?.resolve()
@@ -524,19 +530,6 @@ export class Lane implements Outlet {
   }
 }
 
-/** Files whose names are noted when they are written. */
-function noting(files: Files, names: string[]): Files {
-  return {
-    write: (body) => {
-      const name = files.write(body)
-      names.push(name)
-      return name
-    },
-    take: (name) => files.take(name),
-    remove: (name) => files.remove(name),
-  }
-}
-
 function addBody(packer: Packer, body: unknown): boolean {
   if (typeof body === 'string') return packer.addText(body, 'text')
   if (body instanceof Uint8Array) return packer.addBytes(body)
@@ -549,12 +542,13 @@ function outgoing(body: unknown): Packable {
   return { id: '', key: undefined, priority: 0, body: bytes, format, headers: undefined, expires: 0 }
 }
 
-function byPriority(messages: readonly Outgoing[]): Map<number, Outgoing[]> {
-  const all = new Map<number, Outgoing[]>()
-  for (const message of messages) {
-    const own = all.get(message.priority)
-    if (own === undefined) all.set(message.priority, [message])
-    else own.push(message)
+/** In their order, by what they have in common. */
+export function grouped<T, K>(items: readonly T[], keyOf: (item: T) => K): Map<K, T[]> {
+  const groups = new Map<K, T[]>()
+  for (const item of items) {
+    const own = groups.get(keyOf(item))
+    if (own === undefined) groups.set(keyOf(item), [item])
+    else own.push(item)
   }
-  return all
+  return groups
 }

@@ -86,11 +86,18 @@ function checkProperties(length: number, size: number, { sentAt }: Packable): nu
   return room - length
 }
 
+/** A pack that takes no more; `files` are those of the bodies that have no room in it. */
+export interface Sealed {
+  readonly bytes: Buffer
+  readonly files: readonly string[]
+}
+
 /** Takes messages until the next one has no room. */
 export class Packer {
   readonly #size: number
   #memory: Buffer
   #end = HEADER
+  #files: string[] = []
   /** Messages. */
   count = 0
 
@@ -137,7 +144,7 @@ export class Packer {
     const isLarge = message.body.byteLength > most
     const start = this.#end + ENTRY
     if (fixed + (isLarge ? NAME : message.body.byteLength) > this.#size - start) return false
-    const body = isLarge ? Buffer.from(files.write(message.body)) : message.body
+    const body = isLarge ? Buffer.from(this.#write(message.body, files)) : message.body
     this.#memory.writeUInt16LE(properties.byteLength, start)
     this.#memory.set(properties, start + PROPERTIES)
     this.#memory.set(body, start + fixed)
@@ -146,14 +153,20 @@ export class Packer {
     return true
   }
 
-  /** The bytes of the message of the kernel; they last until {@link clear}. */
-  seal(now: number): Buffer {
+  #write(body: Uint8Array, files: Files): string {
+    const name = files.write(body)
+    this.#files.push(name)
+    return name
+  }
+
+  /** The message of the kernel; its bytes last until {@link clear}. */
+  seal(now: number): Sealed {
     const memory = this.#memory
     memory.writeUInt32LE(MAGIC)
     memory.writeUIntLE(sequence++, 4, 6)
     memory.set(source, 10)
     memory.writeDoubleLE(now, 16)
-    return memory.subarray(0, this.#end)
+    return { bytes: memory.subarray(0, this.#end), files: this.#files }
   }
 
   /** Begins anew; what was sealed lives on if it was `kept`. */
@@ -161,6 +174,7 @@ export class Packer {
     if (kept) this.#memory = Buffer.allocUnsafeSlow(this.#size)
     this.#end = HEADER
     this.count = 0
+    if (this.#files.length > 0) this.#files = []
   }
 }
 

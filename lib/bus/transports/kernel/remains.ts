@@ -58,10 +58,10 @@ export function remove(scheme: Scheme, object: string): void {
   }
 }
 
-/** Removes what belongs to nobody any more; returns what processes had borrowed and did not give back. */
-export function sweep(isThere: (owner: Owner) => boolean): { scheme: Scheme; object: string; owner: Owner }[] {
+/** Removes what belongs to nobody any more; returns what that was. */
+export function sweep(isThere: (owner: Owner) => boolean): { object: string; owner: Owner }[] {
   if (!isTrusted()) return []
-  const left: { scheme: Scheme; object: string; owner: Owner }[] = []
+  const left: { object: string; owner: Owner }[] = []
   for (const entry of readdirSync(list)) {
     const [, scheme, object] = /^(mq|sysv)\.(.+)$/.exec(entry) ?? []
     const owner = readOwner(join(list, entry))
@@ -70,7 +70,7 @@ export function sweep(isThere: (owner: Owner) => boolean): { scheme: Scheme; obj
     const isOver = isLent && !isAlive(owner.queue.slice(BORROWED.length))
     if (isThere(owner) && !isOver) continue
     remove(scheme as Scheme, object)
-    left.push({ scheme: scheme as Scheme, object, owner })
+    left.push({ object, owner })
   }
   return left
 }

@@ -25,5 +25,4 @@ parentPort?.on('message', (message: 'checkpoint' | 'close') => {
   }
   Atomics.store(busy, 0, 0)
   Atomics.notify(busy, 0)
-  parentPort?.postMessage('done')
 })

@@ -137,7 +137,6 @@ class Local implements Surroundings {
   #checkAgain = false
   #transactions = 0
   #checkpointer: Worker | undefined
-  #checkpointing = false
   /** 1 while the thread is at work, which the end of the process must not cut short. */
   readonly #busy = new Int32Array(new SharedArrayBuffer(4))
   #later: NodeJS.Timeout | undefined
@@ -220,9 +219,9 @@ class Local implements Surroundings {
   }
 
   committed(): void {
-    if (++this.#transactions < CHECKPOINT_EVERY || this.#checkpointing || this.#closed) return
+    const isBusy = Atomics.load(this.#busy, 0) === 1
+    if (++this.#transactions < CHECKPOINT_EVERY || isBusy || this.#closed) return
     this.#transactions = 0
-    this.#checkpointing = true
     try {
       Atomics.store(this.#busy, 0, 1)
       this.#checkpointer ??= this.#startCheckpointer()
@@ -243,9 +242,6 @@ class Local implements Surroundings {
     if (!process.listeners('exit').includes(finish)) process.on('exit', finish)
     working.add(this.#busy)
     worker.on('exit', forget)
-    worker.on('message', () => {
-      this.#checkpointing = false
-    })
     // As if there were no thread to be had.
     worker.on('error', () => {
       forget()
