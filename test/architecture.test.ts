@@ -45,6 +45,10 @@ const order = [
   ],
   ['bus/prometheus.ts'],
   ['bus/schedules.ts', 'bus/topic.ts', 'bus/namespace.ts', 'bus/bus.ts', 'bus/index.ts'],
+  ['cli/errors.ts', 'cli/terminal.ts', 'cli/command.ts', 'cli/interruption.ts', 'cli/target.ts', 'cli/queues.ts'],
+  ['cli/watch.ts'],
+  ['cli/ls.ts'],
+  ['cli/commands.ts', 'cli/help.ts', 'cli/kmq.ts'],
 ].flat()
 
 const library = readdirSync(join(root, 'lib'), { recursive: true, encoding: 'utf8' }).filter((name) =>
@@ -70,14 +74,26 @@ test.each(library)('lib/%s imports only what lies below it', (name) => {
 })
 
 test('only lib/native.ts imports a package, and that is bindings; lib/bus/tracing.ts has types of one', () => {
-  const packages = library.flatMap((name) =>
-    importsOf(name)
-      .filter((specifier) => !specifier.startsWith('.') && !specifier.startsWith('node:'))
-      .map((specifier) => `${name}: ${specifier}`),
-  )
+  const packages = library
+    .filter((name) => !name.startsWith('cli/'))
+    .flatMap((name) =>
+      importsOf(name)
+        .filter((specifier) => !specifier.startsWith('.') && !specifier.startsWith('node:'))
+        .map((specifier) => `${name}: ${specifier}`),
+    )
   expect(packages.sort()).toEqual(['bus/tracing.ts: @opentelemetry/api', 'native.ts: bindings'])
   const tracing = readFileSync(join(root, 'lib/bus/tracing.ts'), 'utf8')
   expect(tracing).toContain("import type * as api from '@opentelemetry/api'")
+})
+
+test('the command keeps to the public API', () => {
+  const beyond = library
+    .filter((name) => name.startsWith('cli/'))
+    .flatMap((name) =>
+      importsOf(name).map((specifier) => (/^\./.test(specifier) ? join(dirname(name), specifier) : '')),
+    )
+    .filter((path) => path !== '' && !path.startsWith('cli/'))
+  expect(['index.ts', 'bus/index.ts']).toEqual(expect.arrayContaining([...new Set(beyond)]))
 })
 
 const notOurs = new Set(['.git', 'build', 'coverage', 'dist', 'node_modules', 'prebuilds'])

@@ -1,0 +1,40 @@
+// What goes wrong, and what is said of it.
+
+/** The command was not understood; nothing was done. */
+export class UsageError extends Error {}
+
+/** Said as it is, without a hint: the command itself found it. */
+export class Failure extends Error {
+  readonly hint: string | undefined
+
+  constructor(message: string, hint?: string) {
+    super(message)
+    this.hint = hint
+  }
+}
+
+export const EXIT = {
+  failure: 1,
+  usage: 2,
+  /** There was nothing to receive, or no room, in time. */
+  timeout: 3,
+  /** As if SIGPIPE had ended it. */
+  brokenPipe: 141,
+} as const
+
+interface Described {
+  readonly code?: string
+  readonly message: string
+  readonly hint?: string
+}
+
+/** Only what a user can do something with. */
+export function describe(error: unknown): Described {
+  if (!(error instanceof Error)) return { message: String(error) }
+  const { code, hint } = error as { code?: unknown; hint?: unknown }
+  return {
+    message: error.message === '' ? error.name : error.message,
+    ...(typeof code === 'string' && { code }),
+    ...(typeof hint === 'string' && { hint }),
+  }
+}

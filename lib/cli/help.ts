@@ -1,0 +1,68 @@
+// The help of kmq and of each subcommand.
+import type { Command, OptionSpec } from './command.ts'
+import { COMMANDS } from './commands.ts'
+import { style } from './terminal.ts'
+
+const WIDTH = 80
+
+/** Options that every command has. */
+export const COMMON = { help: { type: 'boolean', short: 'h', help: 'show this help' } } as const
+
+export function overview(): string {
+  const width = Math.max(...Object.keys(COMMANDS).map((name) => name.length)) + 2
+  const rows = Object.entries(COMMANDS).map(([name, { summary }]) => `  ${style.cyan(name.padEnd(width))}${summary}`)
+  return `${style.bold('kmq')}: the message queues of this machine
+
+${style.bold('Usage:')} kmq COMMAND [OPTIONS] [OPERANDS]
+
+${style.bold('Commands:')}
+${rows.join('\n')}
+
+${style.bold('kmq COMMAND --help')} tells all of one. ${style.bold('kmq --version')} tells the version.
+A queue is /name (POSIX), or 0x1f (key), '#3' (identifier), path:project (System V).`
+}
+
+export function synopsis({ name, operands, hasCommand, options }: Command): string {
+  const parts = [
+    'kmq',
+    name,
+    Object.keys(options).length > 0 ? '[OPTIONS]' : '',
+    operands,
+    hasCommand ? '-- COMMAND...' : '',
+  ]
+  return parts.filter((part) => part !== '').join(' ')
+}
+
+export function flagsOf([name, { short, value }]: readonly [string, OptionSpec]): string {
+  return `${short === undefined ? '    ' : `-${short}, `}--${name}${value === undefined ? '' : ` ${value}`}`
+}
+
+export function helpOf(command: Command): string {
+  const options = Object.entries<OptionSpec>({ ...command.options, ...COMMON })
+  const width = Math.max(...options.map((option) => flagsOf(option).length)) + 4
+  const rows = options.map((option) => {
+    const help = wrap(option[1].help, WIDTH - width)
+    return `  ${style.cyan(flagsOf(option).padEnd(width - 2))}${help.join(`\n${' '.repeat(width)}`)}`
+  })
+  const paragraphs = command.description.map((text) => wrap(text, WIDTH).join('\n'))
+  const examples = command.examples.map(([line, what]) => `  ${line}\n      ${style.dim(what)}`)
+  return `${style.bold('Usage:')} ${synopsis(command)}
+
+${paragraphs.join('\n\n')}
+
+${style.bold('Options:')}
+${rows.join('\n')}
+
+${style.bold('Examples:')}
+${examples.join('\n')}`
+}
+
+function wrap(text: string, width: number): string[] {
+  const lines: string[] = []
+  for (const word of text.split(' ')) {
+    const last = lines.at(-1)
+    if (last !== undefined && last.length + word.length < width) lines[lines.length - 1] = `${last} ${word}`
+    else lines.push(word)
+  }
+  return lines
+}

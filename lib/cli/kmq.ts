@@ -1,0 +1,40 @@
+#!/usr/bin/env node
+// The kmq command: finds the subcommand, and says what went wrong.
+import { readFileSync } from 'node:fs'
+import { COMMANDS } from './commands.ts'
+import { EXIT, UsageError } from './errors.ts'
+import { complain, note, print } from './terminal.ts'
+
+async function main([name, ...args]: readonly string[]): Promise<number> {
+  if (name === undefined || name === '--help' || name === '-h' || name === 'help') return help(args)
+  if (name === '--version' || name === '-V') {
+    const manifest = new URL('../../package.json', import.meta.url)
+    await print((JSON.parse(readFileSync(manifest, 'utf8')) as { version: string }).version)
+    return 0
+  }
+  const known = Object.hasOwn(COMMANDS, name) ? COMMANDS[name] : undefined
+  if (known === undefined) {
+    complain('kmq', new UsageError(`there is no command '${name}'`))
+    note("Try 'kmq --help'.")
+    return EXIT.usage
+  }
+  const own = args.includes('--') ? args.slice(0, args.indexOf('--')) : args
+  if (own.includes('--help') || own.includes('-h')) return help([name])
+  try {
+    return (await (await known.load()).run(args)) ?? 0
+  } catch (error) {
+    complain(`kmq ${name}`, error, own.includes('--json'))
+    if (!(error instanceof UsageError)) return EXIT.failure
+    note(`Try 'kmq ${name} --help'.`)
+    return EXIT.usage
+  }
+}
+
+async function help([name]: readonly string[]): Promise<number> {
+  const { helpOf, overview } = await import('./help.ts')
+  const known = name !== undefined && Object.hasOwn(COMMANDS, name) ? COMMANDS[name] : undefined
+  await print(known === undefined ? overview() : helpOf(await known.load()))
+  return 0
+}
+
+process.exitCode = await main(process.argv.slice(2))

@@ -1,0 +1,79 @@
+import { type Command, defineCommand, JSON_OPTION, toInteger } from './command.ts'
+import { EXIT } from './errors.ts'
+import { interruptible } from './interruption.ts'
+import { listQueues, type Peer, type QueueRow } from './queues.ts'
+import { complain, print, printJson, style, table } from './terminal.ts'
+
+export const ls: Command = defineCommand({
+  name: 'ls',
+  summary: 'list queues of both families',
+  operands: '[PATTERN]',
+  description: [
+    'Lists the message queues of this IPC namespace with what is in them, what they may hold, whose they are, and who used them last (the kernel knows that of System V only).',
+    'PATTERN is part of the name, or a glob such as /orders-* or 0x00*. A queue is stale when the processes that sent and received last have both ended.',
+  ],
+  options: {
+    watch: { type: 'boolean', short: 'w', help: 'show it again and again' },
+    interval: { type: 'string', short: 'i', value: 'MS', help: 'between two looks, in milliseconds; default: 1000' },
+    stale: { type: 'boolean', help: 'only stale queues' },
+    ...JSON_OPTION,
+  },
+  examples: [
+    ['kmq ls', 'all queues'],
+    ["kmq ls '/orders*'", 'POSIX queues whose name begins so'],
+    ['kmq ls --watch', 'until Ctrl-C'],
+    ['kmq ls --json | jq -r ".[].queue"', 'their names'],
+  ],
+  async run({ operands: [pattern], options }) {
+    const interval = toInteger('interval', options.interval, 10, 2 ** 31 - 1) ?? 1000
+    const isWanted = await matcher(pattern)
+    const look = async () => {
+      const { rows, errors } = await listQueues()
+      const wanted = rows.filter((row) => isWanted(row.queue) && (row.stale || options.stale !== true))
+      return { wanted, errors }
+    }
+    if (options.watch === true) {
+      const { watch } = await import('./watch.ts')
+      return interruptible((signal) => watch(async () => draw((await look()).wanted, options.json), interval, signal))
+    }
+    const { wanted, errors } = await look()
+    if (options.json === true) await printJson(wanted)
+    else await print(draw(wanted))
+    for (const error of errors) complain('kmq ls', error, options.json)
+    return errors.length > 0 ? EXIT.failure : 0
+  },
+})
+
+/** What a pattern means: a glob, or a part. */
+async function matcher(pattern: string | undefined): Promise<(name: string) => boolean> {
+  if (pattern === undefined) return () => true
+  if (!/[*?[\]{}!]/.test(pattern)) return (name) => name.includes(pattern)
+  const { default: picomatch } = await import('picomatch')
+  const matches = picomatch(pattern, { dot: true })
+  return (name) => matches(name)
+}
+
+function draw(rows: readonly QueueRow[], asJson = false): string {
+  if (asJson) return JSON.stringify(rows)
+  return table(
+    ['QUEUE', 'MESSAGES', 'MAX', 'BYTES', 'LIMIT', 'OWNER', 'MODE', 'LAST SENDER', 'LAST RECEIVER', ''],
+    ['left', 'right', 'right', 'right', 'right', 'left', 'left', 'left', 'left', 'left'],
+    rows.map((row) => [
+      row.queue,
+      number(row.messages),
+      number(row.maxMessages),
+      number(row.bytes),
+      number(row.maxBytes),
+      row.owner,
+      row.mode,
+      peer(row.lastSender),
+      peer(row.lastReceiver),
+      row.stale ? style.yellow('stale') : '',
+    ]),
+  )
+}
+
+const number = (value: number | undefined): string => (value === undefined ? '-' : String(value))
+
+const peer = (value: Peer | undefined): string =>
+  value === undefined ? '-' : `${value.pid} ${value.name ?? style.dim('(ended)')}`

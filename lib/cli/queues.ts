@@ -1,0 +1,106 @@
+// What is known of the queues of both families, in the same words.
+import { readFileSync } from 'node:fs'
+import { PosixQueue, type QueueError, SysvQueue } from '../index.ts'
+
+/** What is not known is undefined: the kernel does not keep it, or this user may not see it. */
+export interface QueueRow {
+  /** As kmq takes it: `/name`, `0x0000001f`, or `#3` of what has no key. */
+  readonly queue: string
+  readonly family: 'posix' | 'sysv'
+  /** Of System V. */
+  readonly id: number | undefined
+  readonly messages: number | undefined
+  /** Of POSIX: messages it may hold. */
+  readonly maxMessages: number | undefined
+  /** Of the messages in it. */
+  readonly bytes: number | undefined
+  /** Bytes it may hold. */
+  readonly maxBytes: number | undefined
+  readonly owner: string
+  /** In octal. */
+  readonly mode: string
+  /** Of System V: the processes that sent and received last. */
+  readonly lastSender: Peer | undefined
+  readonly lastReceiver: Peer | undefined
+  /** Both of them are dead. */
+  readonly stale: boolean
+}
+
+export interface Peer {
+  readonly pid: number
+  /** Undefined if it has ended. */
+  readonly name: string | undefined
+}
+
+export function peerOf(pid: number | undefined): Peer | undefined {
+  if (pid === undefined) return undefined
+  try {
+    return { pid, name: readFileSync(`/proc/${pid}/comm`, 'utf8').trimEnd() }
+  } catch {
+    return { pid, name: undefined }
+  }
+}
+
+const users = new Map<number, string>()
+
+/** The name of a user as /etc/passwd has it, or the number. */
+export function userName(uid: number): string {
+  if (users.size === 0) {
+    for (const line of readFileSync('/etc/passwd', 'utf8').split('\n')) {
+      const [name, , number] = line.split(':')
+      if (name !== undefined && number !== undefined) users.set(Number(number), name)
+    }
+  }
+  return users.get(uid) ?? String(uid)
+}
+
+const octal = (mode: number): string => mode.toString(8).padStart(3, '0')
+
+async function posixRows(): Promise<QueueRow[]> {
+  const queues = await PosixQueue.list()
+  return queues.map(({ name, messages, maxMessages, messageSize, bytes, uid, mode }) => ({
+    queue: name,
+    family: 'posix',
+    id: undefined,
+    messages,
+    maxMessages,
+    bytes,
+    maxBytes: maxMessages === undefined || messageSize === undefined ? undefined : maxMessages * messageSize,
+    owner: userName(uid),
+    mode: octal(mode),
+    lastSender: undefined,
+    lastReceiver: undefined,
+    stale: false,
+  }))
+}
+
+async function sysvRows(): Promise<QueueRow[]> {
+  const queues = await SysvQueue.list()
+  return queues.map(({ id, key, messages, bytes, maxBytes, uid, mode, ...stat }) => {
+    const lastSender = peerOf(stat.lastSender)
+    const lastReceiver = peerOf(stat.lastReceiver)
+    const peers = [lastSender, lastReceiver].filter((peer) => peer !== undefined)
+    return {
+      queue: Number(key) === 0 ? `#${id}` : key,
+      family: 'sysv',
+      id,
+      messages,
+      maxMessages: undefined,
+      bytes,
+      maxBytes,
+      owner: userName(uid),
+      mode: octal(mode),
+      lastSender,
+      lastReceiver,
+      stale: peers.length > 0 && peers.every(({ name }) => name === undefined),
+    }
+  })
+}
+
+/** All that there are, sorted; and why one family cannot be seen. */
+export async function listQueues(): Promise<{ rows: QueueRow[]; errors: QueueError[] }> {
+  const found = await Promise.allSettled([posixRows(), sysvRows()])
+  const rows = found.flatMap((result) => (result.status === 'fulfilled' ? result.value : []))
+  const errors = found.flatMap((result) => (result.status === 'rejected' ? [result.reason as QueueError] : []))
+  return { rows: rows.sort((a, b) => (a.queue < b.queue ? -1 : 1)), errors }
+}

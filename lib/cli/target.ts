@@ -1,0 +1,46 @@
+// Queues of the kernel as a user names them.
+import { statSync } from 'node:fs'
+import { type PosixOpenOptions, PosixQueue, type SysvOpenOptions, SysvQueue } from '../index.ts'
+import { UsageError } from './errors.ts'
+
+export type Target =
+  | { readonly family: 'posix'; readonly text: string; readonly name: string }
+  | { readonly family: 'sysv'; readonly text: string; readonly key: number }
+  | { readonly family: 'sysv'; readonly text: string; readonly id: number }
+
+export const NAMES =
+  "A QUEUE is /name (POSIX), or a key 0x1f, an identifier '#3' (quoted: a shell takes # for a comment) or path:project as of ftok(3) (System V). posix: and sysv: in front say which family is meant."
+
+/** @throws {UsageError} if it is the name of nothing */
+export function parseTarget(text: string): Target {
+  const [, prefix, name = ''] = /^(?:(posix|sysv):)?(.*)$/s.exec(text) ?? []
+  if (prefix !== 'sysv' && /^\/[^/]+$/.test(name)) return { family: 'posix', text, name }
+  if (prefix === 'posix')
+    throw new UsageError(`'${text}' is no queue: after posix: comes a slash and a name without one`)
+  if (/^#\d+$/.test(name)) return { family: 'sysv', text, id: Number(name.slice(1)) }
+  if (/^0x[\da-f]{1,8}$/i.test(name)) return { family: 'sysv', text, key: Number(name) }
+  const [, path = '', project] = /^(.+):(\d{1,3}|[^\d])$/s.exec(name) ?? []
+  if (project === undefined) throw new UsageError(`'${text}' names no queue. ${NAMES}`)
+  return { family: 'sysv', text, key: ftok(path, project) }
+}
+
+function ftok(path: string, project: string): number {
+  const number = /^\d/.test(project) ? Number(project) : (project.codePointAt(0) as number)
+  if (number < 1 || number > 255) throw new UsageError(`the project of '${path}:${project}' is a character or 1 to 255`)
+  if (statSync(path, { throwIfNoEntry: false }) === undefined)
+    throw new UsageError(`there is no file '${path}' to make a key of`)
+  return SysvQueue.ftok(path, number)
+}
+
+/** Of both families; each takes its own. */
+export interface OpenOptions {
+  readonly access?: PosixOpenOptions['access']
+  readonly posix?: PosixOpenOptions
+  readonly sysv?: SysvOpenOptions
+}
+
+export function openTarget(target: Target, { access, posix, sysv }: OpenOptions = {}): PosixQueue | SysvQueue {
+  if (target.family === 'posix')
+    return PosixQueue.open(target.name, { ...(access !== undefined && { access }), ...posix })
+  return 'id' in target ? SysvQueue.fromId(target.id) : SysvQueue.open(target.key, sysv)
+}
