@@ -8,9 +8,10 @@ const WIDTH = 80
 /** Options that every command has. */
 export const COMMON = { help: { type: 'boolean', short: 'h', help: 'show this help' } } as const
 
-export function overview(): string {
-  const width = Math.max(...Object.keys(COMMANDS).map((name) => name.length)) + 2
-  const rows = Object.entries(COMMANDS).map(([name, { summary }]) => `  ${style.cyan(name.padEnd(width))}${summary}`)
+export async function overview(): Promise<string> {
+  const commands = await Promise.all(Object.values(COMMANDS).map((load) => load()))
+  const width = Math.max(...commands.map(({ name }) => name.length)) + 2
+  const rows = commands.map(({ name, summary }) => `  ${style.cyan(name.padEnd(width))}${summary}`)
   return `${style.bold('kmq')}: the message queues of this machine
 
 ${style.bold('Usage:')} kmq COMMAND [OPTIONS] [OPERANDS]

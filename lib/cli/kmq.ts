@@ -12,8 +12,8 @@ async function main([name, ...args]: readonly string[]): Promise<number> {
     await print((JSON.parse(readFileSync(manifest, 'utf8')) as { version: string }).version)
     return 0
   }
-  const known = Object.hasOwn(COMMANDS, name) ? COMMANDS[name] : undefined
-  if (known === undefined) {
+  const load = Object.hasOwn(COMMANDS, name) ? COMMANDS[name] : undefined
+  if (load === undefined) {
     complain('kmq', new UsageError(`there is no command '${name}'`))
     note("Try 'kmq --help'.")
     return EXIT.usage
@@ -21,7 +21,7 @@ async function main([name, ...args]: readonly string[]): Promise<number> {
   const own = args.includes('--') ? args.slice(0, args.indexOf('--')) : args
   if (own.includes('--help') || own.includes('-h')) return help([name])
   try {
-    return (await (await known.load()).run(args)) ?? 0
+    return (await (await load()).run(args)) ?? 0
   } catch (error) {
     complain(`kmq ${name}`, error, own.includes('--json'))
     if (!(error instanceof UsageError)) return EXIT.failure
@@ -32,8 +32,8 @@ async function main([name, ...args]: readonly string[]): Promise<number> {
 
 async function help([name]: readonly string[]): Promise<number> {
   const { helpOf, overview } = await import('./help.ts')
-  const known = name !== undefined && Object.hasOwn(COMMANDS, name) ? COMMANDS[name] : undefined
-  await print(known === undefined ? overview() : helpOf(await known.load()))
+  const load = name !== undefined && Object.hasOwn(COMMANDS, name) ? COMMANDS[name] : undefined
+  await print(load === undefined ? await overview() : helpOf(await load()))
   return 0
 }
 

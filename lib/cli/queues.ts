@@ -1,6 +1,7 @@
 // What is known of the queues of both families, in the same words.
 import { readFileSync } from 'node:fs'
 import { PosixQueue, type QueueError, SysvQueue } from '../index.ts'
+import { UsageError } from './errors.ts'
 
 /** What is not known is undefined: the kernel does not keep it, or this user may not see it. */
 export interface QueueRow {
@@ -41,17 +42,27 @@ export function peerOf(pid: number | undefined): Peer | undefined {
   }
 }
 
-const users = new Map<number, string>()
+/** Names by their numbers, as /etc/passwd or /etc/group has them. */
+function namesIn(file: string): Map<number, string> {
+  const lines = readFileSync(file, 'utf8').split('\n')
+  return new Map(lines.map((line) => line.split(':')).map(([name = '', , number]) => [Number(number), name]))
+}
 
-/** The name of a user as /etc/passwd has it, or the number. */
+let users: Map<number, string> | undefined
+
+/** The name of a user, or the number. */
 export function userName(uid: number): string {
-  if (users.size === 0) {
-    for (const line of readFileSync('/etc/passwd', 'utf8').split('\n')) {
-      const [name, , number] = line.split(':')
-      if (name !== undefined && number !== undefined) users.set(Number(number), name)
-    }
-  }
+  users ??= namesIn('/etc/passwd')
   return users.get(uid) ?? String(uid)
+}
+
+export const userId = (name: string): number => numberOf(name, 'user', '/etc/passwd')
+export const groupId = (name: string): number => numberOf(name, 'group', '/etc/group')
+
+function numberOf(name: string, what: string, file: string): number {
+  if (/^\d+$/.test(name)) return Number(name)
+  for (const [number, known] of namesIn(file)) if (known === name) return number
+  throw new UsageError(`there is no ${what} '${name}' in ${file}`)
 }
 
 const octal = (mode: number): string => mode.toString(8).padStart(3, '0')
