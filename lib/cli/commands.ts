@@ -8,4 +8,5 @@ export const COMMANDS: Readonly<Record<string, () => Promise<Command>>> = {
   set: async () => (await import('./set.ts')).set,
   rm: async () => (await import('./rm.ts')).rm,
   purge: async () => (await import('./purge.ts')).purge,
+  completion: async () => (await import('./completion.ts')).completion,
 }

@@ -12,6 +12,7 @@ async function main([name, ...args]: readonly string[]): Promise<number> {
     await print((JSON.parse(readFileSync(manifest, 'utf8')) as { version: string }).version)
     return 0
   }
+  if (name === '__complete') return (await import('./complete.ts')).complete(args)
   const load = Object.hasOwn(COMMANDS, name) ? COMMANDS[name] : undefined
   if (load === undefined) {
     complain('kmq', new UsageError(`there is no command '${name}'`))
@@ -31,6 +32,10 @@ async function main([name, ...args]: readonly string[]): Promise<number> {
 }
 
 async function help([name]: readonly string[]): Promise<number> {
+  if (name === '--roff') {
+    await print(await (await import('./man.ts')).manPage())
+    return 0
+  }
   const { helpOf, overview } = await import('./help.ts')
   const load = name !== undefined && Object.hasOwn(COMMANDS, name) ? COMMANDS[name] : undefined
   await print(load === undefined ? await overview() : helpOf(await load()))

@@ -88,7 +88,8 @@ describe('kmq info', () => {
     expect(JSON.parse(stderr)).toMatchObject({ error: { code: 'ENOENT', hint: expect.any(String) } })
   })
 
-  test.skipIf(!canBeStranger)('tells what may be known of a queue of somebody else', async () => {
+  test('tells what may be known of a queue of somebody else', async ({ skip }) => {
+    skip(!canBeStranger, 'needs root, and files that others can read')
     const [facts] = await jsonOf(['info', '--json', openQueue().path as string], { through: asStranger })
     expect(facts).toMatchObject({ family: 'posix', mode: '600', hint: expect.stringContaining('may not read') })
     expect(facts).not.toHaveProperty('messages')
@@ -98,7 +99,8 @@ describe('kmq info', () => {
 })
 
 describe('kmq set', () => {
-  test.skipIf(!isRoot)('changes size, mode and owner', async () => {
+  test('changes size, mode and owner', async ({ skip }) => {
+    skip(!isRoot, 'only root can')
     const queue = openSysv()
     const args = ['--max-bytes', '1000', '--mode', '660', '--owner', 'daemon', '--group', String(stranger)]
     expect(await kmq(['set', `#${queue.id}`, ...args])).toMatchObject({ code: 0, stdout: '', stderr: '' })
@@ -118,7 +120,8 @@ describe('kmq set', () => {
     expect({ code, stderr }).toEqual({ code: 2, stderr: expect.stringContaining('chmod') })
   })
 
-  test.skipIf(!canBeStranger)('is not for others', async () => {
+  test('is not for others', async ({ skip }) => {
+    skip(!canBeStranger, 'needs root, and files that others can read')
     const { code, stderr } = await kmq(['set', `#${openSysv().id}`, '--mode', '666'], { through: asStranger })
     expect({ code, stderr }).toEqual({ code: 1, stderr: expect.stringContaining('EPERM') })
   })
@@ -152,10 +155,11 @@ describe('kmq rm', () => {
     expect(list.map(({ id }) => id)).not.toContain(used.id)
   })
 
-  test.skipIf(!hasTerminal).each([
+  test.for([
     ['y', false],
     ['n', true],
-  ])('asks on a terminal: %s', async (answer, remains) => {
+  ] as const)('asks on a terminal: %s', async ([answer, remains], { skip }) => {
+    skip(!hasTerminal, 'needs script(1)')
     const queue = openQueue()
     queue.trySend('x')
     const { stdout, code } = await onTerminal(['rm', queue.path as string], `${answer}\n`)
@@ -165,7 +169,8 @@ describe('kmq rm', () => {
     expect(listed.includes(queue.path as string)).toBe(remains)
   })
 
-  test.skipIf(!canBeStranger)('says what another user may not', async () => {
+  test('says what another user may not', async ({ skip }) => {
+    skip(!canBeStranger, 'needs root, and files that others can read')
     const queue = openQueue()
     const { code, stderr } = await kmq(['rm', queue.path as string], { through: asStranger })
     expect({ code, stderr }).toEqual({ code: 1, stderr: expect.stringMatching(/EACCES|EPERM/) })

@@ -1,0 +1,42 @@
+// What can stand at the end of a line: the shells ask with `kmq __complete WORD...`, the last of which is begun.
+import type { Command } from './command.ts'
+import { COMMANDS } from './commands.ts'
+import { listQueues } from './queues.ts'
+import { print } from './terminal.ts'
+
+/** With what it means. */
+type Candidate = readonly [word: string, meaning: string]
+
+/** One a line, its meaning after a tab. */
+export async function complete(words: readonly string[]): Promise<number> {
+  const begun = words.at(-1) ?? ''
+  const candidates = await candidatesFor(words.slice(0, -1), begun)
+  const lines = candidates.filter(([word]) => word.startsWith(begun)).map(([word, meaning]) => `${word}\t${meaning}`)
+  if (lines.length > 0) await print(lines.join('\n'))
+  return 0
+}
+
+async function candidatesFor([name, ...args]: readonly string[], begun: string): Promise<readonly Candidate[]> {
+  if (name === undefined) return Promise.all(Object.values(COMMANDS).map(summaryOf))
+  const load = Object.hasOwn(COMMANDS, name) ? COMMANDS[name] : undefined
+  // What comes after -- is another program's.
+  if (load === undefined || args.includes('--')) return []
+  const command = await load()
+  const asked = Object.entries(command.options).find(([option]) => args.at(-1) === `--${option}`)?.[1]
+  if (asked?.type === 'string') return (asked.choices ?? []).map((choice) => [choice, ''])
+  if (begun.startsWith('-')) {
+    const own = Object.entries(command.options).map(([option, { help }]) => [`--${option}`, help] as const)
+    return [...own, ['--help', 'show its help']]
+  }
+  return /QUEUE|FROM|PATTERN/.test(command.operands) ? queues() : []
+}
+
+const summaryOf = async (load: () => Promise<Command>): Promise<Candidate> => {
+  const { name, summary } = await load()
+  return [name, summary]
+}
+
+async function queues(): Promise<Candidate[]> {
+  const { rows } = await listQueues()
+  return rows.map(({ queue, messages }) => [queue, `${messages ?? 'unknown'} messages`])
+}
