@@ -1,6 +1,5 @@
 import { type Command, defineCommand, JSON_OPTION, toInteger } from './command.ts'
 import { EXIT } from './errors.ts'
-import { interruptible } from './interruption.ts'
 import { listQueues, type Peer, type QueueRow } from './queues.ts'
 import { complain, print, printJson, style, table } from './terminal.ts'
 
@@ -34,7 +33,7 @@ export const ls: Command = defineCommand({
     }
     if (options.watch === true) {
       const { watch } = await import('./watch.ts')
-      return interruptible((signal) => watch(async () => draw((await look()).wanted, options.json), interval, signal))
+      return watch(async () => draw((await look()).wanted, options.json), interval)
     }
     const { wanted, errors } = await look()
     if (options.json === true) await printJson(wanted)
@@ -57,7 +56,7 @@ function draw(rows: readonly QueueRow[], asJson = false): string {
   if (asJson) return JSON.stringify(rows)
   return table(
     ['QUEUE', 'MESSAGES', 'MAX', 'BYTES', 'LIMIT', 'OWNER', 'MODE', 'LAST SENDER', 'LAST RECEIVER', ''],
-    ['left', 'right', 'right', 'right', 'right', 'left', 'left', 'left', 'left', 'left'],
+    ['l', 'r', 'r', 'r', 'r', 'l', 'l', 'l', 'l', 'l'],
     rows.map((row) => [
       row.queue,
       number(row.messages),

@@ -1,7 +1,6 @@
 // What is written to the terminal, or to whatever stands in its place.
-import { createInterface } from 'node:readline/promises'
-import Table from 'cli-table3'
-import colors from 'picocolors'
+import { stripVTControlCharacters, styleText } from 'node:util'
+import align from 'text-table'
 import { describe, EXIT } from './errors.ts'
 
 /** Nobody reads any more; there is nothing left to say. */
@@ -10,11 +9,17 @@ process.stdout.on('error', (error: NodeJS.ErrnoException) => {
   throw error
 })
 
-const isColored = colors.isColorSupported && (process.stdout.isTTY || (process.env.FORCE_COLOR ?? '') !== '')
+const styled = (format: Parameters<typeof styleText>[0]) => (text: string) => styleText(format, text)
 
-export const style: ReturnType<typeof colors.createColors> = colors.createColors(isColored)
-
-const stderrStyle = colors.createColors(colors.isColorSupported && process.stderr.isTTY)
+/** For a terminal; elsewhere text stays as it is, unless FORCE_COLOR asks for it. */
+export const style: Readonly<Record<'bold' | 'dim' | 'red' | 'green' | 'yellow' | 'cyan', (text: string) => string>> = {
+  bold: styled('bold'),
+  dim: styled('dim'),
+  red: styled('red'),
+  green: styled('green'),
+  yellow: styled('yellow'),
+  cyan: styled('cyan'),
+}
 
 /** Resolves when the reader has taken it: what is printed for ever must not pile up. */
 export function print(text: string): Promise<void> {
@@ -38,40 +43,30 @@ export function complain(command: string, error: unknown, asJson = false): void 
     process.stderr.write(`${JSON.stringify({ error: described })}\n`)
     return
   }
-  process.stderr.write(`${stderrStyle.red(`${command}:`)} ${described.message}\n`)
-  if (described.hint !== undefined) process.stderr.write(`  ${stderrStyle.dim(described.hint)}\n`)
+  process.stderr.write(`${style.red(`${command}:`)} ${described.message}\n`)
+  if (described.hint !== undefined) process.stderr.write(`  ${style.dim(described.hint)}\n`)
 }
 
 export function note(text: string): void {
   process.stderr.write(`${text}\n`)
 }
 
-export type Align = 'left' | 'right'
-
-const NO_LINES = Object.fromEntries(
-  ['top', 'bottom', 'mid', 'left', 'right']
-    .flatMap((side) => [side, `${side}-mid`, `${side}-left`, `${side}-right`])
-    .map((part) => [part, '']),
-)
-
-/** Columns without lines, as ls(1) and ps(1) have them. */
+/** Columns without lines, as ls(1) and ps(1) have them; `r` columns are aligned on the right. */
 export function table(
   headers: readonly string[],
-  align: readonly Align[],
+  columns: readonly ('l' | 'r')[],
   rows: readonly (readonly string[])[],
 ): string {
-  const drawn = new Table({
-    head: headers.map((header) => style.bold(header)),
-    colAligns: [...align],
-    chars: { ...NO_LINES, middle: '  ' },
-    style: { 'padding-left': 0, 'padding-right': 0, head: [], border: [] },
-  })
-  drawn.push(...rows.map((row) => [...row]))
-  return drawn.toString().replace(/ +$/gm, '')
+  const head = headers.map((header) => style.bold(header))
+  return align([head, ...rows.map((row) => [...row])], {
+    align: [...columns],
+    stringLength: (cell) => stripVTControlCharacters(cell).length,
+  }).replace(/ +$/gm, '')
 }
 
 /** Asks on the terminal; false where there is none. */
 export async function confirm(question: string): Promise<boolean> {
+  const { createInterface } = await import('node:readline/promises')
   const lines = createInterface({ input: process.stdin, output: process.stderr })
   try {
     return /^y(es)?$/i.test(await lines.question(`${question} [y/N] `))

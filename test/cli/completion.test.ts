@@ -8,10 +8,15 @@ import { openQueue } from '../support.ts'
 import { openSysv } from '../sysv-support.ts'
 import { command, kmq } from './support.ts'
 
-/** A directory where `kmq` is the command under test. */
-function path(): string {
+function temporaryDirectory(): string {
   const directory = mkdtempSync(join(tmpdir(), 'kernelmq-completion-'))
   onTestFinished(() => rmSync(directory, { recursive: true }))
+  return directory
+}
+
+/** A PATH where `kmq` is the command under test. */
+function path(): string {
+  const directory = temporaryDirectory()
   writeFileSync(join(directory, 'kmq'), `#!/bin/sh\nexec '${process.execPath}' '${command}' "$@"\n`)
   chmodSync(join(directory, 'kmq'), 0o755)
   return `${directory}:${process.env.PATH}`
@@ -44,7 +49,9 @@ describe('completion', () => {
   test.each(['zsh', 'fish'])('is a script that %s can read', async (shell) => {
     const { stdout } = await kmq(['completion', shell])
     expect(stdout).toContain('kmq __complete')
-    const checked = spawnSync(shell, ['-n'], { input: stdout, encoding: 'utf8' })
+    const file = join(temporaryDirectory(), 'script')
+    writeFileSync(file, stdout)
+    const checked = spawnSync(shell, ['-n', file], { encoding: 'utf8' })
     // Where there is no such shell, its text is all that can be seen.
     if (checked.error === undefined) expect(checked).toMatchObject({ status: 0, stderr: '' })
   })

@@ -13,7 +13,7 @@ interface Options {
 /** Starts the real command, in a process of its own. */
 export function startKmq(args: string[], { env = {}, through = [] }: Options = {}): Running {
   const [first = '', ...rest] = [...through, process.execPath, command, ...args]
-  return start(first, rest, { env: { FORCE_COLOR: '', ...env } })
+  return start(first, rest, { env: { FORCE_COLOR: undefined, ...env } })
 }
 
 /** Runs it to its end. */
