@@ -83,7 +83,7 @@ beforeAll(async () => {
   // A tree of its own: prebuildify compiles anew, and the checkout's build/ is in use.
   const source = join(sandbox, 'source')
   for (const entry of readdirSync(checkout, { withFileTypes: true })) {
-    if (!entry.isFile() && !['lib', 'native'].includes(entry.name)) continue
+    if (!entry.isFile() && !['lib', 'native', 'docs'].includes(entry.name)) continue
     cpSync(join(checkout, entry.name), join(source, entry.name), { recursive: true })
   }
   for (const path of ['build/Debug/kernelmq.node', 'test/some.test.ts', 'examples/some.mjs', 'prebuilds/README.md']) {
@@ -95,7 +95,8 @@ beforeAll(async () => {
   await run(tsc, [], { cwd: source })
 
   // The dependencies come from here: no network.
-  const packages = [source, ...['bindings', 'file-uri-to-path'].map((name) => join(checkout, 'node_modules', name))]
+  const listed = await run('npm', ['ls', '--omit=dev', '--omit=peer', '--all', '--parseable'], { cwd: checkout })
+  const packages = [source, ...listed.stdout.trimEnd().split('\n').slice(1)]
   await run('npm', ['pack', '--ignore-scripts', '--pack-destination', sandbox, ...packages], { cwd: sandbox })
   const tarballs = readdirSync(sandbox).filter((name) => name.endsWith('.tgz'))
 
@@ -120,6 +121,7 @@ test('the package holds what runs, what it was made of, and nothing else', () =>
     ...lib.flatMap((name) => ['.js', '.js.map', '.d.ts', '.d.ts.map'].map((suffix) => `dist/${name}${suffix}`)),
     ...lib.map((name) => `lib/${name}.ts`),
     'binding.gyp',
+    'docs/kmq.1',
     ...readdirSync(join(checkout, 'native'))
       .filter((name) => /\.(cc|h)$/.test(name))
       .map((name) => `native/${name}`),
@@ -159,6 +161,16 @@ test.each([
   expect(readdirSync(user.PATH).sort()).toEqual(['node', 'npm'])
   const output = await evaluate(join(sandbox, 'app'), type, load + exchange, uniqueName())
   expect(JSON.parse(output)).toEqual(['hello', 7, constants.O_NONBLOCK, join(installed, prebuilt)])
+})
+
+test('installed, kmq is a command; without its packages it says what to do', async () => {
+  const { stdout } = await run(join(modules, '.bin/kmq'), ['ls', '--json'], { env: user })
+  expect(JSON.parse(stdout)).toBeInstanceOf(Array)
+  const { folder, root } = copyInstalled('bare')
+  rmSync(join(folder, 'node_modules/text-table'), { recursive: true })
+  const failed = run(process.execPath, [join(root, 'dist/cli/kmq.js'), 'ls'], { env: user })
+  const stderr = 'kmq: the package text-table is missing\n  Install kernelmq again, without --omit=optional.\n'
+  await expect(failed).rejects.toMatchObject({ code: 1, stderr })
 })
 
 // Those of Red Hat Enterprise Linux 8, for which the binaries of Node.js 20 are made.

@@ -32,6 +32,14 @@ interface Described {
 export function describe(error: unknown): Described {
   if (!(error instanceof Error)) return { message: String(error) }
   const { code, hint } = error as { code?: unknown; hint?: unknown }
+  const [, missing] = (code === 'ERR_MODULE_NOT_FOUND' && /package '(.+?)'/.exec(error.message)) || []
+  if (missing !== undefined) {
+    return {
+      code: String(code),
+      message: `the package ${missing} is missing`,
+      hint: 'Install kernelmq again, without --omit=optional.',
+    }
+  }
   return {
     message: error.message === '' ? error.name : error.message,
     ...(typeof code === 'string' && { code }),
