@@ -1,3 +1,4 @@
+export { doctor, type Finding, type FindingId, type LimitUse, type Mend } from './doctor.ts'
 export { AbortError, QueueError } from './errors.ts'
 export type { Data } from './outbox.ts'
 export {

@@ -75,6 +75,8 @@ export interface Timespec {
  * They return a value or a negative errno.
  */
 export interface Native {
+  /** The version of Node-API that it needs. */
+  readonly nodeApi: number
   readonly Descriptor: new () => Descriptor
   /**
    * For each message that the last receive brought: its length, then its
@@ -150,7 +152,7 @@ export interface Native {
   poll(fd: number, events: number, milliseconds: number, interruptible: boolean, noop: () => void): number
 }
 
-function load(): Native {
+function load(): { native: Native; file: string } {
   if (process.platform !== 'linux') {
     throw new Error(
       `kernelmq needs Linux: it is made of the Linux kernel's message queues (this is ${process.platform})`,
@@ -167,11 +169,12 @@ function load(): Native {
     // One call each: given several, bindings gives up at the first that exists
     // but cannot be loaded.
     try {
-      return bindings({
+      const native = bindings({
         bindings: 'kernelmq.node',
         module_root: root,
         try: [['module_root', ...path]],
       }) as unknown as Native
+      return { native, file: root + path.join('/') }
     } catch (error) {
       const found = !('tries' in (error as object)) // bindings' own list, where there is no such file
       failures.push(`  ${root}${path.join('/')}: ${found ? (error as Error).message : 'not there'}`)
@@ -183,7 +186,12 @@ function load(): Native {
   )
 }
 
-export const native: Native = load()
+const loaded = load()
+
+export const native: Native = loaded.native
+
+/** Where it was found. */
+export const addonFile: string = loaded.file
 
 /** The addon's, where to find it takes no time: its exports are a dictionary. */
 export const received: Uint32Array = native.received

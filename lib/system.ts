@@ -1,11 +1,20 @@
 // What the system says about its queues: limits, names, comings and goings; and
 // what its errors mean.
-import { type FSWatcher, constants as fs, readdirSync, readFileSync, statSync, watch } from 'node:fs'
+import {
+  existsSync,
+  type FSWatcher,
+  constants as fs,
+  readdirSync,
+  readFileSync,
+  readlinkSync,
+  statSync,
+  watch,
+} from 'node:fs'
 import { open, readdir, stat } from 'node:fs/promises'
 import { constants } from 'node:os'
 import { checkInteger, QueueError } from './errors.ts'
 import { type MqAttributes, type MsqidDs, native } from './native.ts'
-import { IPC_INFO, IPC_STAT, MSG_INFO, MSG_STAT_ANY } from './syscalls.ts'
+import { IPC_INFO, IPC_NOWAIT, IPC_STAT, MSG_COPY, MSG_INFO, MSG_STAT_ANY } from './syscalls.ts'
 import { checkSignal, deadlineOf, Puller, Waiter, type WaitOptions } from './waiting.ts'
 
 /** The limits of POSIX queues. Sizes are in bytes. @see mq_overview(7) */
@@ -73,10 +82,13 @@ function sysctl(name: string): number {
   }
 }
 
-/** RLIMIT_MSGQUEUE as this process has it, in bytes. */
-function msgqueueLimit(): number {
-  const soft = /^Max msgqueue size\s+(\S+)/m.exec(readFileSync('/proc/self/limits', 'utf8'))?.[1]
-  return soft === 'unlimited' ? Number.POSITIVE_INFINITY : Number(soft)
+/** A limit of this process, in bytes or as a number; Infinity if there is none. @see getrlimit(2) */
+export function resourceLimit(name: 'Max msgqueue size' | 'Max open files'): { soft: number; hard: number } {
+  const line = new RegExp(`^${name}\\s+(\\S+)\\s+(\\S+)`, 'm').exec(readFileSync('/proc/self/limits', 'utf8'))
+  const [soft = Number.NaN, hard = Number.NaN] = (line ?? [])
+    .slice(1)
+    .map((value) => (value === 'unlimited' ? Number.POSITIVE_INFINITY : Number(value)))
+  return { soft, hard }
 }
 
 export function posixLimits(): PosixLimits {
@@ -86,7 +98,7 @@ export function posixLimits(): PosixLimits {
     messageSize: sysctl('msgsize_max'),
     defaultMaxMessages: Math.min(sysctl('msg_default'), sysctl('msg_max')),
     defaultMessageSize: Math.min(sysctl('msgsize_default'), sysctl('msgsize_max')),
-    bytes: msgqueueLimit(),
+    bytes: resourceLimit('Max msgqueue size').soft,
     maxPriority: 32767,
   }
 }
@@ -106,7 +118,7 @@ export function posixCost({ maxMessages, messageSize }: QueueSize): number {
 const CONTAINER = 'in Docker: --ulimit msgqueue=<bytes>, in systemd: LimitMSGQUEUE=<bytes>'
 
 // Beyond these no sysctl goes (ipc/mqueue.c, HARD_MSGMAX and HARD_MSGSIZEMAX).
-const CEILING: QueueSize = { maxMessages: 65536, messageSize: 16777216 }
+export const CEILING: QueueSize = { maxMessages: 65536, messageSize: 16777216 }
 
 /** Why mq_open(3) failed, and what mends it. */
 export function openHint(code: string, name: string, create: boolean, size: WantedSize): string | undefined {
@@ -186,7 +198,7 @@ function tooManyHint(size: WantedSize): string {
 }
 
 /** Where the mqueue file system is mounted. */
-function mountPoint(): string {
+export function mountPoint(): string {
   for (const line of readFileSync('/proc/self/mounts', 'utf8').split('\n')) {
     const [, path, type] = line.split(' ')
     if (type === 'mqueue' && path !== undefined)
@@ -473,5 +485,100 @@ export function sysvHint(code: string, syscall: string): string | undefined {
         : 'The kernel is built without CONFIG_SYSVIPC, or a sandbox forbids the call.'
     default:
       return undefined
+  }
+}
+
+/** What a family of calls is made of, as far as this kernel and its sandboxes let this process make it. */
+export interface Support {
+  /** The calls that fail as they do nowhere else, and with what; negative errnos. */
+  missing: { syscall: string; errno: number }[]
+  /** The kernel has them, for its settings are there; undefined if that cannot be known. */
+  inKernel: boolean | undefined
+}
+
+const { EACCES, EBADF, EIDRM, EINVAL, ENOENT } = constants.errno
+const NO_BYTES = new Uint8Array(1)
+/** An identifier that no queue has. */
+const NOBODY = 2 ** 31 - 1
+
+// Each call on what cannot exist, so that nothing comes of it; and how a kernel that has the call then fails.
+const calls: Record<'posix' | 'sysv' | 'peek', [syscall: string, call: () => unknown, ...errnos: number[]][]> = {
+  posix: [
+    ['mq_open', () => native.open('', 0, 0), ENOENT],
+    ['mq_unlink', () => native.unlink(''), ENOENT],
+    ['mq_timedsend', () => native.timedSend(-1, NO_BYTES, 0, undefined), EBADF],
+    ['mq_timedreceive', () => native.timedReceive(-1, NO_BYTES, undefined), EBADF],
+    ['mq_getsetattr', () => native.getSetAttributes(-1), EBADF],
+    ['mq_notify', () => native.notify(-1), EBADF],
+  ],
+  sysv: [
+    ['msgget', () => native.msgGet(NOBODY, 0), ENOENT, EACCES],
+    ['msgsnd', () => native.msgSend(NOBODY, 1, NO_BYTES, IPC_NOWAIT), EINVAL, EIDRM],
+    ['msgrcv', () => native.msgReceive(NOBODY, 0, NO_BYTES, IPC_NOWAIT), EINVAL, EIDRM],
+    ['msgctl', () => native.msgInfo(IPC_INFO)],
+  ],
+  peek: [['msgrcv', () => native.msgReceive(NOBODY, 0, NO_BYTES, IPC_NOWAIT | MSG_COPY), EINVAL, EIDRM]],
+}
+
+export function supportOf(what: keyof typeof calls): Support {
+  const missing = calls[what].flatMap(([syscall, call, ...expected]) => {
+    const result = call()
+    if (typeof result !== 'number' || result >= 0 || expected.includes(-result)) return []
+    return [{ syscall, errno: result }]
+  })
+  const settings = what === 'posix' ? '/proc/sys/fs/mqueue' : '/proc/sys/kernel/msgmni'
+  return { missing, inKernel: existsSync('/proc/sys/kernel') ? existsSync(settings) : undefined }
+}
+
+/** What the kernel holds of this process's rights. @see proc_pid_status(5) */
+export function credentials(): { capabilities: Set<string>; isFiltered: boolean } {
+  const status = readFileSync('/proc/self/status', 'utf8')
+  const effective = BigInt(`0x${/^CapEff:\s*(\S+)/m.exec(status)?.[1]}`)
+  const capabilities = Object.entries(CAPABILITIES).filter(([, bit]) => (effective >> BigInt(bit)) & 1n)
+  return {
+    capabilities: new Set(capabilities.map(([name]) => name)),
+    isFiltered: /^Seccomp:\s*2/m.test(status),
+  }
+}
+
+/** Those that matter to queues. @see capabilities(7) */
+const CAPABILITIES = {
+  CAP_DAC_OVERRIDE: 1,
+  CAP_FOWNER: 3,
+  CAP_IPC_OWNER: 15,
+  CAP_SYS_ADMIN: 21,
+  CAP_SYS_RESOURCE: 24,
+}
+
+// The kernel's first namespaces have these for ever (include/linux/proc_ns.h).
+const FIRST = { ipc: 'ipc:[4026531839]', user: 'user:[4026531837]' }
+
+/** The namespace of a process, and whether it is the one that the system started with. */
+export function namespaceOf(
+  kind: 'ipc' | 'user' | 'mnt',
+  pid: number | 'self' = 'self',
+): { id: string; isFirst: boolean } {
+  const id = readlinkSync(`/proc/${pid}/ns/${kind}`)
+  return { id, isFirst: Object.values(FIRST).includes(id) }
+}
+
+/** What this process is contained in, by the signs that it has; undefined if there are none. */
+export function container(): string | undefined {
+  if (process.env.KUBERNETES_SERVICE_HOST !== undefined) return 'kubernetes'
+  // What systemd and podman say, and LXC has its first process say.
+  const said = process.env.container || contentOf('/run/systemd/container')?.trim()
+  if (said) return said
+  if (existsSync('/run/.containerenv')) return 'podman'
+  if (existsSync('/.dockerenv')) return 'docker'
+  const groups = `${contentOf('/proc/self/cgroup')}${contentOf('/proc/1/cgroup')}`
+  const [sign] = /kubepods|docker|libpod|lxc/.exec(groups) ?? []
+  return sign === undefined ? undefined : ({ kubepods: 'kubernetes', libpod: 'podman' }[sign] ?? sign)
+}
+
+function contentOf(path: string): string | undefined {
+  try {
+    return readFileSync(path, 'utf8')
+  } catch {
+    return undefined
   }
 }

@@ -49,6 +49,7 @@ Napi::Object Init(Napi::Env env, Napi::Object exports) {
   exports["Descriptor"] = Descriptor::Define(env, environment);
   exports["BlockedCall"] = BlockedCall::Define(env, environment);
   exports["received"] = Napi::Value(env, environment->ReceivedArray());
+  exports["nodeApi"] = NAPI_VERSION;
   exports["reserve"] =
       Napi::Function::New(env, Reserve, "reserve", environment);
   if (!DefinePosix(environment, exports) || !DefinePoll(environment, exports) ||

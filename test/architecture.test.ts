@@ -11,7 +11,7 @@ const order = [
   ['waiting.ts', 'readiness.ts', 'threads.ts', 'syscalls.ts'],
   ['outbox.ts', 'queue.ts', 'system.ts', 'notifications.ts'],
   ['posix.ts', 'sysv.ts'],
-  ['systemd.ts'],
+  ['systemd.ts', 'doctor.ts'],
   ['index.ts'],
   ['bus/clock.ts', 'bus/transport.ts', 'bus/topic-pattern.ts', 'bus/schema.ts', 'bus/codecs.ts', 'bus/body.ts'],
   ['bus/transports/local/sqlite.ts', 'bus/transports/local/lock.ts', 'bus/transports/local/peers.ts'],
@@ -48,6 +48,7 @@ const order = [
   ['cli/errors.ts', 'cli/terminal.ts', 'cli/command.ts', 'cli/interruption.ts', 'cli/target.ts', 'cli/queues.ts'],
   ['cli/watch.ts'],
   ['cli/ls.ts', 'cli/info.ts', 'cli/create.ts', 'cli/set.ts', 'cli/rm.ts', 'cli/purge.ts'],
+  ['cli/doctor.ts', 'cli/limits.ts'],
   ['cli/completion.ts', 'cli/commands.ts', 'cli/help.ts', 'cli/man.ts', 'cli/complete.ts', 'cli/main.ts', 'cli/kmq.ts'],
 ].flat()
 

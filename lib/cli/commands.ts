@@ -8,5 +8,7 @@ export const COMMANDS: Readonly<Record<string, () => Promise<Command>>> = {
   set: async () => (await import('./set.ts')).set,
   rm: async () => (await import('./rm.ts')).rm,
   purge: async () => (await import('./purge.ts')).purge,
+  doctor: async () => (await import('./doctor.ts')).doctor,
+  limits: async () => (await import('./limits.ts')).limits,
   completion: async () => (await import('./completion.ts')).completion,
 }

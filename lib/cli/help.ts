@@ -1,7 +1,7 @@
 // The help of kmq and of each subcommand.
 import type { Command, OptionSpec } from './command.ts'
 import { COMMANDS } from './commands.ts'
-import { style } from './terminal.ts'
+import { style, wrap } from './terminal.ts'
 
 const WIDTH = 80
 
@@ -56,14 +56,4 @@ ${rows.join('\n')}
 
 ${style.bold('Examples:')}
 ${examples.join('\n')}`
-}
-
-function wrap(text: string, width: number): string[] {
-  const lines: string[] = []
-  for (const word of text.split(' ')) {
-    const last = lines.at(-1)
-    if (last !== undefined && last.length + word.length < width) lines[lines.length - 1] = `${last} ${word}`
-    else lines.push(word)
-  }
-  return lines
 }

@@ -64,6 +64,17 @@ export function table(
   }).replace(/ +$/gm, '')
 }
 
+/** Lines of words that are shorter than `width`, unless a word is not. */
+export function wrap(text: string, width: number): string[] {
+  const lines: string[] = []
+  for (const word of text.split(' ')) {
+    const last = lines.at(-1)
+    if (last !== undefined && last.length + word.length < width) lines[lines.length - 1] = `${last} ${word}`
+    else lines.push(word)
+  }
+  return lines
+}
+
 /** Asks on the terminal; false where there is none. */
 export async function confirm(question: string): Promise<boolean> {
   const { createInterface } = await import('node:readline/promises')
