@@ -241,21 +241,22 @@ const checks: Record<FindingId, (facts: Facts) => Found> = {
     }
   },
   'process.descriptors': (facts) => {
-    const { soft, hard } = resourceLimit('Max open files')
-    const used = openDescriptors() ?? soft
-    const limit: LimitUse = {
-      name: 'RLIMIT_NOFILE',
-      unit: 'descriptors',
-      value: soft,
-      used,
-      cost: 'nothing until descriptors are opened',
-    }
-    return {
-      status: fill(used, soft),
-      seen: `${used} of ${numeral(soft)} descriptors are open`,
-      why: 'An open POSIX queue takes one, and one more while it is asked for notifications.',
-      mend: raiseResource('nofile', 2 * soft, hard, facts),
-      limit,
+    const why = 'An open POSIX queue takes one, and one more while it is asked for notifications.'
+    try {
+      const { soft, hard } = resourceLimit('Max open files')
+      const used = readdirSync('/proc/self/fd').length - 1 // one of them is that of the directory
+      const cost = 'nothing until descriptors are opened'
+      return {
+        status: fill(used, soft),
+        seen: `${used} of ${numeral(soft)} descriptors are open`,
+        why,
+        mend: raiseResource('nofile', 2 * soft, hard, facts),
+        limit: { name: 'RLIMIT_NOFILE', unit: 'descriptors', value: soft, used, cost },
+      }
+    } catch (error) {
+      if ((error as NodeJS.ErrnoException).code !== 'EMFILE') throw error
+      const seen = 'all descriptors that this process may have are open'
+      return { status: 'problem', seen, why, mend: raiseResource('nofile', 'NUMBER', 0, facts) }
     }
   },
   'posix.support': (facts) => support('posix', 'CONFIG_POSIX_MQUEUE', 'POSIX queues', facts),
@@ -411,16 +412,6 @@ const MAX_INT = 2 ** 31 - 1
 /** Beyond that only a kernel that was started with ipcmni_extend goes. */
 const MOST_SYSV_QUEUES = 32768
 
-/** How many this process has; undefined if there is none left to look with. */
-function openDescriptors(): number | undefined {
-  try {
-    return readdirSync('/proc/self/fd').length - 1 // one of them is that of the directory
-  } catch (error) {
-    if ((error as NodeJS.ErrnoException).code === 'EMFILE') return undefined
-    throw error
-  }
-}
-
 /** Of an installed package; its exports need not include its manifest. */
 function versionOf(name: string): string | undefined {
   return tryTo(() => {
@@ -508,12 +499,11 @@ function raiseSysctl(name: string, value: number, now: number, facts: Place): Me
   return value > now ? sysctlMends(name, value, facts) : []
 }
 
-function raiseResource(name: 'msgqueue' | 'nofile', value: number, hard: number, facts: Facts): Mend[] {
+function raiseResource(name: 'msgqueue' | 'nofile', value: number | 'NUMBER', hard: number, facts: Facts): Mend[] {
   if (value === Number.POSITIVE_INFINITY) return []
-  const flag = name === 'msgqueue' ? 'q' : 'n'
-  const shell = name === 'msgqueue' ? 'in the shell (bash, zsh)' : 'in the shell'
+  const [flag, shell] = name === 'msgqueue' ? ['q', 'in the shell (bash, zsh)'] : ['n', 'in the shell']
   const own =
-    value <= hard
+    typeof value === 'number' && value <= hard
       ? { where: shell, command: `ulimit -S -${flag} ${value}` }
       : facts.capabilities?.has('CAP_SYS_RESOURCE')
         ? { where: shell, command: `ulimit -${flag} ${value}` }

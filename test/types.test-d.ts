@@ -5,6 +5,11 @@ import {
   AbortError,
   type ConsumeOptions,
   type Data,
+  doctor,
+  type Finding,
+  type FindingId,
+  type LimitUse,
+  type Mend,
   type Message,
   type Outgoing,
   type PosixAttributes,
@@ -44,7 +49,7 @@ declare const bytes: Uint8Array
 
 // What there is, and nothing besides.
 expectTypeOf<keyof typeof kernelmq>().toEqualTypeOf<
-  'AbortError' | 'PosixMessage' | 'PosixQueue' | 'QueueError' | 'SysvMessage' | 'SysvQueue' | 'systemdQueues'
+  'AbortError' | 'PosixMessage' | 'PosixQueue' | 'QueueError' | 'SysvMessage' | 'SysvQueue' | 'doctor' | 'systemdQueues'
 >()
 expectTypeOf<keyof typeof calls>().toEqualTypeOf<
   | 'IPC_CREAT'
@@ -92,6 +97,28 @@ expectTypeOf<keyof typeof calls>().toEqualTypeOf<
   | 'msgsnd'
   | 'poll'
 >()
+
+// What works
+expectTypeOf(doctor).toEqualTypeOf<() => Promise<Finding[]>>()
+expectTypeOf<Finding>().toEqualTypeOf<{
+  id: FindingId
+  status: 'ok' | 'warning' | 'problem' | 'unknown'
+  seen: string
+  why: string
+  mend: Mend[]
+  limit?: LimitUse
+}>()
+expectTypeOf<Mend>().toEqualTypeOf<{ where: string; command: string }>()
+expectTypeOf<LimitUse>().toEqualTypeOf<{
+  name: string
+  unit: 'bytes' | 'messages' | 'queues' | 'descriptors'
+  value: number
+  used: number | undefined
+  isLowerBound?: true
+  cost: string
+}>()
+// @ts-expect-error: there is no finding about that
+const _: FindingId = 'posix.colour'
 
 // Opening
 expectTypeOf(PosixQueue.open).toEqualTypeOf<(name: string, options?: PosixOpenOptions) => PosixQueue>()
