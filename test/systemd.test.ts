@@ -1,6 +1,10 @@
-import { closeSync, openSync } from 'node:fs'
+import { spawnSync } from 'node:child_process'
+import { closeSync, cpSync, mkdtempSync, openSync, readdirSync, readFileSync, rmSync, writeFileSync } from 'node:fs'
+import { tmpdir } from 'node:os'
+import { join } from 'node:path'
+import { fileURLToPath } from 'node:url'
 import { systemdQueues } from 'kernelmq'
-import { expect, onTestFinished, test } from 'vitest'
+import { describe, expect, onTestFinished, test } from 'vitest'
 import { fixture, openQueue, start } from './support.ts'
 
 const O_CLOEXEC = 0o2000000
@@ -88,4 +92,36 @@ test('a count that is missing or none means none', async () => {
 
 test('a process that systemd did not start has none', () => {
   expect(systemdQueues()).toEqual([])
+})
+
+describe('the units of examples/systemd', () => {
+  const units = fileURLToPath(new URL('../examples/systemd/', import.meta.url))
+  const names = readdirSync(units)
+  const hasSystemd = spawnSync('systemd-analyze', ['--version']).status === 0
+  const noSystemd = 'systemd-analyze is not installed'
+
+  /** What systemd says of a unit beside all the others, one of which may be another. */
+  async function verify(unit: string, replaced: Record<string, string> = {}) {
+    const directory = mkdtempSync(join(tmpdir(), 'kernelmq-units-'))
+    onTestFinished(() => rmSync(directory, { recursive: true }))
+    for (const name of names) cpSync(join(units, name), join(directory, name.replace('@.', '@orders-eu.')))
+    for (const [name, text] of Object.entries(replaced)) writeFileSync(join(directory, name), text)
+    // Manual pages may be missing, and other units of the machine may be wrong.
+    const args = ['verify', '--man=no', '--recursive-errors=no', join(directory, unit.replace('@.', '@orders-eu.'))]
+    const { code, stderr } = await start('systemd-analyze', args).outcome
+    return { code, stderr }
+  }
+
+  test.for(names)('%s is accepted', async (unit, { skip }) => {
+    skip(!hasSystemd, noSystemd)
+    expect(await verify(unit)).toEqual({ code: 0, stderr: '' })
+  })
+
+  test('would be refused with a mistake in them', async ({ skip }) => {
+    skip(!hasSystemd, noSystemd)
+    const text = readFileSync(join(units, 'orders.socket'), 'utf8').replace('ListenMessageQueue', 'ListenMessageQueues')
+    const { code, stderr } = await verify('orders.socket', { 'orders.socket': text })
+    expect(code).not.toBe(0)
+    expect(stderr).toContain("Unknown key 'ListenMessageQueues'")
+  })
 })

@@ -105,7 +105,7 @@ function sum(findings: readonly Finding[]): string {
   const parts = [
     problems > 0 ? style.red(problems === 1 ? '1 problem' : `${problems} problems`) : '',
     warnings > 0 ? style.yellow(warnings === 1 ? '1 warning' : `${warnings} warnings`) : '',
-    problems + warnings === 0 ? style.green('nothing is wrong') : '',
+    problems + warnings === 0 ? style.green('Nothing is wrong') : '',
     unknown > 0 ? `${unknown} could not be seen` : '',
   ]
   return parts.filter((part) => part !== '').join(', ')
