@@ -202,15 +202,15 @@ const checks: Record<FindingId, (facts: Facts) => Found> = {
     mend: [],
   }),
   'system.container': ({ container, ipc }) => {
-    const passed = [
-      ...resourceMends('msgqueue', 'BYTES', container),
-      ...sysctlMends('fs.mqueue.msg_max', 'MESSAGES', { container, ipc }),
-    ]
+    const limit = containerMend('msgqueue', 'BYTES', container)
     return {
       status: 'ok',
       seen: container === undefined ? 'no sign of one' : `${container}, by its signs`,
       why: 'Limits and sysctls of a container are for those to set who start it.',
-      mend: container === undefined ? [] : passed,
+      mend:
+        container === undefined
+          ? []
+          : [...(limit ? [limit] : []), ...sysctlMends('fs.mqueue.msg_max', 'MESSAGES', { container, ipc })],
     }
   },
   'system.ipc': ({ ipc, container }) => {
@@ -474,26 +474,25 @@ function sysctlMends(name: string, value: number | string, { container, ipc }: P
   }
 }
 
-/** The ways to set a resource limit here. */
-function resourceMends(
+/** Where a container's resource limits are set; undefined outside. */
+function containerMend(
   name: 'msgqueue' | 'nofile',
   value: number | string,
   container: string | undefined,
-  inShell: Mend[] = [],
-): Mend[] {
-  const inUnit = { where: 'in the unit', command: `Limit${name.toUpperCase()}=${value}` }
+): Mend | undefined {
   if (isDocker(container)) {
-    return [{ where: 'when it is started', command: `${container} run --ulimit ${name}=${value}:${value} IMAGE` }]
+    return { where: 'when it is started', command: `${container} run --ulimit ${name}=${value}:${value} IMAGE` }
   }
-  switch (container) {
-    case 'kubernetes':
-      return [{ ...inUnit, where: "on the node, in the unit of the containers' runtime" }]
-    case 'lxc':
-      return [{ where: 'in its configuration', command: `lxc.prlimit.${name} = ${value}` }]
-    default:
-      return [...inShell, inUnit]
+  if (container === 'kubernetes') {
+    return { ...unitMend(name, value), where: "on the node, in the unit of the containers' runtime" }
   }
+  return container === 'lxc' ? { where: 'in its configuration', command: `lxc.prlimit.${name} = ${value}` } : undefined
 }
+
+const unitMend = (name: string, value: number | string): Mend => ({
+  where: 'in the unit',
+  command: `Limit${name.toUpperCase()}=${value}`,
+})
 
 function raiseSysctl(name: string, value: number, now: number, facts: Place): Mend[] {
   return value > now ? sysctlMends(name, value, facts) : []
@@ -501,14 +500,18 @@ function raiseSysctl(name: string, value: number, now: number, facts: Place): Me
 
 function raiseResource(name: 'msgqueue' | 'nofile', value: number | 'NUMBER', hard: number, facts: Facts): Mend[] {
   if (value === Number.POSITIVE_INFINITY) return []
-  const [flag, shell] = name === 'msgqueue' ? ['q', 'in the shell (bash, zsh)'] : ['n', 'in the shell']
-  const own =
-    typeof value === 'number' && value <= hard
-      ? { where: shell, command: `ulimit -S -${flag} ${value}` }
-      : facts.capabilities?.has('CAP_SYS_RESOURCE')
-        ? { where: shell, command: `ulimit -${flag} ${value}` }
-        : { where: 'in the shell, with sudo', command: `sudo prlimit --pid $$ --${name}=${value}:${value}` }
-  return resourceMends(name, value, facts.container, [own])
+  const [flag, where] = name === 'msgqueue' ? ['q', 'in the shell (bash, zsh)'] : ['n', 'in the shell']
+  const inContainer = containerMend(name, value, facts.container)
+  // With -S the hard limit stays where it is, above.
+  if (typeof value === 'number' && value <= hard) {
+    const inShell = { where, command: `ulimit -S -${flag} ${value}` }
+    return [inShell, inContainer ?? unitMend(name, value)]
+  }
+  if (inContainer !== undefined) return [inContainer]
+  const inShell = facts.capabilities?.has('CAP_SYS_RESOURCE')
+    ? { where, command: `ulimit -${flag} ${value}` }
+    : { where: 'in the shell, with sudo', command: `sudo prlimit --pid $$ --${name}=${value}:${value}` }
+  return [inShell, unitMend(name, value)]
 }
 
 function support(family: 'posix' | 'sysv', option: string, what: string, { isFiltered, container }: Facts): Found {

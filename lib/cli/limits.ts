@@ -1,4 +1,4 @@
-import { doctor, type Finding, type LimitUse } from '../index.ts'
+import type { Finding, LimitUse } from '../index.ts'
 import { type Command, defineCommand, JSON_OPTION } from './command.ts'
 import { EXIT, Failure } from './errors.ts'
 import { complain, print, printJson, style, table, wrap } from './terminal.ts'
@@ -17,6 +17,7 @@ export const limits: Command = defineCommand({
     ['kmq limits --json | jq \'.[] | select(.name == "RLIMIT_MSGQUEUE").used\'', 'bytes of this user'],
   ],
   async run({ options }) {
+    const { doctor } = await import('../index.ts')
     const findings = await doctor()
     const rows = findings.flatMap(({ limit, ...finding }) => (limit === undefined ? [] : [{ ...finding, limit }]))
     if (options.json === true) await printJson(rows.map(toJson))
@@ -47,16 +48,16 @@ const COLORS = { ok: String, warning: style.yellow, problem: style.red, unknown:
 
 function draw(rows: readonly Row[]): string {
   // What is not for a terminal is for grep(1) and its like.
-  const width = process.stdout.columns === undefined ? Number.POSITIVE_INFINITY : process.stdout.columns - 65
+  const { columns } = process.stdout
+  const width = columns === undefined ? Number.POSITIVE_INFINITY : Math.max(columns - 65, 30)
   return table(
     ['LIMIT', 'VALUE', 'IN USE', 'UNIT', 'RAISING IT COSTS'],
-    ['left', 'right', 'right', 'left', 'left'],
-    rows.map(({ status, limit: { name, unit, value, used, isLowerBound, cost } }) => [
-      name,
-      Number.isFinite(value) ? String(value) : 'unlimited',
-      COLORS[status](used === undefined ? '-' : `${isLowerBound ? '>=' : ''}${used}`),
-      unit,
-      wrap(cost, Math.max(width, 30)).join('\n'),
-    ]),
+    ['l', 'r', 'r', 'l', 'l'],
+    rows.flatMap(({ status, limit: { name, unit, value, used, isLowerBound, cost } }) => {
+      const amount = Number.isFinite(value) ? String(value) : 'unlimited'
+      const use = COLORS[status](used === undefined ? '-' : `${isLowerBound ? '>=' : ''}${used}`)
+      const [first = '', ...more] = wrap(cost, width)
+      return [[name, amount, use, unit, first], ...more.map((line) => ['', '', '', '', line])]
+    }),
   )
 }

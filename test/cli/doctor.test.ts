@@ -4,16 +4,11 @@ import { join } from 'node:path'
 import { fileURLToPath } from 'node:url'
 import { doctor, type Finding } from 'kernelmq'
 import { describe, expect, onTestFinished, test } from 'vitest'
-import { canUnshare, type Outcome, start } from '../support.ts'
+import { canUnshare, start } from '../support.ts'
 import { command, kmq, startKmq } from './support.ts'
 
 const namespaces = 'needs namespaces of its own, which root can make'
 const withoutMount = ['unshare', '--mount', 'sh', '-c', 'umount --all --types mqueue; exec "$@"', 'sh']
-
-/** Runs it through a command such as prlimit(1). */
-function kmqThrough([program = '', ...args]: string[], ...own: string[]): Promise<Outcome> {
-  return start(program, [...args, process.execPath, command, ...own], { env: { FORCE_COLOR: '' } }).outcome
-}
 
 const low = ['prlimit', '--msgqueue=1000']
 
@@ -21,10 +16,9 @@ describe('kmq doctor', () => {
   test('with nothing wrong ends with 0, and groups what it found', async ({ skip }) => {
     skip(!canUnshare, namespaces)
     const fresh = 'umount --all --types mqueue; mkdir -p /dev/mqueue; mount -t mqueue none /dev/mqueue; exec "$@"'
-    const { code, stdout, stderr } = await kmqThrough(
-      ['unshare', '--ipc', '--mount', 'sh', '-c', fresh, 'sh'],
-      'doctor',
-    )
+    const { code, stdout, stderr } = await kmq(['doctor'], {
+      through: ['unshare', '--ipc', '--mount', 'sh', '-c', fresh, 'sh'],
+    })
     expect({ code, stderr }).toEqual({ code: 0, stderr: '' })
     const titles = stdout.split('\n').filter((line) => /^\S/.test(line))
     expect(titles.slice(0, -1)).toEqual(['Package', 'System', 'This process', 'POSIX queues', 'System V queues'])
@@ -36,7 +30,7 @@ describe('kmq doctor', () => {
   })
 
   test('with a problem ends with 1, and says what it means and what mends it', async () => {
-    const { code, stdout, stderr } = await kmqThrough(low, 'doctor')
+    const { code, stdout, stderr } = await kmq(['doctor'], { through: low })
     expect({ code, stderr }).toEqual({ code: 1, stderr: '' })
     expect(stdout).toMatch(/ {2}✗ bytes +at least \d+ of 1000 bytes/)
     expect(stdout).toMatch(/EMFILE/)
@@ -48,7 +42,9 @@ describe('kmq doctor', () => {
     skip(!canUnshare, namespaces)
     const script =
       'echo 500 > /proc/sys/kernel/msgmnb; umount --all --types mqueue; mkdir -p /dev/mqueue; mount -t mqueue none /dev/mqueue; exec "$@"'
-    const { code, stdout } = await kmqThrough(['unshare', '--ipc', '--mount', 'sh', '-c', script, 'sh'], 'doctor')
+    const { code, stdout } = await kmq(['doctor'], {
+      through: ['unshare', '--ipc', '--mount', 'sh', '-c', script, 'sh'],
+    })
     expect(code).toBe(0)
     expect(stdout).toMatch(/ {2}! maxBytes +500 bytes a queue/)
     expect(stdout).toMatch(/kernel\.msgmnb=8192/)
@@ -57,7 +53,7 @@ describe('kmq doctor', () => {
 
   test('says why the file system is missing, and what it cannot know without', async ({ skip }) => {
     skip(!canUnshare, namespaces)
-    const { code, stdout } = await kmqThrough(withoutMount, 'doctor')
+    const { code, stdout } = await kmq(['doctor'], { through: withoutMount })
     expect(code).toBe(1)
     expect(stdout).toContain('as root: mkdir -p /dev/mqueue && mount -t mqueue none /dev/mqueue\n')
     expect(stdout).toMatch(/ {2}\? bytes /)
@@ -65,7 +61,7 @@ describe('kmq doctor', () => {
   })
 
   test('--json is what doctor() gives, with the same exit code', async () => {
-    const { code, stdout, stderr } = await kmqThrough(low, 'doctor', '--json')
+    const { code, stdout, stderr } = await kmq(['doctor', '--json'], { through: low })
     expect({ code, stderr }).toEqual({ code: 1, stderr: '' })
     const findings: Finding[] = JSON.parse(stdout)
     expect(findings.map(({ id }) => id)).toEqual((await doctor()).map(({ id }) => id))
@@ -87,7 +83,7 @@ describe('kmq doctor', () => {
 
   test('what is not known is null in JSON', async ({ skip }) => {
     skip(!canUnshare, namespaces)
-    const { stdout } = await kmqThrough(withoutMount, 'doctor', '--json')
+    const { stdout } = await kmq(['doctor', '--json'], { through: withoutMount })
     const findings: Finding[] = JSON.parse(stdout)
     expect(findings.find(({ id }) => id === 'posix.queues')).toMatchObject({ status: 'unknown', limit: { used: null } })
   })
@@ -148,7 +144,7 @@ describe('kmq doctor, with no addon,', () => {
   }
 
   const kmqIn = (folder: string, ...args: string[]) =>
-    start(process.execPath, [join(folder, 'dist/cli/kmq.js'), ...args], { env: { FORCE_COLOR: '' } }).outcome
+    start(process.execPath, [join(folder, 'dist/cli/kmq.js'), ...args], { env: { FORCE_COLOR: undefined } }).outcome
 
   test('says which files it tried, and how to build one', async () => {
     const folder = install()

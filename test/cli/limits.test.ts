@@ -1,9 +1,9 @@
 import { spawnSync } from 'node:child_process'
 import { PosixQueue, SysvQueue } from 'kernelmq'
 import { describe, expect, test } from 'vitest'
-import { canUnshare, isMounted, openQueue, start } from '../support.ts'
+import { canUnshare, isMounted, openQueue } from '../support.ts'
 import { openSysv } from '../sysv-support.ts'
-import { command, kmq } from './support.ts'
+import { jsonOf, kmq } from './support.ts'
 
 const namespaces = 'needs namespaces of its own, which root can make'
 
@@ -15,9 +15,8 @@ interface Row {
 }
 
 async function rowsOf(through: string[] = []): Promise<Record<string, Row>> {
-  const [program = '', ...args] = [...through, process.execPath, command, 'limits', '--json']
-  const { stdout } = await start(program, args).outcome
-  return Object.fromEntries((JSON.parse(stdout) as Row[]).map((row) => [row.name, row]))
+  const rows: Row[] = await jsonOf(['limits', '--json'], { through })
+  return Object.fromEntries(rows.map((row) => [row.name, row]))
 }
 
 const names = [
@@ -85,8 +84,7 @@ describe('kmq limits', () => {
     const through = ['prlimit', '--msgqueue=unlimited']
     skip(spawnSync('prlimit', [...through.slice(1), 'true']).status !== 0, 'only CAP_SYS_RESOURCE lifts a limit')
     expect((await rowsOf(through)).RLIMIT_MSGQUEUE).toMatchObject({ value: null, status: 'ok', raise: [] })
-    const [program = '', ...args] = [...through, process.execPath, command, 'limits']
-    expect((await start(program, args).outcome).stdout).toMatch(/^RLIMIT_MSGQUEUE +unlimited /m)
+    expect((await kmq(['limits'], { through })).stdout).toMatch(/^RLIMIT_MSGQUEUE +unlimited /m)
   })
 
   test('without the mqueue file system tells what it can', async ({ skip }) => {
@@ -99,14 +97,14 @@ describe('kmq limits', () => {
 
   test('without /proc says what cannot be read, ends with 1, and tells the rest', async ({ skip }) => {
     skip(!canUnshare, namespaces)
-    const through = ['--mount', 'sh', '-c', 'umount -l /proc; exec "$@"', 'sh', process.execPath, command, 'limits']
-    const { code, stdout, stderr } = await start('unshare', through).outcome
+    const through = ['unshare', '--mount', 'sh', '-c', 'umount -l /proc; exec "$@"', 'sh']
+    const { code, stdout, stderr } = await kmq(['limits'], { through })
     expect(code).toBe(1)
     expect(stdout).toMatch(/^kernel\.msgmni +\d/m)
     expect(stdout).not.toContain('RLIMIT_MSGQUEUE')
     expect(stderr).toMatch(/^kmq limits: process\.descriptors, posix\.bytes: ENOENT/m)
     expect(stderr).not.toMatch(/^ +at /m)
-    const json = await start('unshare', [...through, '--json']).outcome
+    const json = await kmq(['limits', '--json'], { through })
     expect(
       json.stderr
         .trimEnd()
