@@ -84,8 +84,11 @@ const NAME = 'defaultMaxMessages'.length
 function drawFinding({ id, status, seen, why, mend }: Finding, all: boolean): string {
   const [mark, color] = MARKS[status]
   const indent = ' '.repeat(NAME + 6)
-  const width = Math.max(40, Math.min(process.stdout.columns ?? 120, 120) - indent.length)
-  const lines = seen.split('\n').flatMap((line) => wrap(line, width))
+  // What is not for a terminal is for grep(1) and its like.
+  const { columns = Number.POSITIVE_INFINITY } = process.stdout
+  const width = Math.max(40, columns - indent.length)
+  // What has lines has them for a reason.
+  const lines = seen.includes('\n') ? seen.split('\n') : wrap(seen, width)
   const first = `  ${style[color](mark)} ${id.slice(id.indexOf('.') + 1).padEnd(NAME)}  ${lines.join(`\n${indent}`)}`
   if (status === 'ok' && !all) return first
   const longest = Math.max(0, ...mend.map(({ where }) => where.length))

@@ -48,8 +48,8 @@ const COLORS = { ok: String, warning: style.yellow, problem: style.red, unknown:
 
 function draw(rows: readonly Row[]): string {
   // What is not for a terminal is for grep(1) and its like.
-  const { columns } = process.stdout
-  const width = columns === undefined ? Number.POSITIVE_INFINITY : Math.max(columns - 65, 30)
+  const { columns = Number.POSITIVE_INFINITY } = process.stdout
+  const width = Math.max(30, columns - 65)
   return table(
     ['LIMIT', 'VALUE', 'IN USE', 'UNIT', 'RAISING IT COSTS'],
     ['l', 'r', 'r', 'l', 'l'],

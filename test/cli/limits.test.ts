@@ -82,7 +82,10 @@ describe('kmq limits', () => {
 
   test('tells that there is none', async ({ skip }) => {
     const through = ['prlimit', '--msgqueue=unlimited']
-    skip(spawnSync('prlimit', [...through.slice(1), 'true']).status !== 0, 'only CAP_SYS_RESOURCE lifts a limit')
+    skip(
+      spawnSync('prlimit', [...through.slice(1), 'true']).status !== 0,
+      'only root with CAP_SYS_RESOURCE lifts a limit',
+    )
     expect((await rowsOf(through)).RLIMIT_MSGQUEUE).toMatchObject({ value: null, status: 'ok', raise: [] })
     expect((await kmq(['limits'], { through })).stdout).toMatch(/^RLIMIT_MSGQUEUE +unlimited /m)
   })
