@@ -48,6 +48,9 @@ const order = [
   ['cli/errors.ts', 'cli/terminal.ts', 'cli/command.ts', 'cli/interruption.ts', 'cli/target.ts', 'cli/queues.ts'],
   ['cli/watch.ts'],
   ['cli/ls.ts'],
+  ['cli/bus/secrets.ts', 'cli/bus/connection.ts', 'cli/bus/messages.ts', 'cli/bus/figures.ts'],
+  ['cli/bus/ls.ts', 'cli/bus/stats.ts', 'cli/bus/peek.ts', 'cli/bus/send.ts', 'cli/bus/tail.ts'],
+  ['cli/bus/dlq.ts', 'cli/bus/redrive.ts', 'cli/bus/purge.ts', 'cli/bus/schedules.ts', 'cli/bus.ts'],
   ['cli/commands.ts', 'cli/help.ts', 'cli/kmq.ts'],
 ].flat()
 

@@ -1,5 +1,6 @@
 // What a subcommand is: what it takes, in one place for the parser, the help, the completion and the man page.
 import { parseArgs } from 'node:util'
+import ms from 'ms'
 import { UsageError } from './errors.ts'
 
 export interface OptionSpec {
@@ -38,8 +39,13 @@ interface Description {
   readonly examples: readonly (readonly [command: string, what: string])[]
 }
 
+/** Commands by their names, each loaded when it is used. */
+export type Commands = Readonly<Record<string, { readonly summary: string; load(): Promise<Command> }>>
+
 export interface Command extends Description {
   readonly options: OptionSpecs
+  /** Those that are part of it, such as `ls` of `kmq bus URL ls`. */
+  readonly commands?: Commands
   /** The exit code; 0 if it is undefined. */
   run(args: readonly string[]): Promise<number | undefined>
 }
@@ -110,6 +116,16 @@ export function toInteger(name: string, value: string | undefined, min: number, 
   const number = /^[+-]?(\d+|0x[\da-f]+)$/i.test(value) ? Number(value) : Number.NaN
   if (Number.isInteger(number) && number >= min && number <= max) return number
   throw new UsageError(`--${name} is an integer from ${min} to ${max}, not '${value}'`)
+}
+
+/** The milliseconds that an option gives: a number of them, or with a unit such as `2s`. */
+export function toDuration(name: string, value: string): number
+export function toDuration(name: string, value: string | undefined): number | undefined
+export function toDuration(name: string, value: string | undefined): number | undefined {
+  if (value === undefined) return undefined
+  const time = /^\d/.test(value) ? ms(value as ms.StringValue) : undefined
+  if (time !== undefined && Number.isFinite(time)) return Math.round(time)
+  throw new UsageError(`--${name} is a time such as 500, 500ms, 2s or 5m, not '${value}'`)
 }
 
 /** Permissions, as chmod(1) has them in octal. */

@@ -26,15 +26,23 @@ interface Described {
   readonly code?: string
   readonly message: string
   readonly hint?: string
+  /** Of a queue that is full: milliseconds after which there may be room. */
+  readonly retryAfter?: number
 }
 
 /** Only what a user can do something with. */
 export function describe(error: unknown): Described {
   if (!(error instanceof Error)) return { message: String(error) }
-  const { code, hint } = error as { code?: unknown; hint?: unknown }
+  const { code, hint, retryAfter } = error as { code?: unknown; hint?: unknown; retryAfter?: unknown }
   return {
     message: error.message === '' ? error.name : error.message,
     ...(typeof code === 'string' && { code }),
     ...(typeof hint === 'string' && { hint }),
+    ...(typeof retryAfter === 'number' && { retryAfter }),
   }
+}
+
+export function exitCodeOf(error: unknown): number {
+  if (error instanceof UsageError) return EXIT.usage
+  return (error as { code?: unknown } | undefined)?.code === 'ERR_BUS_QUEUE_FULL' ? EXIT.timeout : EXIT.failure
 }

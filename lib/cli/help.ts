@@ -1,5 +1,5 @@
 // The help of kmq and of each subcommand.
-import type { Command, OptionSpec } from './command.ts'
+import type { Command, Commands, OptionSpec } from './command.ts'
 import { COMMANDS } from './commands.ts'
 import { style } from './terminal.ts'
 
@@ -9,17 +9,21 @@ const WIDTH = 80
 export const COMMON = { help: { type: 'boolean', short: 'h', help: 'show this help' } } as const
 
 export function overview(): string {
-  const width = Math.max(...Object.keys(COMMANDS).map((name) => name.length)) + 2
-  const rows = Object.entries(COMMANDS).map(([name, { summary }]) => `  ${style.cyan(name.padEnd(width))}${summary}`)
   return `${style.bold('kmq')}: the message queues of this machine
 
 ${style.bold('Usage:')} kmq COMMAND [OPTIONS] [OPERANDS]
 
 ${style.bold('Commands:')}
-${rows.join('\n')}
+${listOf(COMMANDS)}
 
 ${style.bold('kmq COMMAND --help')} tells all of one. ${style.bold('kmq --version')} tells the version.
 A queue is /name (POSIX), or 0x1f (key), '#3' (identifier), path:project (System V).`
+}
+
+function listOf(commands: Commands): string {
+  const width = Math.max(...Object.keys(commands).map((name) => name.length)) + 2
+  const rows = Object.entries(commands).map(([name, { summary }]) => `  ${style.cyan(name.padEnd(width))}${summary}`)
+  return rows.join('\n')
 }
 
 export function synopsis({ name, operands, hasCommand, options }: Command): string {
@@ -45,11 +49,12 @@ export function helpOf(command: Command): string {
     return `  ${style.cyan(flagsOf(option).padEnd(width - 2))}${help.join(`\n${' '.repeat(width)}`)}`
   })
   const paragraphs = command.description.map((text) => wrap(text, WIDTH).join('\n'))
+  const commands = command.commands === undefined ? '' : `\n${style.bold('Commands:')}\n${listOf(command.commands)}\n`
   const examples = command.examples.map(([line, what]) => `  ${line}\n      ${style.dim(what)}`)
   return `${style.bold('Usage:')} ${synopsis(command)}
 
 ${paragraphs.join('\n\n')}
-
+${commands}
 ${style.bold('Options:')}
 ${rows.join('\n')}
 

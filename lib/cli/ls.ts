@@ -45,7 +45,7 @@ export const ls: Command = defineCommand({
 })
 
 /** What a pattern means: a glob, or a part. */
-async function matcher(pattern: string | undefined): Promise<(name: string) => boolean> {
+export async function matcher(pattern: string | undefined): Promise<(name: string) => boolean> {
   if (pattern === undefined) return () => true
   if (!/[*?[\]{}!]/.test(pattern)) return (name) => name.includes(pattern)
   const { default: picomatch } = await import('picomatch')

@@ -1,0 +1,42 @@
+// kmq bus URL COMMAND: what can be done with a bus of any transport.
+import type { Command, Commands } from './command.ts'
+import { UsageError } from './errors.ts'
+
+const commands: Commands = {
+  ls: { summary: 'list its queues', load: async () => (await import('./bus/ls.ts')).ls },
+  stats: { summary: 'all figures of its queues', load: async () => (await import('./bus/stats.ts')).stats },
+  peek: { summary: 'show messages without taking them', load: async () => (await import('./bus/peek.ts')).peek },
+  send: { summary: 'send messages', load: async () => (await import('./bus/send.ts')).send },
+  tail: { summary: 'show what comes', load: async () => (await import('./bus/tail.ts')).tail },
+  dlq: { summary: 'show dead letters', load: async () => (await import('./bus/dlq.ts')).dlq },
+  redrive: { summary: 'send dead letters back', load: async () => (await import('./bus/redrive.ts')).redrive },
+  purge: { summary: 'drop messages, or dead letters', load: async () => (await import('./bus/purge.ts')).purge },
+  schedules: { summary: 'list or remove schedules', load: async () => (await import('./bus/schedules.ts')).schedules },
+}
+
+const KNOWN = Object.keys(commands).join(', ')
+
+export const bus: Command = {
+  name: 'bus URL COMMAND',
+  summary: 'look at a bus, and work on it',
+  operands: '[OPERANDS]',
+  description: [
+    'URL is that of the bus, as its programs have it: local:/var/lib/app, mq:/run/app. A bus that is not there is not made. Of the secrets in a URL nothing is printed; but other users see the arguments of a process.',
+    'A queue of a namespace is @NAMESPACE/QUEUE. What the transport of a bus cannot do is refused, with the name of the capability.',
+    'kmq bus COMMAND --help tells all of one.',
+  ],
+  options: {},
+  commands,
+  examples: [
+    ['kmq bus local:/var/lib/app ls', 'its queues'],
+    ['kmq bus local:/var/lib/app send mail hello', 'sends a message'],
+    ['kmq bus mq:/run/app stats --watch', 'until Ctrl-C'],
+  ],
+  async run([url, name, ...args]) {
+    if (url === undefined || name === undefined) throw new UsageError(`expected URL and one of ${KNOWN}`)
+    if (Object.hasOwn(commands, url)) throw new UsageError(`the URL comes first: kmq bus URL ${url}`)
+    const known = Object.hasOwn(commands, name) ? await commands[name]?.load() : undefined
+    if (known === undefined) throw new UsageError(`there is no command '${name}' of a bus: it is one of ${KNOWN}`)
+    return known.run([url, ...args])
+  },
+}
