@@ -23,7 +23,7 @@ import { Engine, engineCapabilities, type Surroundings } from './engine.ts'
 import { writerOf } from './lock.ts'
 import { Peers } from './peers.ts'
 import { Reserve } from './reserve.ts'
-import { isBusy, isFull, isReadOnly } from './sqlite.ts'
+import { isBusy, isFull, isNoDatabase, isReadOnly } from './sqlite.ts'
 import { type Process, Store } from './store.ts'
 
 /** Free pages of the store that are room enough for what comes: 4 MB. */
@@ -121,6 +121,7 @@ function explain(error: unknown, path: string): unknown {
     Object.assign(new QueueError(code, { ...details, hint }), { cause: error })
   if (isBusy(error)) return wrap('ERR_BUS_BUSY', `look at process ${writerOf(path)}: is it stopped?`)
   if (isReadOnly(error)) return wrap('ERR_BUS_DIRECTORY', 'this user has to be able to write to the files of the bus')
+  if (isNoDatabase(error)) return wrap('ERR_BUS_NOT_A_BUS', 'a bus needs a directory of its own')
   if (isFull(error)) return wrap('ERR_BUS_DISK_FULL', 'a bus needs some megabytes of its own')
   return error
 }
