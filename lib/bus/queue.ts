@@ -704,7 +704,7 @@ export class Queue<T = unknown> {
 
   /**
    * A page of what is in the queue, without taking it, in the order in which it is received; `after` is the `next` of the
-   * page before. What consumers have in hand is there, too; what is not due yet, or behind another of its key, is not.
+   * page before. What consumers have in hand is there, too; what stats() counts as `delayed` or `held` is not.
    *
    * @throws {QueueError} ERR_BUS_UNSUPPORTED
    */

@@ -78,9 +78,12 @@ function operandsOf({ operands, hasCommand }: Description): { least: number; mos
   return { least, most: hasCommand || operands.includes('...') ? Number.POSITIVE_INFINITY : words.length }
 }
 
-function missing({ operands, hasCommand }: Description): string {
+function missing({ name, operands, hasCommand }: Description): string {
   const what = `expected ${operands}${hasCommand ? ' -- COMMAND' : ''}`
-  return operands.includes('QUEUE') ? `${what} (quote '#n': a shell takes # for a comment)` : what
+  // Those of a bus have names of another kind.
+  return operands.includes('QUEUE') && !name.startsWith('bus ')
+    ? `${what} (quote '#n': a shell takes # for a comment)`
+    : what
 }
 
 function parse(args: readonly string[], options: OptionSpecs): { operands: string[]; options: object } {

@@ -87,44 +87,57 @@ const PAGE = 100
 /** Of what has gone: a message may come back after a while. */
 const REMEMBERED = 100_000
 
+/** An id may be used again. */
+const nameOf = ({ id, sentAt }: Seen): string => `${sentAt.getTime()}/${id}`
+
 async function watch(queue: Queue, { isNew, hasHistory, most, pause, show, signal }: Watching): Promise<void> {
   const seen = new Set<string>()
-  let [isShown, left, place] = [false, most, undefined as string | undefined]
+  let [left, place] = [most, undefined as string | undefined]
 
-  /** Whether that was all that is wanted. */
-  const look = async (messages: readonly (QueuedMessage | HistoryEntry)[]): Promise<boolean> => {
+  const isFresh = (message: Seen): boolean => {
+    const name = nameOf(message)
+    const isKnown = seen.delete(name)
+    // The last that was seen is forgotten last.
+    seen.add(name)
+    return !isKnown
+  }
+
+  const showAll = async (messages: readonly Seen[]): Promise<void> => {
     for (const { id, body, key, priority, headers, sentAt } of messages) {
-      const name = `${sentAt.getTime()}/${id}`
-      const isKnown = seen.delete(name)
-      // The last that was seen is forgotten last.
-      seen.add(name)
-      if (isKnown || !isShown) continue
-      await show({ id, body, key, priority, headers, sentAt })
-      if (--left === 0) return true
+      if (left-- > 0) await show({ id, body, key, priority, headers, sentAt })
     }
-    return false
+  }
+
+  const readHistory = async (use: (entries: readonly Seen[]) => Promise<void>): Promise<void> => {
+    if (!hasHistory) return
+    for await (const { entries, at } of historyOf(queue, place)) {
+      place = at
+      await use(entries.filter(isFresh))
+    }
   }
 
   if (process.stderr.isTTY) note(`what can be seen of ${queue.name} from now on; Ctrl-C ends`)
-  for (;;) {
+  await readHistory(async () => {})
+  for await (const messages of messagesOf(queue)) {
+    const fresh = messages.filter(isFresh)
+    if (isNew) await showAll(fresh)
+    if (left <= 0) return
+  }
+  for (let took = 0; left > 0; ) {
+    await sleep(Math.max(pause, 4 * took), undefined, { signal })
     const began = performance.now()
+    const waiting: QueuedMessage[] = []
     let present = 0
-    // First what is gone, which came before what is there.
-    if (hasHistory) {
-      for await (const { entries, at } of historyOf(queue, place)) {
-        place = at
-        if (await look(entries)) return
-      }
-    }
-    isShown ||= isNew
     for await (const messages of messagesOf(queue)) {
       present += messages.length
-      if (await look(messages)) return
+      waiting.push(...messages.filter((message) => !seen.has(nameOf(message))))
     }
-    isShown = true
+    took = performance.now() - began
+    // What is gone came before what is there.
+    await readHistory(showAll)
+    await showAll(waiting.filter(isFresh))
     const excess = seen.size - present - REMEMBERED
     if (excess > 0) for (const name of [...seen].slice(0, excess)) seen.delete(name)
-    await sleep(Math.max(pause, 4 * (performance.now() - began)), undefined, { signal })
   }
 }
 
