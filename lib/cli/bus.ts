@@ -17,9 +17,9 @@ const commands: Commands = {
 const KNOWN = Object.keys(commands).join(', ')
 
 export const bus: Command = {
-  name: 'bus URL COMMAND',
+  name: 'bus',
   summary: 'look at a bus, and work on it',
-  operands: '[OPERANDS]',
+  operands: 'URL COMMAND [OPERAND...]',
   description: [
     'URL is that of the bus, as its programs have it: local:/var/lib/app, mq:/run/app. A bus that is not there is not made. Of the secrets in a URL nothing is printed; but other users see the arguments of a process.',
     'A queue of a namespace is @NAMESPACE/QUEUE. What the transport of a bus cannot do is refused, with the name of the capability.',

@@ -29,6 +29,8 @@ export interface Call<S extends OptionSpecs = OptionSpecs> {
 
 interface Description {
   readonly name: string
+  /** What comes before it, of one that is part of another: `bus URL`. */
+  readonly of?: string
   readonly summary: string
   /** As the synopsis has them: `QUEUE...`, `[PATTERN]`; nothing if it takes none. */
   readonly operands: string
@@ -78,12 +80,10 @@ function operandsOf({ operands, hasCommand }: Description): { least: number; mos
   return { least, most: hasCommand || operands.includes('...') ? Number.POSITIVE_INFINITY : words.length }
 }
 
-function missing({ name, operands, hasCommand }: Description): string {
+function missing({ of, operands, hasCommand }: Description): string {
   const what = `expected ${operands}${hasCommand ? ' -- COMMAND' : ''}`
   // Those of a bus have names of another kind.
-  return operands.includes('QUEUE') && !name.startsWith('bus ')
-    ? `${what} (quote '#n': a shell takes # for a comment)`
-    : what
+  return operands.includes('QUEUE') && of === undefined ? `${what} (quote '#n': a shell takes # for a comment)` : what
 }
 
 function parse(args: readonly string[], options: OptionSpecs): { operands: string[]; options: object } {

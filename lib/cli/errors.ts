@@ -26,6 +26,8 @@ interface Described {
   readonly code?: string
   readonly message: string
   readonly hint?: string
+  /** Messages that were sent before. */
+  readonly sent?: number
   /** Of a queue that is full: milliseconds after which there may be room. */
   readonly retryAfter?: number
 }
@@ -33,11 +35,17 @@ interface Described {
 /** Only what a user can do something with. */
 export function describe(error: unknown): Described {
   if (!(error instanceof Error)) return { message: String(error) }
-  const { code, hint, retryAfter } = error as { code?: unknown; hint?: unknown; retryAfter?: unknown }
+  const { code, hint, sent, retryAfter } = error as {
+    code?: unknown
+    hint?: unknown
+    sent?: unknown
+    retryAfter?: unknown
+  }
   return {
     message: error.message === '' ? error.name : error.message,
     ...(typeof code === 'string' && { code }),
     ...(typeof hint === 'string' && { hint }),
+    ...(typeof sent === 'number' && { sent }),
     ...(typeof retryAfter === 'number' && { retryAfter }),
   }
 }

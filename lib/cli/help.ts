@@ -26,9 +26,10 @@ function listOf(commands: Commands): string {
   return rows.join('\n')
 }
 
-export function synopsis({ name, operands, hasCommand, options }: Command): string {
+export function synopsis({ of = '', name, operands, hasCommand, options }: Command): string {
   const parts = [
     'kmq',
+    of,
     name,
     Object.keys(options).length > 0 ? '[OPTIONS]' : '',
     operands,

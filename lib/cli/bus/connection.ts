@@ -28,7 +28,7 @@ const WRONG = new Set(['ERR_INVALID_ARG_TYPE', 'ERR_INVALID_ARG_VALUE', 'ERR_OUT
 export function defineBusCommand<const S extends Specs>(spec: Spec<S>): Command {
   const { creates, prepare, ...description } = spec
   const define = (run: (call: Call<S>) => Promise<number | undefined>) =>
-    defineCommand({ ...description, name: `bus URL ${spec.name}`, run })
+    defineCommand({ ...description, of: 'bus URL', run })
   return {
     ...define(() => Promise.resolve(undefined)),
     run: async ([url = '', ...args]) => {

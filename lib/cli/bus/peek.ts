@@ -24,7 +24,11 @@ export const peek: Command = defineBusCommand({
     return async (bus) => {
       const queue = await findQueue(bus, name)
       const messages = await browse(queue, count)
-      await (options.json === true ? printJson(messages.map(toJson)) : print(draw(messages)))
+      if (options.json === true) {
+        await printJson(messages.map(toJson))
+        return 0
+      }
+      await print(draw(messages))
       const { delayed, held } = await queue.stats()
       if (delayed + held > 0) note(`not shown: ${delayed} that are not due yet, ${held} behind others of their key`)
       return 0

@@ -37,7 +37,8 @@ export const purge: Command = defineBusCommand({
       const purged = await (dead ? queue.dead.discard({ filter }) : queue.purge({ signal }))
       const { leased, delayed } = await queue.stats()
       await (json === true ? printJson({ purged, ...(!dead && { left: { leased, delayed } }) }) : print(String(purged)))
-      if (!dead && leased + delayed > 0) note(`left: ${leased} in the hands of consumers, ${delayed} not due yet`)
+      if (json !== true && !dead && leased + delayed > 0)
+        note(`left: ${leased} in the hands of consumers, ${delayed} not due yet`)
       return 0
     }
   },

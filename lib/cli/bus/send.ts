@@ -167,8 +167,8 @@ async function sendLines(
       if (wrong !== undefined) throw wrong
     }
   } catch (error) {
-    note(wrong === undefined ? `${sent} sent before` : `line ${sent + 1}; ${sent} sent before`)
-    throw error
+    if (!json) note(wrong === undefined ? `${sent} sent before` : `line ${sent + 1}; ${sent} sent before`)
+    throw Object.assign(error as Error, { sent })
   }
 }
 
@@ -196,6 +196,6 @@ async function* sendAll(
 async function tell(receipts: readonly Receipt[], json = false): Promise<void> {
   await print(receipts.map((receipt) => (json ? JSON.stringify(receipt) : oneLine(receipt.id))).join('\n'))
   for (const { id, duplicate } of receipts) {
-    if (duplicate) note(`'${oneLine(id)}' was sent before: nothing was sent now`)
+    if (duplicate && !json) note(`'${oneLine(id)}' was sent before: nothing was sent now`)
   }
 }
