@@ -42,6 +42,9 @@ describe.each(schemes)('%s: a bus', (scheme) => {
     const taken = await one(queue)
     await queue.sendMany(Array.from({ length: 499 }, (_, i) => ({ body: i, key: i < 20 ? 'k' : `k${i}` })))
     for (let i = 0; i < 3; i++) await queue.send('and so on')
+    // Who looks finds those that have to wait for others.
+    for (const message of await queue.receive({ max: 500 })) await message.release()
+    expect((await queue.stats()).held).toBe(19)
     await queue.send('later', { delay: 60_000 })
     expect(await queue.purge()).toBe(502)
     expect(await queue.stats()).toMatchObject({ ready: 0, leased: 1, delayed: 1, held: 0, dead: 0 })
