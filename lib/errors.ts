@@ -38,6 +38,7 @@ const descriptions: Record<string, string> = {
   ERR_BUS_NO_SQLITE: 'there is no SQLite',
   ERR_BUS_NO_TELEMETRY: 'there is no OpenTelemetry',
   ERR_BUS_NOT_A_BUS: 'the file is not the store of a bus',
+  ERR_BUS_NOT_FOUND: 'there is no bus',
   ERR_BUS_QUEUE_FULL: 'the queue is full',
   ERR_BUS_SETTLED: 'the message is settled',
   ERR_BUS_UNSUPPORTED: 'this bus cannot do that',

@@ -45,10 +45,21 @@ const order = [
   ],
   ['bus/prometheus.ts'],
   ['bus/schedules.ts', 'bus/topic.ts', 'bus/namespace.ts', 'bus/bus.ts', 'bus/index.ts'],
-  ['cli/errors.ts', 'cli/terminal.ts', 'cli/command.ts', 'cli/interruption.ts', 'cli/target.ts', 'cli/queues.ts'],
+  [
+    'cli/errors.ts',
+    'cli/terminal.ts',
+    'cli/command.ts',
+    'cli/duration.ts',
+    'cli/interruption.ts',
+    'cli/target.ts',
+    'cli/queues.ts',
+  ],
   ['cli/watch.ts'],
   ['cli/ls.ts', 'cli/info.ts', 'cli/create.ts', 'cli/set.ts', 'cli/rm.ts', 'cli/purge.ts'],
   ['cli/doctor.ts', 'cli/limits.ts'],
+  ['cli/bus/secrets.ts', 'cli/bus/connection.ts', 'cli/bus/messages.ts', 'cli/bus/figures.ts'],
+  ['cli/bus/ls.ts', 'cli/bus/stats.ts', 'cli/bus/peek.ts', 'cli/bus/send.ts', 'cli/bus/tail.ts'],
+  ['cli/bus/dlq.ts', 'cli/bus/redrive.ts', 'cli/bus/purge.ts', 'cli/bus/schedules.ts', 'cli/bus.ts'],
   ['cli/completion.ts', 'cli/commands.ts', 'cli/help.ts', 'cli/man.ts', 'cli/complete.ts', 'cli/main.ts', 'cli/kmq.ts'],
 ].flat()
 

@@ -39,6 +39,7 @@ import {
   systemdQueues,
   type WaitOptions,
 } from 'kernelmq'
+import type { Bus, ConnectOptions, QueuedMessage } from 'kernelmq/bus'
 import * as calls from 'kernelmq/syscalls'
 import { expectTypeOf } from 'vitest'
 
@@ -317,3 +318,13 @@ calls.mqSend(3, 'hello')
 calls.mqReceive(3, bytes, 0)
 // @ts-expect-error: a deadline is a timespec
 calls.mqTimedsend(3, bytes, 0, 1000)
+
+// What an operator asks of a bus.
+declare const bus: Bus
+expectTypeOf(bus.queues()).toEqualTypeOf<Promise<string[]>>()
+expectTypeOf(bus.queue('q').purge({ signal })).toEqualTypeOf<Promise<number>>()
+expectTypeOf(bus.queue('q').browse({ max: 1, after: 'x' })).toEqualTypeOf<
+  Promise<{ messages: QueuedMessage[]; next: string | undefined }>
+>()
+expectTypeOf<QueuedMessage['body']>().toEqualTypeOf<unknown>()
+expectTypeOf<ConnectOptions['create']>().toEqualTypeOf<boolean | undefined>()

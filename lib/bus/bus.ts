@@ -37,6 +37,8 @@ export interface ConnectOptions {
    * the disk. Default: `process`.
    */
   durability?: Durability | undefined
+  /** Whether the bus is made if there is none; `memory:` is always made. Default: true. */
+  create?: boolean | undefined
   /** Of `local:`, the permissions of a directory that is not there yet. Default: 0o700. */
   mode?: number | undefined
   /** Of `local:`, milliseconds to wait for other processes that write. Default: 10000. */
@@ -52,6 +54,7 @@ export interface ConnectOptions {
 }
 
 interface Settings {
+  readonly create: boolean
   readonly mode: number
   readonly busyTimeout: number
   readonly clock: Clock
@@ -59,17 +62,17 @@ interface Settings {
 
 /** Loaded when their URL is used. */
 const transports: Record<string, (url: URL, settings: Settings) => Promise<Transport>> = {
-  'local:': async (url, { clock, mode, busyTimeout }) => {
+  'local:': async (url, { clock, mode, busyTimeout, create }) => {
     const { openLocal } = await import('./transports/local/local.ts')
-    return openLocal(directoryOf(url), clock, { mode, patience: busyTimeout })
+    return openLocal(directoryOf(url), clock, { mode, create, patience: busyTimeout })
   },
-  'mq:': async (url, { clock, mode }) => {
+  'mq:': async (url, { clock, mode, create }) => {
     const { openMq } = await import('./transports/mq.ts')
-    return openMq(directoryOf(url, ['maxMessages', 'messageSize']), sizesOf(url), clock, mode)
+    return openMq(directoryOf(url, ['maxMessages', 'messageSize']), sizesOf(url), clock, { mode, create })
   },
-  'sysv:': async (url, { clock, mode }) => {
+  'sysv:': async (url, { clock, mode, create }) => {
     const { openSysv } = await import('./transports/sysv.ts')
-    return openSysv(directoryOf(url, ['maxBytes']), sizesOf(url), clock, mode)
+    return openSysv(directoryOf(url, ['maxBytes']), sizesOf(url), clock, { mode, create })
   },
   'memory:': async (_, { clock }) => {
     const { openMemory } = await import('./transports/memory.ts')
@@ -95,9 +98,9 @@ function sizesOf({ href, searchParams }: URL): Record<string, number> {
 }
 
 /**
- * Opens the bus at a URL, and makes it if there is none.
+ * Opens the bus at a URL, and makes it if there is none, unless `create` is false.
  *
- * @throws {QueueError} ERR_BUS_DIRECTORY, ERR_BUS_NOT_A_BUS, ERR_BUS_VERSION, ERR_BUS_BUSY, ERR_BUS_DISK_FULL,
+ * @throws {QueueError} ERR_BUS_DIRECTORY, ERR_BUS_NOT_FOUND, ERR_BUS_NOT_A_BUS, ERR_BUS_VERSION, ERR_BUS_BUSY, ERR_BUS_DISK_FULL,
  * ERR_BUS_NO_SQLITE, ERR_BUS_NO_TELEMETRY
  */
 export async function connect(url: string | URL, options: ConnectOptions = {}): Promise<Bus> {
@@ -105,6 +108,7 @@ export async function connect(url: string | URL, options: ConnectOptions = {}): 
   checkOptions(options)
   const {
     durability = 'process',
+    create = true,
     mode = 0o700,
     busyTimeout = 10_000,
     signals = [],
@@ -113,6 +117,7 @@ export async function connect(url: string | URL, options: ConnectOptions = {}): 
     clock = systemClock,
   } = options
   checkChoice('durability', durability, ['process', 'disk'])
+  if (typeof create !== 'boolean') throw invalidType('"create" option', 'true or false', create)
   checkInteger('"mode" option', mode, 0, 0o777)
   checkInteger('"busyTimeout" option', busyTimeout, 0, 2 ** 31 - 1)
   const parsed = URL.canParse(String(url)) ? new URL(url) : undefined
@@ -122,7 +127,7 @@ export async function connect(url: string | URL, options: ConnectOptions = {}): 
   }
   if (typeof telemetry !== 'boolean') throw invalidType('"telemetry" option', 'true or false', telemetry)
   const tracing = telemetry ? new Tracing() : undefined
-  const transport = await open(parsed, { mode, busyTimeout, clock })
+  const transport = await open(parsed, { create, mode, busyTimeout, clock })
   return new Bus(parsed.href, transport, durability, clock, new Codecs(codecs), signals, tracing)
 }
 
@@ -232,10 +237,18 @@ export class Bus {
     return result
   }
 
+  /**
+   * The names of the queues that there are, sorted: those of a namespace as `@acme/mail`, subscriptions that have a name
+   * included, those of dead letters not.
+   */
+  async queues(): Promise<string[]> {
+    return (await this.#context.transport.queues()).filter((name) => OWN.test(name)).sort()
+  }
+
   /** What there is in all queues, and what this process has done with it, as Prometheus reads it. */
   async metrics(): Promise<string> {
-    const { transport, clock } = this.#context
-    const own = (await transport.queues()).filter((name) => OWN.test(name))
+    const { clock } = this.#context
+    const own = await this.queues()
     const stats = await Promise.all(own.map(async (name) => [name, await this.#open(name).stats()] as const))
     return toPrometheus(stats, clock.now())
   }

@@ -13,6 +13,7 @@ export type {
   HistoryOptions,
   Item,
   Queue,
+  QueuedMessage,
   QueueOptions,
   QueueStats,
   ReceiveOptions,

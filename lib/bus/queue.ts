@@ -1,13 +1,13 @@
 // A queue of a bus: sending to it, and consuming from it.
 import { randomUUID } from 'node:crypto'
-import { checkInteger, checkOptions, invalidType, invalidValue, outOfRange, QueueError } from '../errors.ts'
+import { AbortError, checkInteger, checkOptions, invalidType, invalidValue, outOfRange, QueueError } from '../errors.ts'
 import { deadlineOf } from '../waiting.ts'
 import { decode, encode } from './body.ts'
 import type { Cancellations } from './cancellations.ts'
 import type { Clock } from './clock.ts'
 import type { Codecs } from './codecs.ts'
 import { type ConsumeOptions, Consumer, type Handler, type Source, type StartOptions } from './consumer.ts'
-import { DeadLetters } from './dead-letters.ts'
+import { bodyOf, DeadLetters } from './dead-letters.ts'
 import { History } from './history.ts'
 import { CORRELATION, deadOf, MAX_TIME, Message, type Origin, type Settler, STOP, UNREAD } from './message.ts'
 import type { Event, Latencies, Meters } from './meter.ts'
@@ -108,6 +108,21 @@ export interface ReceiveOptions {
   signal?: AbortSignal | undefined
   /** Milliseconds after which the peers take away what was not settled. Default: never, while the process lives. */
   lease?: number | undefined
+}
+
+/** A message that waits in a queue, or is in the hands of a consumer. */
+export interface QueuedMessage {
+  readonly id: string
+  /** What was sent; undefined if that cannot be read. */
+  readonly body: unknown
+  readonly key: string | undefined
+  readonly priority: number
+  readonly headers: Readonly<Record<string, string>>
+  readonly sentAt: Date
+  /** How often it was handled before, and failed. */
+  readonly attempts: number
+  /** How often its consumer died over it. */
+  readonly losses: number
 }
 
 export interface QueueStats extends TransportStats {
@@ -685,6 +700,56 @@ export class Queue<T = unknown> {
     const queue = message.headers[RPC.replyTo] as string
     const about = { [RPC.replyId]: id, ...(error !== undefined && { [RPC.error]: error.slice(0, LONGEST_ERROR) }) }
     return [{ queue, message: this.#outgoing(result ?? null, { headers: about }) }]
+  }
+
+  /**
+   * A page of what is in the queue, without taking it, in the order in which it is received; `after` is the `next` of the
+   * page before. What consumers have in hand is there, too; what stats() counts as `delayed` or `held` is not.
+   *
+   * @throws {QueueError} ERR_BUS_UNSUPPORTED
+   */
+  async browse(
+    options: { max?: number; after?: string } = {},
+  ): Promise<{ messages: QueuedMessage[]; next: string | undefined }> {
+    checkOptions(options)
+    const { max = 100, after } = options
+    checkInteger('"max" option', max, 1, BUS_BATCH)
+    const { transport, codecs } = this.#context
+    demand(transport, 'browse', 'browse')
+    const { deliveries, next } = await transport.browse(this.name, { max, after })
+    const messages = deliveries.map((delivery) => {
+      const { id, key, priority, headers, sentAt, attempts, losses } = delivery
+      return { id, body: bodyOf(delivery, codecs), key, priority, headers, sentAt: new Date(sentAt), attempts, losses }
+    })
+    return { messages, next }
+  }
+
+  /**
+   * Drops what can be received, read or not, as if it was acknowledged; what consumers have in hand and what is not due yet
+   * stays. Of what comes meanwhile about as much as was there may go, too; of `mq:` and `sysv:`, all until it is empty.
+   * Resolves to how many there were.
+   */
+  async purge({ signal }: { signal?: AbortSignal | undefined } = {}): Promise<number> {
+    const { transport } = this.#context
+    // Who takes from a queue of the kernel does not know how many messages are in its packs.
+    const isCounted = transport.capabilities.lease !== false
+    const { ready, held } = await transport.stats(this.name)
+    const most = isCounted ? ready + held : Number.POSITIVE_INFINITY
+    let count = 0
+    while (count < most) {
+      if (signal?.aborted) throw new AbortError(signal.reason)
+      const deliveries = await transport.receive(this.name, {
+        max: Math.min(most - count, BUS_BATCH),
+        deadline: performance.now(),
+        signal: undefined,
+        lease: Number.POSITIVE_INFINITY,
+        together: false,
+      })
+      if (deliveries.length === 0) break
+      const settled = await transport.settle(deliveries.map(({ token }) => ({ token, outcome: 'ack' }) as const))
+      count += settled.filter((held) => held).length
+    }
+    return count
   }
 
   async stats(): Promise<QueueStats> {

@@ -287,5 +287,10 @@ export function demand({ capabilities }: Transport, capability: keyof Capabiliti
   if (capabilities[capability] === false) throw unsupported(capability, call)
 }
 
+/** There is no bus, and none is to be made. */
+export function notFound(path: string, hint: string): QueueError {
+  return new QueueError('ERR_BUS_NOT_FOUND', { syscall: 'connect', path, hint })
+}
+
 /** The most messages in one batch: a transaction stays short. */
 export const BUS_BATCH = 500

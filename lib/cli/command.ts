@@ -28,6 +28,8 @@ export interface Call<S extends OptionSpecs = OptionSpecs> {
 
 interface Description {
   readonly name: string
+  /** What comes before it, of one that is part of another: `bus URL`. */
+  readonly of?: string
   readonly summary: string
   /** As the synopsis has them: `QUEUE...`, `[PATTERN]`; nothing if it takes none. */
   readonly operands: string
@@ -38,8 +40,13 @@ interface Description {
   readonly examples: readonly (readonly [command: string, what: string])[]
 }
 
+/** Commands by their names, each loaded when it is used. */
+export type Commands = Readonly<Record<string, () => Promise<Command>>>
+
 export interface Command extends Description {
   readonly options: OptionSpecs
+  /** Those that are part of it, such as `ls` of `kmq bus URL ls`. */
+  readonly commands?: Commands
   /** The exit code; 0 if it is undefined. */
   run(args: readonly string[]): Promise<number | undefined>
 }
@@ -72,9 +79,10 @@ function operandsOf({ operands, hasCommand }: Description): { least: number; mos
   return { least, most: hasCommand || operands.includes('...') ? Number.POSITIVE_INFINITY : words.length }
 }
 
-function missing({ operands, hasCommand }: Description): string {
+function missing({ of, operands, hasCommand }: Description): string {
   const what = `expected ${operands}${hasCommand ? ' -- COMMAND' : ''}`
-  return operands.includes('QUEUE') ? `${what} (quote '#n': a shell takes # for a comment)` : what
+  // Those of a bus have names of another kind.
+  return operands.includes('QUEUE') && of === undefined ? `${what} (quote '#n': a shell takes # for a comment)` : what
 }
 
 function parse(args: readonly string[], options: OptionSpecs): { operands: string[]; options: object } {

@@ -1,14 +1,29 @@
 // All subcommands. Each is loaded when it is used: the command has to start fast.
-import type { Command } from './command.ts'
+import type { Command, Commands } from './command.ts'
 
-export const COMMANDS: Readonly<Record<string, () => Promise<Command>>> = {
+export const COMMANDS: Commands = {
   ls: async () => (await import('./ls.ts')).ls,
   info: async () => (await import('./info.ts')).info,
   create: async () => (await import('./create.ts')).create,
   set: async () => (await import('./set.ts')).set,
   rm: async () => (await import('./rm.ts')).rm,
   purge: async () => (await import('./purge.ts')).purge,
+  bus: async () => (await import('./bus.ts')).bus,
   doctor: async () => (await import('./doctor.ts')).doctor,
   limits: async () => (await import('./limits.ts')).limits,
   completion: async () => (await import('./completion.ts')).completion,
+}
+
+/** A command and its name, of `bus URL ls` that of the inner one; undefined if there is none. */
+export async function findCommand(
+  words: readonly string[],
+): Promise<{ readonly title: string; readonly command: Command } | undefined> {
+  const [name = '', ...rest] = words
+  const command = Object.hasOwn(COMMANDS, name) ? await COMMANDS[name]?.() : undefined
+  if (command?.commands === undefined) return command && { title: name, command }
+  const { commands } = command
+  // What it is about may stand before it.
+  const inner = rest.slice(0, 2).find((word) => Object.hasOwn(commands, word))
+  const found = inner === undefined ? command : await commands[inner]?.()
+  return found && { title: inner === undefined ? name : `${name} ${inner}`, command: found }
 }

@@ -1,6 +1,6 @@
 // What can stand at the end of a line: the shells ask with `kmq __complete WORD...`, the last of which is begun.
 import type { Command } from './command.ts'
-import { COMMANDS } from './commands.ts'
+import { COMMANDS, findCommand } from './commands.ts'
 import { listQueues } from './queues.ts'
 import { print } from './terminal.ts'
 
@@ -16,19 +16,22 @@ export async function complete(words: readonly string[]): Promise<number> {
   return 0
 }
 
-async function candidatesFor([name, ...args]: readonly string[], begun: string): Promise<readonly Candidate[]> {
+async function candidatesFor(words: readonly string[], begun: string): Promise<readonly Candidate[]> {
+  const [name, ...args] = words
   if (name === undefined) return Promise.all(Object.values(COMMANDS).map(summaryOf))
-  const load = Object.hasOwn(COMMANDS, name) ? COMMANDS[name] : undefined
   // What comes after -- is another program's.
-  if (load === undefined || args.includes('--')) return []
-  const command = await load()
-  const asked = Object.entries(command.options).find(([option]) => args.at(-1) === `--${option}`)?.[1]
+  const found = args.includes('--') ? undefined : await findCommand(words)
+  if (found === undefined) return []
+  const { options, commands, operands } = found.command
+  if (commands !== undefined) return args.length === 0 ? [] : Promise.all(Object.values(commands).map(summaryOf))
+  const asked = Object.entries(options).find(([option]) => args.at(-1) === `--${option}`)?.[1]
   if (asked?.type === 'string') return (asked.choices ?? []).map((choice) => [choice, ''])
   if (begun.startsWith('-')) {
-    const own = Object.entries(command.options).map(([option, { help }]) => [`--${option}`, help] as const)
+    const own = Object.entries(options).map(([option, { help }]) => [`--${option}`, help] as const)
     return [...own, ['--help', 'show its help']]
   }
-  return /QUEUE|FROM|PATTERN/.test(command.operands) ? queues() : []
+  // Those of a bus are of another kind.
+  return found.command.of === undefined && /QUEUE|FROM|PATTERN/.test(operands) ? queues() : []
 }
 
 const summaryOf = async (load: () => Promise<Command>): Promise<Candidate> => {

@@ -26,12 +26,21 @@ interface Described {
   readonly code?: string
   readonly message: string
   readonly hint?: string
+  /** Messages that were sent before. */
+  readonly sent?: number
+  /** Of a queue that is full: milliseconds after which there may be room. */
+  readonly retryAfter?: number
 }
 
 /** Only what a user can do something with. */
 export function describe(error: unknown): Described {
   if (!(error instanceof Error)) return { message: String(error) }
-  const { code, hint } = error as { code?: unknown; hint?: unknown }
+  const { code, hint, sent, retryAfter } = error as {
+    code?: unknown
+    hint?: unknown
+    sent?: unknown
+    retryAfter?: unknown
+  }
   const [, missing] = (code === 'ERR_MODULE_NOT_FOUND' && /package '(.+?)'/.exec(error.message)) || []
   if (missing !== undefined) {
     return {
@@ -44,5 +53,12 @@ export function describe(error: unknown): Described {
     message: error.message === '' ? error.name : error.message,
     ...(typeof code === 'string' && { code }),
     ...(typeof hint === 'string' && { hint }),
+    ...(typeof sent === 'number' && { sent }),
+    ...(typeof retryAfter === 'number' && { retryAfter }),
   }
+}
+
+export function exitCodeOf(error: unknown): number {
+  if (error instanceof UsageError) return EXIT.usage
+  return (error as { code?: unknown } | undefined)?.code === 'ERR_BUS_QUEUE_FULL' ? EXIT.timeout : EXIT.failure
 }

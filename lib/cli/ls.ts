@@ -32,8 +32,9 @@ export const ls: Command = defineCommand({
       return { wanted, errors }
     }
     if (options.watch === true) {
+      const { interruptible } = await import('./interruption.ts')
       const { watch } = await import('./watch.ts')
-      return watch(async () => draw((await look()).wanted, options.json), interval)
+      return interruptible((signal) => watch(async () => draw((await look()).wanted, options.json), interval, signal))
     }
     const { wanted, errors } = await look()
     if (options.json === true) await printJson(wanted)
@@ -44,7 +45,7 @@ export const ls: Command = defineCommand({
 })
 
 /** What a pattern means: a glob, or a part. */
-async function matcher(pattern: string | undefined): Promise<(name: string) => boolean> {
+export async function matcher(pattern: string | undefined): Promise<(name: string) => boolean> {
   if (pattern === undefined) return () => true
   if (!/[*?[\]{}!]/.test(pattern)) return (name) => name.includes(pattern)
   const { default: picomatch } = await import('picomatch')

@@ -1,7 +1,7 @@
 // Finds the subcommand, and says what went wrong.
 import { readFileSync } from 'node:fs'
-import { COMMANDS } from './commands.ts'
-import { EXIT, UsageError } from './errors.ts'
+import { COMMANDS, findCommand } from './commands.ts'
+import { EXIT, exitCodeOf, UsageError } from './errors.ts'
 import { complain, note, print } from './terminal.ts'
 
 /** The exit code. */
@@ -15,29 +15,31 @@ export async function main([name, ...args]: readonly string[]): Promise<number> 
   if (name === '__complete') return (await import('./complete.ts')).complete(args)
   const load = Object.hasOwn(COMMANDS, name) ? COMMANDS[name] : undefined
   if (load === undefined) {
-    complain('kmq', new UsageError(`there is no command '${name}'`))
+    // Not the URL itself: there may be a password in it.
+    const isUrl = /^[a-z][\w+.-]*:\//i.test(name)
+    complain('kmq', new UsageError(isUrl ? 'a bus is looked at by kmq bus URL ls' : `there is no command '${name}'`))
     note("Try 'kmq --help'.")
     return EXIT.usage
   }
   const own = args.includes('--') ? args.slice(0, args.indexOf('--')) : args
-  if (own.includes('--help') || own.includes('-h')) return help([name])
+  if (own.includes('--help') || own.includes('-h')) return help([name, ...own])
   try {
     return (await (await load()).run(args)) ?? 0
   } catch (error) {
-    complain(`kmq ${name}`, error, own.includes('--json'))
-    if (!(error instanceof UsageError)) return EXIT.failure
-    note(`Try 'kmq ${name} --help'.`)
-    return EXIT.usage
+    const title = `kmq ${(await findCommand([name, ...own]).catch(() => undefined))?.title ?? name}`
+    complain(title, error, own.includes('--json'))
+    if (error instanceof UsageError) note(`Try '${title} --help'.`)
+    return exitCodeOf(error)
   }
 }
 
-async function help([name]: readonly string[]): Promise<number> {
-  if (name === '--roff') {
+async function help(words: readonly string[]): Promise<number> {
+  if (words[0] === '--roff') {
     await print(await (await import('./man.ts')).manPage())
     return 0
   }
   const { helpOf, overview } = await import('./help.ts')
-  const load = name !== undefined && Object.hasOwn(COMMANDS, name) ? COMMANDS[name] : undefined
-  await print(load === undefined ? await overview() : helpOf(await load()))
+  const found = await findCommand(words)
+  await print(found === undefined ? await overview() : await helpOf(found.command))
   return 0
 }

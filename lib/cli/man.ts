@@ -1,13 +1,13 @@
 // The man page, from what the help is made of.
 import { readFileSync } from 'node:fs'
-import type { Command, OptionSpec } from './command.ts'
+import type { Command, Commands, OptionSpec } from './command.ts'
 import { COMMANDS } from './commands.ts'
 import { EXIT } from './errors.ts'
 import { COMMON, flagsOf, synopsis } from './help.ts'
 import { NAMES } from './target.ts'
 
 export async function manPage(): Promise<string> {
-  const commands = await Promise.all(Object.values(COMMANDS).map((load) => load()))
+  const commands = await loadAll(COMMANDS)
   const manifest = new URL('../../package.json', import.meta.url)
   const { version } = JSON.parse(readFileSync(manifest, 'utf8')) as { version: string }
   return [
@@ -35,6 +35,13 @@ export async function manPage(): Promise<string> {
     '.BR sysvipc (7),',
     '.BR ipcs (1)',
   ].join('\n')
+}
+
+/** With those that are part of others. */
+async function loadAll(commands: Commands): Promise<Command[]> {
+  const all = await Promise.all(Object.values(commands).map((load) => load()))
+  const parts = await Promise.all(all.map(async (command) => [command, ...(await loadAll(command.commands ?? {}))]))
+  return parts.flat()
 }
 
 function section(command: Command): string[] {

@@ -44,7 +44,10 @@ export function complain(command: string, error: unknown, asJson = false): void 
     return
   }
   process.stderr.write(`${style.red(`${command}:`)} ${described.message}\n`)
-  if (described.hint !== undefined) process.stderr.write(`  ${style.dim(described.hint)}\n`)
+  const { hint, retryAfter } = described
+  if (hint !== undefined) process.stderr.write(`  ${style.dim(hint)}\n`)
+  if (retryAfter !== undefined)
+    process.stderr.write(`  ${style.dim(`there may be room in ${Math.ceil(retryAfter)} ms`)}\n`)
 }
 
 export function note(text: string): void {

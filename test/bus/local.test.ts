@@ -247,6 +247,10 @@ describe('a directory', () => {
     const before = readFileSync(join(directory, 'bus.db'))
     await expect(connect(`local:${directory}`)).rejects.toMatchObject({ code: 'ERR_BUS_NOT_A_BUS' })
     expect(readFileSync(join(directory, 'bus.db'))).toEqual(before)
+    const text = 'no database at all, but longer than the header of one'.repeat(20)
+    writeFileSync(join(directory, 'bus.db'), text)
+    await expect(connect(`local:${directory}`)).rejects.toMatchObject({ code: 'ERR_BUS_NOT_A_BUS' })
+    expect(readFileSync(join(directory, 'bus.db'), 'utf8')).toBe(text)
   })
 
   test('that a user cannot write to is refused to him, and so is one that is not his', async ({ skip }) => {

@@ -42,6 +42,7 @@ describe('completion', () => {
     expect(bash('kmq ls --w')).toEqual(['--watch'])
     expect(bash(`kmq rm ${name.slice(0, -1)}`)).toContain(name)
     expect(bash('kmq info ')).toEqual(expect.arrayContaining([name, `\\#${id}`]))
+    expect(bash('kmq bus local:/x red')).toEqual(['redrive'])
     expect(bash('kmq run /x -- ')).toEqual([])
     expect(bash('kmq nonsense ')).toEqual([])
   })

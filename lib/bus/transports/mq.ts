@@ -50,8 +50,13 @@ function toHandle(queue: PosixQueue): Handle {
 }
 
 /** @param sizes of the queues that it makes: `maxMessages`, `messageSize`; default: those of the kernel */
-export function openMq(path: string, sizes: Readonly<Record<string, number>>, clock: Clock, mode: number): Kernel {
-  const directory = new Directory(path, 'mq', mode)
+export function openMq(
+  path: string,
+  sizes: Readonly<Record<string, number>>,
+  clock: Clock,
+  making: { mode: number; create: boolean },
+): Kernel {
+  const directory = new Directory(path, 'mq', making)
   const { maxMessages, messageSize } = sizes
   const open = (object: string, { create, isBorrowed }: { create: boolean; isBorrowed: boolean }) => {
     const size = isBorrowed ? Math.min(messageSize ?? SMALL, SMALL) : messageSize

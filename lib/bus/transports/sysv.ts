@@ -42,8 +42,13 @@ function toHandle(queue: SysvQueue): Handle {
 }
 
 /** @param sizes of the queues that it makes: `maxBytes`; default: that of the kernel */
-export function openSysv(path: string, sizes: Readonly<Record<string, number>>, clock: Clock, mode: number): Kernel {
-  const directory = new Directory(path, 'sysv', mode)
+export function openSysv(
+  path: string,
+  sizes: Readonly<Record<string, number>>,
+  clock: Clock,
+  making: { mode: number; create: boolean },
+): Kernel {
+  const directory = new Directory(path, 'sysv', making)
   const { maxBytes } = sizes
   const open = (object: string, { create }: { create: boolean }) => {
     try {

@@ -21,7 +21,7 @@ import {
 } from 'node:fs'
 import { basename, join } from 'node:path'
 import { QueueError } from '../../../errors.ts'
-import { type Binding, BORROWED } from '../../transport.ts'
+import { type Binding, BORROWED, notFound } from '../../transport.ts'
 import type { Files } from './pack.ts'
 import { isAlive, self } from './process.ts'
 import { type Owner, remember, remove, type Scheme, sweep } from './remains.ts'
@@ -77,11 +77,13 @@ export class Directory implements Files {
   #changedAt = 0
 
   /** @param mode the permissions of the directory, when it is made */
-  constructor(path: string, scheme: Scheme, mode: number) {
+  constructor(path: string, scheme: Scheme, { mode, create }: { mode: number; create: boolean }) {
     this.#scheme = scheme
     // One directory can be that of a bus of each kind.
     this.path = join(path, scheme)
     try {
+      const id = join(this.path, 'id')
+      if (!create && statSync(id, { throwIfNoEntry: false }) === undefined) throw notFound(path, `there is no ${id}`)
       make(path, mode)
       const actual = statSync(path).mode & 0o777
       this.mode = actual & 0o666
@@ -89,6 +91,7 @@ export class Directory implements Files {
       for (const name of ['queues', 'bindings', 'bodies']) make(join(this.path, name), actual)
       this.#id = this.#identify()
     } catch (error) {
+      if (error instanceof QueueError) throw error
       const { code = 'EACCES', syscall } = error as NodeJS.ErrnoException
       const hint = 'the directory of a bus has to be one that this user can write to'
       const details = { syscall: 'connect', path, detail: `${syscall} ${code}`, hint }

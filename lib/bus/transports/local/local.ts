@@ -17,12 +17,13 @@ import { join } from 'node:path'
 import { Worker } from 'node:worker_threads'
 import { QueueError } from '../../../errors.ts'
 import type { Clock } from '../../clock.ts'
+import { notFound } from '../../transport.ts'
 import { Bodies, LARGE } from './bodies.ts'
 import { Engine, engineCapabilities, type Surroundings } from './engine.ts'
 import { writerOf } from './lock.ts'
 import { Peers } from './peers.ts'
 import { Reserve } from './reserve.ts'
-import { isBusy, isFull, isReadOnly } from './sqlite.ts'
+import { isBusy, isFull, isNoDatabase, isReadOnly } from './sqlite.ts'
 import { type Process, Store } from './store.ts'
 
 /** Free pages of the store that are room enough for what comes: 4 MB. */
@@ -47,14 +48,16 @@ function finish(): void {
 export interface LocalOptions {
   /** The permissions of the directory, when it is made; its files have those of them that files can have. */
   mode: number
+  /** Whether it is made. */
+  create: boolean
   /** Milliseconds to wait for other processes that write. */
   patience: number
 }
 
 /** Opens the bus in a directory, and makes it if there is none. */
 export async function openLocal(directory: string, clock: Clock, options: LocalOptions): Promise<Engine> {
-  const mode = prepare(directory, options.mode)
   const path = join(directory, 'bus.db')
+  const mode = prepare(directory, path, options)
   const store = await openStore(path, clock, options.patience)
   const surroundings = new Local(directory, path, store, mode)
   const engine = new Engine(store, clock, surroundings, engineCapabilities, options.patience)
@@ -68,14 +71,15 @@ export async function openLocal(directory: string, clock: Clock, options: LocalO
 }
 
 /** Makes what is not there, with permissions that no umask takes away; returns those of files. */
-function prepare(directory: string, wanted: number): number {
+function prepare(directory: string, path: string, options: LocalOptions): number {
   try {
-    makeDirectory(directory, wanted)
+    const isThere = options.create || statSync(path, { throwIfNoEntry: false }) !== undefined
+    if (!isThere) throw notFound(directory, `there is no ${path}`)
+    makeDirectory(directory, options.mode)
     // Whoever made it has decided.
     const mode = statSync(directory).mode & 0o777
     makeDirectory(join(directory, 'peers'), mode)
     makeDirectory(join(directory, 'bodies'), mode)
-    const path = join(directory, 'bus.db')
     if (!existsSync(path)) {
       // The other files of the store get the permissions of this one.
       const file = openSync(path, 'a')
@@ -85,6 +89,7 @@ function prepare(directory: string, wanted: number): number {
     accessSync(directory, constants.W_OK | constants.X_OK)
     return mode & 0o666
   } catch (error) {
+    if (error instanceof QueueError) throw error
     const { code = 'EACCES', syscall } = error as NodeJS.ErrnoException
     const hint = 'the directory of a bus has to be one that this user can write to'
     const details = { syscall: 'connect', path: directory, detail: `${syscall} ${code}`, hint }
@@ -116,6 +121,7 @@ function explain(error: unknown, path: string): unknown {
     Object.assign(new QueueError(code, { ...details, hint }), { cause: error })
   if (isBusy(error)) return wrap('ERR_BUS_BUSY', `look at process ${writerOf(path)}: is it stopped?`)
   if (isReadOnly(error)) return wrap('ERR_BUS_DIRECTORY', 'this user has to be able to write to the files of the bus')
+  if (isNoDatabase(error)) return wrap('ERR_BUS_NOT_A_BUS', 'a bus needs a directory of its own')
   if (isFull(error)) return wrap('ERR_BUS_DISK_FULL', 'a bus needs some megabytes of its own')
   return error
 }

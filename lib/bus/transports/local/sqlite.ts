@@ -43,6 +43,7 @@ export function openDatabase(path: string): Database {
 // The primary result codes of https://www.sqlite.org/rescode.html that are told apart here.
 const SQLITE_BUSY = 5
 const SQLITE_READONLY = 8
+const SQLITE_NOTADB = 26
 const SQLITE_IOERR = 10
 const SQLITE_FULL = 13
 const SQLITE_PROTOCOL = 15
@@ -54,6 +55,7 @@ const words: readonly [RegExp, number][] = [
   [/disk I\/O error/, SQLITE_IOERR],
   [/database or disk is full/, SQLITE_FULL],
   [/locking protocol/, SQLITE_PROTOCOL],
+  [/not a database/, SQLITE_NOTADB],
 ]
 
 function codeOf(error: unknown): number {
@@ -69,3 +71,5 @@ export const isBusy = (error: unknown): boolean => [SQLITE_BUSY, SQLITE_PROTOCOL
 export const isFull = (error: unknown): boolean => [SQLITE_FULL, SQLITE_IOERR].includes(codeOf(error))
 
 export const isReadOnly = (error: unknown): boolean => codeOf(error) === SQLITE_READONLY
+
+export const isNoDatabase = (error: unknown): boolean => codeOf(error) === SQLITE_NOTADB
