@@ -172,8 +172,11 @@ test('the architecture names every file and every dependency, but for the subcom
     readdirSync(join(root, folder), { recursive: true, encoding: 'utf8' }).filter((name) => name.includes('.')),
   )
   const architecture = read('ARCHITECTURE.md')
-  const isSubcommand = (name: string) => new RegExp(`\\bkmq ${basename(name, '.ts')}\\b`).test(kmq)
-  const named = files.filter((name) => dirname(name) !== 'cli' || !isSubcommand(name))
+  const isSubcommand = (path: string) => {
+    const words = { cli: 'kmq', 'cli/bus': 'kmq bus \\S+' }[dirname(path)]
+    return words !== undefined && new RegExp(`\\b${words} ${basename(path, '.ts')}\\b`).test(kmq)
+  }
+  const named = files.filter((name) => !isSubcommand(name))
   const names = [...named, ...Object.keys({ ...dependencies, ...devDependencies, ...optionalDependencies })]
   expect(names.filter((name) => !architecture.includes(`\`${name}\``))).toEqual([])
 })
