@@ -48,6 +48,8 @@ const order = [
   ['cli/errors.ts', 'cli/terminal.ts', 'cli/command.ts', 'cli/interruption.ts', 'cli/target.ts', 'cli/queues.ts'],
   ['cli/watch.ts'],
   ['cli/ls.ts'],
+  ['cli/messages.ts', 'cli/snapshot.ts', 'cli/moving.ts', 'cli/output.ts', 'cli/progress.ts'],
+  ['cli/send.ts', 'cli/recv.ts', 'cli/peek.ts', 'cli/pipe.ts', 'cli/run.ts', 'cli/dump.ts', 'cli/restore.ts'],
   ['cli/commands.ts', 'cli/help.ts', 'cli/kmq.ts'],
 ].flat()
 

@@ -26,15 +26,18 @@ interface Described {
   readonly code?: string
   readonly message: string
   readonly hint?: string
+  /** Messages that were sent before. */
+  readonly sent?: number
 }
 
 /** Only what a user can do something with. */
 export function describe(error: unknown): Described {
   if (!(error instanceof Error)) return { message: String(error) }
-  const { code, hint } = error as { code?: unknown; hint?: unknown }
+  const { code, hint, sent } = error as { code?: unknown; hint?: unknown; sent?: unknown }
   return {
     message: error.message === '' ? error.name : error.message,
     ...(typeof code === 'string' && { code }),
     ...(typeof hint === 'string' && { hint }),
+    ...(typeof sent === 'number' && { sent }),
   }
 }
