@@ -3,7 +3,7 @@ import { type Command, defineCommand, JSON_OPTION } from './command.ts'
 import { EXIT, UsageError } from './errors.ts'
 import { interruptible } from './interruption.ts'
 import { type KernelMessage, plural } from './messages.ts'
-import { codeOf, type KernelQueue, nameOf, openSource, putBack, type Source } from './moving.ts'
+import { codeOf, giveNow, holding, type KernelQueue, nameOf, openSource, putBack, type Source } from './moving.ts'
 import { Output } from './output.ts'
 import { attributesOf, toLines } from './snapshot.ts'
 import { openTarget, parseTarget } from './target.ts'
@@ -44,15 +44,11 @@ export const dump: Command = defineCommand({
       const output = new Output(signal)
       const messages = options.drain ? drain(queue) : await copy(source, options.json)
       const header = { queue: nameOf(source), family: target.family, attributes }
+      const held = options.drain ? messages : []
       try {
-        for (const line of toLines(header, messages)) {
-          signal.throwIfAborted()
-          const { count, error } = await output.write([Buffer.from(line)])
-          if (count > 0) throw error
-        }
-        syncOutput()
+        await holding(source, held, options.json, () => writeAll(output, toLines(header, messages), signal))
       } catch (error) {
-        if (options.drain) await putBack(source, messages, options.json)
+        await putBack(source, held, options.json)
         if (codeOf(error) === 'EPIPE') return EXIT.brokenPipe
         if (signal.aborted) return EXIT.failure
         throw error
@@ -63,6 +59,15 @@ export const dump: Command = defineCommand({
     })
   },
 })
+
+async function writeAll(output: Output, lines: Iterable<string>, signal: AbortSignal): Promise<void> {
+  for (const line of lines) {
+    signal.throwIfAborted()
+    const { count, error } = await output.write([Buffer.from(line)])
+    if (count > 0) throw error
+  }
+  syncOutput()
+}
 
 /** What is in the queue now: not what others go on to send. */
 function drain(queue: KernelQueue): KernelMessage[] {
@@ -76,7 +81,7 @@ async function copy(source: Source, asJson?: boolean): Promise<KernelMessage[]> 
   if (!(queue instanceof PosixQueue)) return [...queue.browse()]
   const messages = drain(queue)
   // At once: who waits for room has to wake up first.
-  const sent = queue.trySendMany(messages)
+  const { sent } = giveNow(source, messages)
   await putBack(source, messages.slice(sent), asJson)
   return messages
 }

@@ -85,7 +85,7 @@ export async function take(
   }
 }
 
-/** How far a send came, and why no further: ETIMEDOUT if there was no room in time. */
+/** How far a send came, and why no further: ETIMEDOUT if there was no room for so long. */
 export interface Given {
   readonly sent: number
   readonly error: unknown
@@ -96,7 +96,7 @@ export async function give(
   items: readonly Item[],
   { timeout = Number.POSITIVE_INFINITY, signal }: Waiting = {},
 ): Promise<Given> {
-  const deadline = performance.now() + timeout
+  let deadline = performance.now() + timeout
   let sent = 0
   for (;;) {
     const left = Math.max(deadline - performance.now(), 0)
@@ -105,14 +105,28 @@ export async function give(
       await queue.sendMany(sent === 0 ? items : items.slice(sent), { signal, timeout: wait })
       return { sent: items.length, error: undefined }
     } catch (error) {
-      sent += (error as { sent?: number }).sent ?? 0
-      if (codeOf(error) !== 'ETIMEDOUT' || wait === left) return { sent, error }
+      const more = (error as { sent?: number }).sent ?? 0
+      sent += more
+      if (codeOf(error) !== 'ETIMEDOUT') return { sent, error }
+      if (more > 0) deadline = performance.now() + timeout
+      else if (wait === left) return { sent, error }
       try {
         checkThere(queue, target)
       } catch (gone) {
         return { sent, error: gone }
       }
     }
+  }
+}
+
+const FULL = Object.assign(new Failure('full'), { code: 'ETIMEDOUT' })
+
+/** As {@link give}, without waiting. */
+export function giveNow({ queue }: Source, items: readonly Item[]): Given {
+  try {
+    return { sent: queue.trySendMany(items), error: FULL }
+  } catch (error) {
+    return { sent: (error as { sent?: number }).sent ?? 0, error }
   }
 }
 
@@ -124,23 +138,37 @@ const PATIENCE = 2000
  * is said.
  */
 export async function putBack(source: Source, messages: readonly KernelMessage[], asJson?: boolean): Promise<void> {
-  if (messages.length > 0) tellPutBack(source, messages, await give(source, messages, { timeout: PATIENCE }), asJson)
+  if (messages.length === 0) return
+  const given = await holding(source, messages, asJson, () => give(source, messages, { timeout: PATIENCE }))
+  tellPutBack(source, messages, given, asJson)
 }
 
-/** The same at the end of the process, where nothing can wait. */
-export function putBackNow(source: Source, messages: readonly KernelMessage[], asJson?: boolean): void {
-  let sent = 0
-  let error: unknown = FULL
+const holds = new Set<() => void>()
+
+process.on('exit', () => {
+  for (const abandon of holds) abandon()
+})
+
+/** Waits for what delivers the messages; should the process end meanwhile, by a second Ctrl-C, they are put back. */
+export async function holding<T>(
+  source: Source,
+  messages: readonly KernelMessage[],
+  asJson: boolean | undefined,
+  deliver: () => Promise<T>,
+): Promise<T> {
+  const abandon = () => putBackNow(source, messages, asJson)
+  holds.add(abandon)
   try {
-    sent = source.queue.trySendMany(messages)
-  } catch (failure) {
-    sent = (failure as { sent?: number }).sent ?? 0
-    error = failure
+    return await deliver()
+  } finally {
+    holds.delete(abandon)
   }
-  if (messages.length > 0) tellPutBack(source, messages, { sent, error }, asJson)
 }
 
-const FULL = Object.assign(new Failure('full'), { code: 'ETIMEDOUT' })
+/** As {@link putBack}, at the end of the process, where nothing can wait. */
+export function putBackNow(source: Source, messages: readonly KernelMessage[], asJson?: boolean): void {
+  if (messages.length > 0) tellPutBack(source, messages, giveNow(source, messages), asJson)
+}
 
 function tellPutBack(
   source: Source,

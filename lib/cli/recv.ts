@@ -2,7 +2,7 @@ import { type Command, defineCommand, toDuration } from './command.ts'
 import { EXIT, Failure, UsageError } from './errors.ts'
 import { interruptible } from './interruption.ts'
 import { type KernelMessage, messageToJson, plural, toCount, toSelection } from './messages.ts'
-import { batchFor, codeOf, openSource, putBack, take } from './moving.ts'
+import { batchFor, codeOf, holding, openSource, putBack, take } from './moving.ts'
 import { Output } from './output.ts'
 import { parseTarget } from './target.ts'
 import { complain } from './terminal.ts'
@@ -65,7 +65,8 @@ export const recv: Command = defineCommand({
         const messages = await take(source, { max: Math.min(batch, most - received), selection, timeout, signal })
         if (messages === undefined) break
         const at = new Date()
-        const undelivered = await output.write(messages.map((message) => format(message, { receivedAt: at })))
+        const parts = messages.map((message) => format(message, { receivedAt: at }))
+        const undelivered = await holding(source, messages, options.json, () => output.write(parts))
         received += messages.length - undelivered.count
         if (undelivered.count > 0) {
           await putBack(source, messages.slice(-undelivered.count), options.json)

@@ -21,7 +21,11 @@ export const restore: Command = defineCommand({
   ],
   options: {
     wait: { type: 'boolean', short: 'w', help: 'wait for room' },
-    timeout: { type: 'string', value: 'TIME', help: 'wait for room, but no longer than this in all (500, 500ms, 2s)' },
+    timeout: {
+      type: 'string',
+      value: 'TIME',
+      help: 'wait for room, but when there is none for so long (500, 500ms, 2s) end with code 3',
+    },
     skip: { type: 'string', value: 'N', help: 'leave out the first N messages' },
     ...JSON_OPTION,
   },

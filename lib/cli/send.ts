@@ -35,7 +35,7 @@ export const send: Command = defineCommand({
     timeout: {
       type: 'string',
       value: 'TIME',
-      help: 'wait for room, but no longer than this (500, 500ms, 2s) for each part of the input; then the code is 3',
+      help: 'wait for room, but when there is none for so long (500, 500ms, 2s) end with code 3',
     },
     rate: { type: 'string', short: 'r', value: 'N', help: 'messages a second at most' },
     ...JSON_OPTION,
