@@ -16,7 +16,7 @@ export interface Item {
   readonly type?: SysvType
 }
 
-export const MAX_PRIORITY = 32767
+const MAX_PRIORITY = 32767
 
 /** How many messages go with one call, and how many bytes they may have at most. */
 const BATCH = 256
@@ -27,7 +27,7 @@ export const batchOf = (longest: number): number =>
   Math.min(BATCH, Math.max(1, Math.floor(BATCH_BYTES / Math.max(longest, 1))))
 
 /** A type of System V: to receive, 0 and negative ones too. */
-export function toType(value: string | undefined, least: '1' | 'any'): SysvType | undefined {
+function toType(value: string | undefined, least: '1' | 'any'): SysvType | undefined {
   if (value === undefined) return undefined
   const type = /^-?\d{1,19}$/.test(value) ? BigInt(value) : undefined
   const lowest = least === '1' ? 1n : -(2n ** 63n)

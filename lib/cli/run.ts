@@ -6,7 +6,7 @@ import { interruptible } from './interruption.ts'
 import { itemFor, type KernelMessage, plural, tagToJson, toCount, toSelection } from './messages.ts'
 import { codeOf, give, nameOf, openSource, putBack, putBackNow, type Source, take } from './moving.ts'
 import { openTarget, parseTarget } from './target.ts'
-import { complain, note, printJson } from './terminal.ts'
+import { complain, holdPipe, note, printJson } from './terminal.ts'
 
 export const run: Command = defineCommand({
   name: 'run',
@@ -69,6 +69,7 @@ export const run: Command = defineCommand({
     const deadTarget = options.dead === undefined ? undefined : parseTarget(options.dead)
     const dead = deadTarget && { target: deadTarget, queue: openTarget(deadTarget, { access: 'write' }) }
     if (dead !== undefined && nameOf(dead) === nameOf(source)) throw new UsageError('--dead is the queue itself')
+    holdPipe()
     return interruptible(async (signal) => {
       const worker = new Worker(source, dead, plan, signal)
       let taken = 0
@@ -84,6 +85,7 @@ export const run: Command = defineCommand({
         worker.stop(error)
       }
       const failure = await worker.end()
+      if (codeOf(failure) === 'EPIPE') return EXIT.brokenPipe
       if (failure !== undefined) throw failure
       if (taken > 0) return 0
       const nothing = new Failure(idle === 0 ? `no message in ${text}` : `no message came to ${text} in ${idle} ms`)
@@ -188,6 +190,7 @@ class Worker {
       this.stop(error)
       await putBack(this.#source, [message], asJson)
     }
+    this.#held.delete(message)
     if (!asJson) return
     const milliseconds = Math.round(performance.now() - began)
     const { length: bytes } = message.data

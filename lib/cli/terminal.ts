@@ -12,6 +12,9 @@ process.stdout.on('error', (error: NodeJS.ErrnoException) => {
   if (error.code === 'EPIPE' && !isPipeHeld) process.exit(EXIT.brokenPipe)
 })
 
+/** Nobody hears what goes wrong; that must not stop what is being done. */
+process.stderr.on('error', () => {})
+
 /** From now on a broken pipe is an error as any other: of who has messages to put back. */
 export function holdPipe(): void {
   isPipeHeld = true

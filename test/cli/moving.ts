@@ -25,7 +25,7 @@ export const drain = (queue: PosixQueue | SysvQueue): string[] => queue.tryRecei
 export const drainTagged = (queue: PosixQueue | SysvQueue): [text: string, tag: number | bigint][] =>
   queue.tryReceiveMany(1000).map((m) => [m.text(), 'priority' in m ? m.priority : m.type])
 
-export const depthOf = (queue: PosixQueue | SysvQueue): number =>
+const depthOf = (queue: PosixQueue | SysvQueue): number =>
   'id' in queue ? queue.stat().messages : queue.attributes.messages
 
 /** Resolves when there are so many messages. */

@@ -2,7 +2,7 @@ import { existsSync, readFileSync, writeFileSync } from 'node:fs'
 import { join } from 'node:path'
 import { PosixQueue } from 'kernelmq'
 import { describe, expect, test } from 'vitest'
-import { openQueue, uniqueName } from '../support.ts'
+import { openQueue, start, uniqueName } from '../support.ts'
 import { openSysv } from '../sysv-support.ts'
 import {
   canBecome,
@@ -13,9 +13,10 @@ import {
   expectFailure,
   families,
   kmqAsStranger,
+  kmqUnread,
   nameOf,
 } from './moving.ts'
-import { kmq, startKmq } from './support.ts'
+import { command, kmq, startKmq } from './support.ts'
 
 const sh = (script: string): string[] => ['--', 'sh', '-c', script]
 
@@ -151,10 +152,10 @@ describe('kmq run', () => {
     queue.trySend('first')
     queue.trySend('second')
     const script = `echo $$ > ${path}/pid; until [ -e ${path}/go ]; do sleep 0.01; done; cat > ${path}/done`
-    const child = startKmq(['run', nameOf(queue), ...sh(script)])
+    const child = start('setsid', [process.execPath, command, 'run', nameOf(queue), ...sh(script)])
     await fileIs(join(path, 'pid'))
-    // As a terminal does, to the whole group.
-    process.kill(child.pid, name)
+    // To the whole group, as a terminal does.
+    process.kill(-child.pid, name)
     writeFileSync(join(path, 'go'), '')
     const { signal, stderr } = await child.outcome
     expect({ signal, stderr }).toEqual({ signal: name, stderr: expect.stringContaining('waiting for 1 command') })
@@ -192,6 +193,14 @@ describe('kmq run', () => {
     process.kill(child.pid, 'SIGINT')
     expect((await child.outcome).signal).toBe('SIGINT')
     expect(drain(queue)).toEqual(['bad'])
+  })
+
+  test('a broken pipe ends it, after the message that is done', async () => {
+    const queue = openQueue()
+    queue.trySend('done')
+    queue.trySend('kept')
+    expectFailure(await kmqUnread(['run', nameOf(queue), '--json', '--', 'cat']), 141, /^done$/)
+    expect(drain(queue)).toEqual(['kept'])
   })
 
   test.each(families)('the queue is removed, %s', async (_, open) => {
