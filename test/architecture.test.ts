@@ -56,6 +56,8 @@ const order = [
   ],
   ['cli/watch.ts'],
   ['cli/ls.ts', 'cli/info.ts', 'cli/create.ts', 'cli/set.ts', 'cli/rm.ts', 'cli/purge.ts'],
+  ['cli/messages.ts', 'cli/snapshot.ts', 'cli/moving.ts', 'cli/output.ts', 'cli/progress.ts'],
+  ['cli/send.ts', 'cli/recv.ts', 'cli/peek.ts', 'cli/pipe.ts', 'cli/run.ts', 'cli/dump.ts', 'cli/restore.ts'],
   ['cli/doctor.ts', 'cli/limits.ts'],
   ['cli/bus/secrets.ts', 'cli/bus/connection.ts', 'cli/bus/messages.ts', 'cli/bus/figures.ts'],
   ['cli/bus/ls.ts', 'cli/bus/stats.ts', 'cli/bus/peek.ts', 'cli/bus/send.ts', 'cli/bus/tail.ts'],

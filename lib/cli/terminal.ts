@@ -1,13 +1,23 @@
 // What is written to the terminal, or to whatever stands in its place.
+import { fstatSync, fsyncSync, writeSync } from 'node:fs'
 import { stripVTControlCharacters, styleText } from 'node:util'
 import align from 'text-table'
 import { describe, EXIT } from './errors.ts'
 
-/** Nobody reads any more; there is nothing left to say. */
+let isPipeHeld = false
+
+/** Nobody reads any more; there is nothing left to say. What else goes wrong is what write() rejects with. */
 process.stdout.on('error', (error: NodeJS.ErrnoException) => {
-  if (error.code === 'EPIPE') process.exit(EXIT.brokenPipe)
-  throw error
+  if (error.code === 'EPIPE' && !isPipeHeld) process.exit(EXIT.brokenPipe)
 })
+
+/** Nobody hears what goes wrong; that must not stop what is being done. */
+process.stderr.on('error', () => {})
+
+/** From now on a broken pipe is an error as any other: of who has messages to put back. */
+export function holdPipe(): void {
+  isPipeHeld = true
+}
 
 const styled = (format: Parameters<typeof styleText>[0]) => (text: string) => styleText(format, text)
 
@@ -26,7 +36,37 @@ export function print(text: string): Promise<void> {
   return write(`${text}\n`)
 }
 
-export function write(data: string | Uint8Array): Promise<void> {
+const isFile = isPlainFile()
+
+function isPlainFile(): boolean {
+  if (process.stdout.isTTY) return false
+  try {
+    const stat = fstatSync(1)
+    return stat.isFile() || stat.isCharacterDevice()
+  } catch {
+    return false
+  }
+}
+
+/** A file may take a part only, of which the stream of Node.js says nothing. */
+function writeFile(data: string | Uint8Array): void {
+  const bytes = typeof data === 'string' ? Buffer.from(data) : data
+  let written = 0
+  try {
+    while (written < bytes.length) written += writeSync(1, bytes, written)
+  } catch (error) {
+    throw Object.assign(error as Error, { written })
+  }
+}
+
+/** Returns when the output, if it is a file, would survive the machine. */
+export function syncOutput(): void {
+  if (isFile && fstatSync(1).isFile()) fsyncSync(1)
+}
+
+/** Rejects if it cannot; `written` is how many bytes of it were taken, as far as that is known. */
+export async function write(data: string | Uint8Array): Promise<void> {
+  if (isFile) return writeFile(data)
   return new Promise((resolve, reject) => {
     process.stdout.write(data, (error) => (error ? reject(error) : resolve()))
   })
@@ -50,8 +90,8 @@ export function complain(command: string, error: unknown, asJson = false): void 
     process.stderr.write(`  ${style.dim(`there may be room in ${Math.ceil(retryAfter)} ms`)}\n`)
 }
 
-export function note(text: string): void {
-  process.stderr.write(`${text}\n`)
+export function note(text: string, asJson = false): void {
+  process.stderr.write(asJson ? `${JSON.stringify({ note: text })}\n` : `${text}\n`)
 }
 
 /** Columns without lines, as ls(1) and ps(1) have them; `r` columns are aligned on the right. */

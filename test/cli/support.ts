@@ -6,14 +6,16 @@ export const command: string = fileURLToPath(new URL('../../dist/cli/kmq.js', im
 
 interface Options {
   env?: NodeJS.ProcessEnv
+  /** A descriptor that is its standard input. */
+  stdin?: number
   /** A command that runs it, such as prlimit(1). */
   through?: string[]
 }
 
 /** Starts the real command, in a process of its own. */
-export function startKmq(args: string[], { env = {}, through = [] }: Options = {}): Running {
+export function startKmq(args: string[], { through = [], env = {}, ...options }: Options = {}): Running {
   const [first = '', ...rest] = [...through, process.execPath, command, ...args]
-  return start(first, rest, { env: { FORCE_COLOR: undefined, ...env } })
+  return start(first, rest, { ...options, env: { FORCE_COLOR: undefined, ...env } })
 }
 
 /** Runs it to its end. */
