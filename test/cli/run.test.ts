@@ -33,12 +33,12 @@ describe('kmq run', () => {
     const queue = open()
     queue.trySend('hello', { priority: 3, type: 8 })
     queue.trySend('', { priority: 2, type: 2n ** 60n })
-    const script = 'cat; echo " $KMQ_QUEUE ${KMQ_PRIORITY-none} ${KMQ_TYPE-none} $KMQ_BYTES $KMQ_ATTEMPT"'
+    const script = 'cat; echo " $KMQ_QUEUE $KMQ_PRIORITY,$KMQ_TYPE $KMQ_BYTES $KMQ_ATTEMPT"'
     const { code, stdout } = await kmq(['run', nameOf(queue), '--idle', '0', ...sh(script)], {
       env: { KMQ_TYPE: '99' },
     })
     expect(code).toBe(0)
-    const tags = 'id' in queue ? ['none 8', `none ${2n ** 60n}`] : ['3 none', '2 none']
+    const tags = 'id' in queue ? [',8', `,${2n ** 60n}`] : ['3,', '2,']
     expect(stdout).toBe(`hello ${nameOf(queue)} ${tags[0]} 5 1\n ${nameOf(queue)} ${tags[1]} 0 1\n`)
   })
 
@@ -108,7 +108,7 @@ describe('kmq run', () => {
     const queue = open()
     queue.trySend('bad', { priority: 4, type: 6 })
     const outcome = await kmq(['run', nameOf(queue), '--attempts', '2', '--delay', '1', ...sh('kill -9 $$')])
-    expectFailure(outcome, 1, /was ended by SIGKILL \(attempt 2 of 2\)[^]*put back 1 message [^]*--dead QUEUE/)
+    expectFailure(outcome, 1, /was ended by SIGKILL \(attempt 2 of 2\)[\s\S]*put back 1 message [\s\S]*--dead QUEUE/)
     expect(drainTagged(queue)).toEqual([['bad', 'id' in queue ? 6 : 4]])
   })
 
@@ -117,7 +117,7 @@ describe('kmq run', () => {
     dead.trySend('full')
     queue.trySend('bad')
     const outcome = await kmq(['run', nameOf(queue), '--attempts', '1', '--dead', nameOf(dead), '--', 'false'])
-    expectFailure(outcome, 1, /put back 1 message [^]*is full/)
+    expectFailure(outcome, 1, /put back 1 message [\s\S]*is full/)
     expect([drain(queue), drain(dead)]).toEqual([['bad'], ['full']])
   })
 
@@ -135,7 +135,7 @@ describe('kmq run', () => {
     expectFailure(
       await kmq(['run', nameOf(queue), '--', '/nowhere/x']),
       1,
-      /put back [^]*cannot start \/nowhere\/x: .*ENOENT/,
+      /put back [\s\S]*cannot start \/nowhere\/x: .*ENOENT/,
     )
     expect(drainTagged(queue)).toEqual([['kept', 2]])
   })
