@@ -528,13 +528,13 @@ function support(family: 'posix' | 'sysv', option: string, what: string, { isFil
       mend: [{ where: `a kernel with ${option}=y; this one says`, command }],
     }
   }
-  const seen = `${failures}: ${isFiltered === true ? 'a seccomp filter' : 'a sandbox'} forbids it`
+  const cause = isFiltered ? 'a seccomp filter' : inKernel ? 'a sandbox' : 'the kernel has none, or a sandbox'
   const mend = isDocker(container)
     ? { where: 'when it is started', command: `${container} run --security-opt seccomp=unconfined IMAGE` }
     : container === 'kubernetes'
       ? { where: 'in the pod', command: 'securityContext: { seccompProfile: { type: RuntimeDefault } }' }
       : { where: 'in the unit', command: 'SystemCallFilter=@ipc' }
-  return { status: 'problem', seen, why, mend: [mend] }
+  return { status: 'problem', seen: `${failures}: ${cause} forbids it`, why, mend: [mend] }
 }
 
 const MOUNT = 'mount -t mqueue none /dev/mqueue'

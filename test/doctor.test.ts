@@ -218,6 +218,19 @@ describe('limits', () => {
     expect(await statusOf(5 * cost - 1)).toBe('problem')
   })
 
+  test.for<[string, string, string[]]>([
+    ['within the hard limit, which stays', '50000:800000', ['ulimit -S -q 165760', 'LimitMSGQUEUE=165760']],
+    [
+      'beyond the hard limit',
+      '50000:60000',
+      ['sudo prlimit --pid $$ --msgqueue=165760:165760', 'LimitMSGQUEUE=165760'],
+    ],
+  ])('RLIMIT_MSGQUEUE is raised %s', async ([_, limits, commands], { skip }) => {
+    skip(!canUnshare, namespaces)
+    const findings = await examine([...machine(), 'prlimit', `--msgqueue=${limits}`, ...unprivileged])
+    expect(findings['posix.bytes'].mend.map(({ command }) => command)).toEqual(commands)
+  })
+
   test('what a user may not read does not count, and is told', async ({ skip }) => {
     skip(!canUnshare, namespaces)
     const size = { maxMessages: 1, messageSize: 8 }
@@ -298,6 +311,23 @@ describe('the mqueue file system', () => {
     expect(mended['posix.mount']).toMatchObject({ status: 'ok', seen: expect.stringContaining('with 0 queues') })
   })
 
+  test.for<[string, boolean]>([
+    ['is not there', false],
+    ['is another of the same name', true],
+  ])('whose queue %s for those who open it is that of another namespace', async ([_, isSame], { skip }) => {
+    skip(!canUnshare, namespaces)
+    skip(!existsSync('/dev/mqueue'), 'there is no /dev/mqueue to mount on')
+    // A mount namespace of its own: who shares the mount gives nothing away.
+    const script = 'mount -t mqueue none /dev/mqueue; touch /dev/mqueue/same; exec unshare --ipc --mount "$@"'
+    const findings = await examine(['unshare', '--ipc', '--mount', 'sh', '-ec', script, 'sh'], {
+      before: isSame ? [['open', '/same', { create: true, maxMessages: 1, messageSize: 8 }]] : [],
+    })
+    expect(findings['posix.mount']).toMatchObject({
+      status: 'problem',
+      seen: expect.stringContaining('with 1 queue; but they are those of another IPC namespace'),
+    })
+  })
+
   test('that is empty, and of another namespace, gives itself away by who shares it', async ({ skip }) => {
     skip(!canUnshare, namespaces)
     const script = 'mount -t mqueue none /dev/mqueue; "$@"'
@@ -351,6 +381,16 @@ describe('the kernel', () => {
       mend: [{ command: expect.stringContaining(option) }],
     })
     expect(Object.values(findings).filter(({ status }) => status === 'unknown').length).toBeGreaterThan(0)
+  })
+
+  test('that cannot be asked for its sysctls may lack the calls, or a sandbox may', async ({ skip }) => {
+    skip(!hasCompiler, compiler)
+    skip(!canUnshare, namespaces)
+    const findings = await examine([...inMounts('umount -l /proc'), without, 'mq_open', '38'])
+    expect(findings['posix.support']).toMatchObject({
+      status: 'problem',
+      seen: 'mq_open fails with ENOSYS: the kernel has none, or a sandbox forbids it',
+    })
   })
 
   test('that cannot show messages without taking them is a warning', async ({ skip }) => {
