@@ -14,7 +14,7 @@ async function makeBus(scheme = 'local'): Promise<{ bus: Bus; url: string; direc
   // Its queues go with its directory, when it is closed.
   if (scheme !== 'local') onTestFinished(async () => (await openBus(url)).close())
   const bus = await openBus(url)
-  if (scheme !== 'local') onTestFinished(() => rmSync(directory, { recursive: true }))
+  if (scheme !== 'local') onTestFinished(() => rmSync(directory, { recursive: true, force: true }))
   return { bus, url, directory }
 }
 
@@ -208,6 +208,23 @@ describe('kmq bus URL ls, stats', () => {
     const { bus, url } = await makeBus()
     await bus.queue('q').purge()
     expect(await json(url, 'stats', 'q')).toMatchObject({ ready: 0, oldest: null, age: null })
+  })
+
+  test.each(['local', 'mq'])('%s: what goes on ends when the bus is removed underneath', async (scheme) => {
+    const { bus, url, directory } = await makeBus(scheme)
+    await bus.queue('q').send('x')
+    const watching = startKmq(['bus', url, 'stats', 'q', '--watch', '--json'])
+    const tailing = startKmq(['bus', url, 'tail', '--topic', 't'])
+    await watching.line()
+    while ((await bus.topic('t').publish('x')) === 0);
+    await tailing.line()
+    rmSync(directory, { recursive: true })
+    for (const { outcome } of [watching, tailing]) {
+      const { code, stderr } = await outcome
+      expect(code).toBe(1)
+      expect(stderr).toContain('is gone')
+    }
+    expect(existsSync(directory)).toBe(false)
   })
 
   test('--watch goes on until Ctrl-C', async () => {

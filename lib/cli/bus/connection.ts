@@ -1,4 +1,5 @@
 // What the commands of a bus have in common: the bus, opened and closed, and its queues.
+import { statSync } from 'node:fs'
 import { AbortError, type Bus, connect, type Queue, type QueueOptions } from '../../bus/index.ts'
 import { type Call, type Command, defineCommand, type OptionSpec } from '../command.ts'
 import { Failure, UsageError } from '../errors.ts'
@@ -45,14 +46,34 @@ export function defineBusCommand<const S extends Specs>(spec: Spec<S>): Command 
 function withBus(url: string, create: boolean, work: Work): Promise<number | undefined> {
   if (/^memory:/i.test(url)) throw new UsageError('memory: is a bus within one process; no other sees anything of it')
   quietly()
-  return interruptible(async (signal) => {
+  return interruptible(async (interrupted) => {
     const bus = await connect(url, { create })
+    const gone = whenGone(bus.url)
     try {
-      return await work(bus, signal)
+      return await work(bus, AbortSignal.any([interrupted, gone.signal]))
+    } catch (error) {
+      throw gone.signal.aborted ? gone.signal.reason : error
     } finally {
+      gone.stop()
       await bus.close()
     }
   })
+}
+
+/** Milliseconds. */
+const LOOK = 1000
+
+/** Aborted when the directory of a bus is removed: what has it open would see in it for ever what was there. */
+function whenGone(url: string): { signal: AbortSignal; stop(): void } {
+  const controller = new AbortController()
+  const { host, pathname } = new URL(url)
+  const inode = () => statSync(decodeURIComponent(pathname), { throwIfNoEntry: false })?.ino
+  const before = host === '' ? inode() : undefined
+  const look = () => {
+    if (inode() !== before) controller.abort(new Failure(`the directory of the bus, '${pathname}', is gone`))
+  }
+  const timer = before === undefined ? undefined : setInterval(look, LOOK).unref()
+  return { signal: controller.signal, stop: () => clearInterval(timer) }
 }
 
 /** That the SQLite of Node.js is experimental is nothing that a user of the command could do anything about. */
