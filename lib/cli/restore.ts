@@ -41,7 +41,7 @@ export const restore: Command = defineCommand({
     if (process.stdin.isTTY) throw new UsageError('the dump comes on standard input: kmq restore < FILE')
     const { header, items: all } = parseSnapshot((await buffer(process.stdin)).toString())
     const target = parseTarget(name ?? header.queue)
-    if (name === undefined && 'id' in target)
+    if (name === undefined && target.family === 'sysv' && 'id' in target.at)
       throw new UsageError(`the dump is of a queue without a key, ${header.queue}: say which one is meant`)
     const items = all.slice(skip).map((item) => itemFor(target.family, item))
     const { queue, created } = openOrCreate(target, header)
