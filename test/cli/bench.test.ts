@@ -1,0 +1,207 @@
+import { existsSync, readdirSync } from 'node:fs'
+import { SysvQueue } from 'kernelmq'
+import { describe, expect, test } from 'vitest'
+import { canUnshare, inNamespace, isMounted, type Running, start } from '../support.ts'
+import { command, kmq, startKmq } from './support.ts'
+import { TerminalOf } from './terminal.ts'
+
+/** The queues of System V that a process sent to last. */
+const queuesOf = async (pid: number) => (await SysvQueue.list()).filter(({ lastSender }) => lastSender === pid)
+
+/** One that does not end by itself, as soon as it measures; its queues, and the other process. */
+async function measuring(args: string[] = []) {
+  const child = startKmq(['bench', '--only', 'ping-pong', '--only', 'sysv', '--duration', '1m', ...args])
+  const [{ id, lastReceiver } = { id: 0, lastReceiver: 0 }] = await expect
+    .poll(async () => (await queuesOf(child.pid)).filter(({ lastReceiver }) => lastReceiver !== undefined), {
+      timeout: 60_000,
+    })
+    .toMatchObject([{}])
+    .then(() => queuesOf(child.pid))
+  return { child, id, peer: lastReceiver ?? 0 }
+}
+
+async function expectNothingLeft({ child, peer }: { child: Running; peer: number }) {
+  await expect.poll(() => existsSync(`/proc/${peer}`), { timeout: 60_000 }).toBe(false)
+  const rows = await SysvQueue.list()
+  expect(rows.filter(({ lastSender }) => lastSender === child.pid || lastSender === peer)).toEqual([])
+  if (isMounted) expect(readdirSync('/dev/mqueue').filter((name) => name.startsWith('kmq-bench-'))).toEqual([])
+}
+
+describe('kmq bench', () => {
+  test('measures both families, in all ways', async () => {
+    const { code, stdout, stderr } = await kmq(['bench', '--quick', '--json'])
+    expect({ code, stderr }).toEqual({ code: 0, stderr: '' })
+    const { machine, duration, results, skipped } = JSON.parse(stdout)
+    expect(machine).toEqual({
+      node: process.version,
+      kernel: expect.any(String),
+      cpu: expect.any(String),
+      cpus: expect.any(Number),
+    })
+    expect({ duration, skipped }).toEqual({ duration: 50, skipped: [] })
+    const figure = { count: expect.any(Number), perSecond: expect.any(Number) }
+    const times = { p50: expect.any(Number), p99: expect.any(Number) }
+    expect(results).toEqual(
+      ['pair', 'ping-pong', 'stream'].flatMap((workload) =>
+        ['posix', 'sysv'].flatMap((family) =>
+          [64, 1024, 8192].map((size) => ({
+            workload,
+            family,
+            size,
+            ...figure,
+            ...(workload === 'ping-pong' && times),
+          })),
+        ),
+      ),
+    )
+    for (const { count, perSecond, p50 = 0, p99 = 0 } of results) {
+      expect(count).toBeGreaterThan(0)
+      expect(perSecond).toBeGreaterThan(0)
+      expect(p99).toBeGreaterThanOrEqual(p50)
+    }
+  })
+
+  test('draws a table with bars of those that are wanted', async () => {
+    const { code, stdout, stderr } = await kmq([
+      'bench',
+      '-q',
+      '--only',
+      '64',
+      '--only',
+      'ping-pong',
+      '--only',
+      'stream',
+    ])
+    expect({ code, stderr }).toEqual({ code: 0, stderr: '' })
+    const lines = stdout.trimEnd().split('\n')
+    expect(lines[0]).toMatch(/^ +FAMILY +SIZE +PER SECOND +p50 +p99$/)
+    expect(lines.slice(1, 5)).toEqual([
+      expect.stringMatching(/^ping-pong +posix +64 B +[\d,]+ +[\d.]+ µs +[\d.]+ µs +█+$/),
+      expect.stringMatching(/^ +sysv +64 B +[\d,]+ +[\d.]+ µs +[\d.]+ µs +█+$/),
+      expect.stringMatching(/^stream +posix +64 B +[\d,]+ +█+$/),
+      expect.stringMatching(/^ +sysv +64 B +[\d,]+ +█+$/),
+    ])
+    expect(lines.slice(5)).toEqual(['', expect.stringContaining(process.version)])
+    // The most of a workload has the longest bar.
+    for (const pair of [lines.slice(1, 3), lines.slice(3, 5)]) {
+      expect(Math.max(...pair.map((line) => line.split('█').length - 1))).toBe(20)
+    }
+  })
+
+  test('shows on a terminal how far it is, and takes that away', async () => {
+    const terminal = new TerminalOf([process.execPath, command, 'bench', '--quick', '--only', 'pair', '--only', '64'])
+    const ended = await terminal.report('code')
+    expect(ended).toMatchObject({ code: 0, after: ended.before })
+    expect(terminal.transcript).toContain('measuring [')
+    expect(terminal.text).not.toContain('measuring')
+    expect(terminal.text).toContain('PER SECOND')
+  })
+
+  test.each(['SIGINT', 'SIGTERM', 'SIGHUP'] as const)('%s ends it; nothing is left', async (signal) => {
+    const running = await measuring()
+    process.kill(running.child.pid, signal)
+    expect(await running.child.outcome).toMatchObject({ code: null, signal, stdout: '', stderr: '' })
+    await expectNothingLeft(running)
+  })
+
+  test('Ctrl-C ends both processes; nothing is left', async () => {
+    const terminal = new TerminalOf([process.execPath, command, 'bench', '--duration', '1m'])
+    await terminal.until(({ text }) => text.includes('measuring ['))
+    terminal.type('\x03')
+    const ended = await terminal.report('code')
+    expect(ended).toMatchObject({ code: null, signal: 'SIGINT', after: ended.before })
+    expect(terminal.text).not.toMatch(/error|ended/)
+  })
+
+  test('what is killed leaves nothing: the other process removes the queues, and ends', async () => {
+    const running = await measuring()
+    process.kill(running.child.pid, 'SIGKILL')
+    await running.child.outcome
+    await expectNothingLeft(running)
+  })
+
+  test('says so when the other process ends', async () => {
+    const running = await measuring()
+    process.kill(running.peer, 'SIGKILL')
+    const { code, stdout, stderr } = await running.child.outcome
+    expect({ code, stdout }).toEqual({ code: 1, stdout: '' })
+    expect(stderr).toBe('kmq bench: the other process of the benchmark has ended\n')
+    await expectNothingLeft(running)
+  })
+
+  test('says so when a queue is removed underneath', async () => {
+    const running = await measuring(['--json'])
+    SysvQueue.fromId(running.id).remove()
+    const { code, stdout, stderr } = await running.child.outcome
+    expect({ code, stdout }).toEqual({ code: 1, stdout: '' })
+    expect(JSON.parse(stderr).error).toMatchObject({
+      message: expect.stringContaining('EIDRM'),
+      hint: expect.any(String),
+    })
+    await expectNothingLeft(running)
+  })
+
+  test('nobody reads what it found', async () => {
+    const child = start('sh', [
+      '-c',
+      '"$@" | true; echo done',
+      'sh',
+      process.execPath,
+      command,
+      'bench',
+      '-q',
+      '--only',
+      'pair',
+    ])
+    expect(await child.outcome).toMatchObject({ code: 0, stdout: 'done\n', stderr: '' })
+  })
+
+  test('where a user may have no more queues, the hint says what to do', async () => {
+    const { code, stdout, stderr } = await start('prlimit', [
+      '--msgqueue=1000',
+      process.execPath,
+      command,
+      'bench',
+      '--quick',
+    ]).outcome
+    expect({ code, stdout }).toEqual({ code: 1, stdout: '' })
+    expect(stderr).toMatch(/^kmq bench: EMFILE: .*\n.*RLIMIT_MSGQUEUE.*ulimit -q/)
+    expect(stderr.trimEnd().split('\n')).toHaveLength(2)
+  })
+
+  test('leaves out sizes that the limits forbid, and says so', async ({ skip }) => {
+    skip(!canUnshare, 'no namespace of its own')
+    const small = (...args: string[]) => {
+      const [through = '', ...rest] = inNamespace('msgsize_max=1024')
+      return start(through, [...rest, process.execPath, command, 'bench', '--quick', '--only', 'pair', ...args]).outcome
+    }
+    const { code, stdout, stderr } = await small('--json')
+    expect({ code, stderr }).toEqual({ code: 0, stderr: '' })
+    const { results, skipped } = JSON.parse(stdout)
+    expect(skipped).toEqual([{ family: 'posix', size: 8192, messageSize: 1024 }])
+    expect(results.map(({ family, size }: { family: string; size: number }) => `${family} ${size}`)).toEqual([
+      'posix 64',
+      'posix 1024',
+      'sysv 64',
+      'sysv 1024',
+      'sysv 8192',
+    ])
+    expect((await small()).stderr).toMatch(/^posix, 8192 B: left out, a message may have 1024 bytes here/)
+    const nothing = await small('--only', 'posix', '--only', '8192')
+    expect(nothing).toMatchObject({
+      code: 1,
+      stdout: '',
+      stderr: expect.stringMatching(/^kmq bench: a message may have 1024 bytes/),
+    })
+  })
+
+  test.each([
+    [['--only', 'pipe'], "--only is one of posix, sysv, pair, ping-pong, stream, 64, 1024, 8192, not 'pipe'"],
+    [['--duration', '2h'], '--duration is from 1ms to 1m'],
+    [['now'], "unexpected 'now'"],
+  ])('does not take %j', async (args, message) => {
+    const { code, stdout, stderr } = await kmq(['bench', ...args])
+    expect({ code, stdout }).toEqual({ code: 2, stdout: '' })
+    expect(stderr).toContain(message)
+  })
+})
