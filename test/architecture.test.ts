@@ -46,8 +46,9 @@ const order = [
   ['bus/prometheus.ts'],
   ['bus/schedules.ts', 'bus/topic.ts', 'bus/namespace.ts', 'bus/bus.ts', 'bus/index.ts'],
   ['cli/errors.ts', 'cli/terminal.ts', 'cli/command.ts', 'cli/interruption.ts', 'cli/target.ts', 'cli/queues.ts'],
-  ['cli/watch.ts'],
+  ['cli/watch.ts', 'cli/duration.ts', 'cli/screen.ts', 'cli/flow.ts'],
   ['cli/ls.ts', 'cli/info.ts', 'cli/create.ts', 'cli/set.ts', 'cli/rm.ts', 'cli/purge.ts'],
+  ['cli/top.ts'],
   ['cli/completion.ts', 'cli/commands.ts', 'cli/help.ts', 'cli/man.ts', 'cli/complete.ts', 'cli/main.ts', 'cli/kmq.ts'],
 ].flat()
 

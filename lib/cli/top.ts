@@ -3,13 +3,14 @@ import cliTruncate from 'cli-truncate'
 import ms from 'ms'
 import stringWidth from 'string-width'
 import type { QueueError } from '../index.ts'
-import { type Command, defineCommand, toDuration } from './command.ts'
+import { type Command, defineCommand } from './command.ts'
+import { toDuration } from './duration.ts'
 import { Flow } from './flow.ts'
 import { interruptible } from './interruption.ts'
 import { matcher } from './ls.ts'
 import { listQueues, type Peer, type QueueRow } from './queues.ts'
 import { type Key, Screen } from './screen.ts'
-import { type Align, harmless, style } from './terminal.ts'
+import { harmless, style } from './terminal.ts'
 
 interface Entry extends QueueRow {
   readonly flow: Flow
@@ -62,7 +63,7 @@ export const top: Command = defineCommand({
     const interval = toDuration('interval', options.interval) ?? 500
     const view = new View((options.sort ?? 'depth') as Order)
     await view.filter(pattern)
-    return interruptible((signal) => show(view, Math.max(interval, 50), signal))
+    return interruptible((signal) => show(view, Math.min(Math.max(interval, 50), 2 ** 31 - 1), signal))
   },
 })
 
@@ -95,7 +96,7 @@ async function show(view: View, interval: number, signal: AbortSignal): Promise<
 
 interface Column {
   readonly title: string
-  readonly align: Align
+  readonly align: 'l' | 'r'
   readonly width: number
   text(entry: Entry): string
 }
@@ -117,31 +118,31 @@ const peer = (value: Peer | undefined): string =>
 
 /** Behind the name, the most important first: those that find no room are left out. */
 const COLUMNS: readonly Column[] = [
-  { title: 'DEPTH', align: 'left', width: BAR, text: ({ fill }) => bar(fill) },
+  { title: 'DEPTH', align: 'l', width: BAR, text: ({ fill }) => bar(fill) },
   {
     title: 'MSGS',
-    align: 'right',
+    align: 'r',
     width: 6,
     text: ({ messages }) => (messages === undefined ? '-' : COUNT.format(messages)),
   },
   {
     title: 'FILL',
-    align: 'right',
+    align: 'r',
     width: 4,
     text: ({ fill }) => (fill === undefined ? '-' : `${Math.floor(fill * 100)}%`),
   },
   {
     title: 'NET/s',
-    align: 'right',
+    align: 'r',
     width: 6,
     text: ({ flow: { rates } }) => (rates === undefined ? '-' : GROWTH.format(rates.net)),
   },
-  { title: 'IN/s', align: 'right', width: 6, text: ({ flow }) => atLeast(flow.rates?.in) },
-  { title: 'OUT/s', align: 'right', width: 6, text: ({ flow }) => atLeast(flow.rates?.out) },
-  { title: 'WAITING', align: 'right', width: 7, text: ({ flow }) => since(flow.waitingSince) },
-  { title: 'IDLE', align: 'right', width: 4, text: ({ usedAt }) => since(usedAt?.getTime()) },
-  { title: 'LAST SENDER', align: 'left', width: 23, text: ({ lastSender }) => peer(lastSender) },
-  { title: 'LAST RECEIVER', align: 'left', width: 23, text: ({ lastReceiver }) => peer(lastReceiver) },
+  { title: 'IN/s', align: 'r', width: 6, text: ({ flow }) => atLeast(flow.rates?.in) },
+  { title: 'OUT/s', align: 'r', width: 6, text: ({ flow }) => atLeast(flow.rates?.out) },
+  { title: 'WAITING', align: 'r', width: 7, text: ({ flow }) => since(flow.waitingSince) },
+  { title: 'IDLE', align: 'r', width: 4, text: ({ usedAt }) => since(usedAt?.getTime()) },
+  { title: 'LAST SENDER', align: 'l', width: 23, text: ({ lastSender }) => peer(lastSender) },
+  { title: 'LAST RECEIVER', align: 'l', width: 23, text: ({ lastReceiver }) => peer(lastReceiver) },
 ]
 
 function bar(fill: number | undefined): string {
@@ -153,10 +154,10 @@ function bar(fill: number | undefined): string {
   return color('█'.repeat(cells)) + style.dim('░'.repeat(BAR - cells))
 }
 
-function cell(text: string, width: number, align: Align): string {
+function cell(text: string, width: number, align: Column['align']): string {
   const short = cliTruncate(text, width)
   const space = ' '.repeat(Math.max(0, width - stringWidth(short)))
-  return align === 'left' ? short + space : space + short
+  return align === 'l' ? short + space : space + short
 }
 
 const KEYS = 'q quit  / filter  n d f r w sort  space pause  h help'
@@ -289,7 +290,7 @@ class View {
     const line = (first: string, rest: (column: Column) => string) =>
       // Names often differ at their ends only.
       [
-        cell(cliTruncate(first, name, { position: 'middle' }), name, 'left'),
+        cell(cliTruncate(first, name, { position: 'middle' }), name, 'l'),
         ...fixed.map((column) => cell(rest(column), column.width, column.align)),
       ].join('  ')
     const header = line('QUEUE', ({ title }) => title)

@@ -1,9 +1,8 @@
-import { spawnSync } from 'node:child_process'
 import { PosixQueue } from 'kernelmq'
 import { describe, expect, onTestFinished, test } from 'vitest'
-import { isRoot, openQueue, stranger, uniqueName } from '../support.ts'
+import { canUnshare, openQueue, uniqueName } from '../support.ts'
 import { openSysv } from '../sysv-support.ts'
-import { command, kmq } from './support.ts'
+import { asStranger, canBeStranger, command, kmq } from './support.ts'
 import { TerminalOf } from './terminal.ts'
 
 type Options = ConstructorParameters<typeof TerminalOf>[1]
@@ -340,13 +339,23 @@ describe('kmq top', () => {
   })
 
   test('of what another user may not see it says nothing', async ({ skip }) => {
-    const become = ['setpriv', `--reuid=${stranger}`, `--regid=${stranger}`, '--clear-groups']
-    const [through = '', ...rest] = [...become, process.execPath, '-e', `import('${command}')`]
-    skip(!isRoot || spawnSync(through, rest).status !== 0, 'nobody else can run the command here')
+    skip(!canBeStranger, 'only root can become another user')
     const queue = openQueue()
     queue.trySend('x')
-    const terminal = new TerminalOf([...become, process.execPath, command, 'top', queue.path ?? ''])
+    const terminal = new TerminalOf([...asStranger, process.execPath, command, 'top', queue.path ?? ''])
     await terminal.until(() => / +- +- +- +- +- +- +\d+s$/.test(terminal.line(`${queue.path} `)))
+    terminal.type('q')
+    await expectRestored(terminal, 0)
+  })
+
+  test('shows System V queues where POSIX ones cannot be seen, and says so', async ({ skip }) => {
+    skip(!canUnshare, 'needs a mount namespace of its own, which root can make')
+    const { id } = openSysv()
+    const through = ['unshare', '--mount', 'sh', '-c', 'umount /dev/mqueue; exec "$@"', 'sh']
+    const terminal = new TerminalOf([...through, process.execPath, command, 'top'])
+    await terminal.until(
+      ({ lines, text }) => text.includes(`#${id} `) && lines[1]?.startsWith('ERR_MQ_NOT_MOUNTED') === true,
+    )
     terminal.type('q')
     await expectRestored(terminal, 0)
   })
