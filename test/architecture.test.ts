@@ -48,7 +48,8 @@ const order = [
   ['cli/errors.ts', 'cli/terminal.ts', 'cli/command.ts', 'cli/interruption.ts', 'cli/target.ts', 'cli/queues.ts'],
   ['cli/watch.ts', 'cli/duration.ts', 'cli/screen.ts', 'cli/flow.ts'],
   ['cli/ls.ts', 'cli/info.ts', 'cli/create.ts', 'cli/set.ts', 'cli/rm.ts', 'cli/purge.ts'],
-  ['cli/top.ts'],
+  ['cli/top.ts', 'cli/bench.ts'],
+  ['cli/bench-peer.ts'],
   ['cli/completion.ts', 'cli/commands.ts', 'cli/help.ts', 'cli/man.ts', 'cli/complete.ts', 'cli/main.ts', 'cli/kmq.ts'],
 ].flat()
 

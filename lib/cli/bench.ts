@@ -5,7 +5,8 @@ import { cpus, release } from 'node:os'
 import { setImmediate as turn } from 'node:timers/promises'
 import { fileURLToPath } from 'node:url'
 import { PosixQueue, SysvQueue } from '../index.ts'
-import { type Command, defineCommand, JSON_OPTION, toDuration } from './command.ts'
+import { type Command, defineCommand, JSON_OPTION } from './command.ts'
+import { toDuration } from './duration.ts'
 import { Failure, UsageError } from './errors.ts'
 import { interruptible } from './interruption.ts'
 import { note, print, printJson, style, table } from './terminal.ts'
@@ -323,15 +324,11 @@ function draw(results: readonly Result[]): string {
       COUNT.format(perSecond),
       microseconds(p50),
       microseconds(p99),
-      family === 'posix' ? style.cyan(bar) : style.magenta(bar),
+      family === 'posix' ? style.cyan(bar) : style.green(bar),
     ]
   })
   const { node, kernel, cpu, cpus } = machine()
-  return `${table(
-    ['', 'FAMILY', 'SIZE', 'PER SECOND', 'p50', 'p99', ''],
-    ['left', 'left', 'right', 'right', 'right', 'right', 'left'],
-    rows,
-  )}
+  return `${table(['', 'FAMILY', 'SIZE', 'PER SECOND', 'p50', 'p99', ''], ['l', 'l', 'r', 'r', 'r', 'r', 'l'], rows)}
 
 Node.js ${node}, Linux ${kernel}, ${cpus} × ${cpu ?? 'processor'}`
 }

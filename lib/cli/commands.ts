@@ -9,5 +9,6 @@ export const COMMANDS: Readonly<Record<string, () => Promise<Command>>> = {
   rm: async () => (await import('./rm.ts')).rm,
   purge: async () => (await import('./purge.ts')).purge,
   top: async () => (await import('./top.ts')).top,
+  bench: async () => (await import('./bench.ts')).bench,
   completion: async () => (await import('./completion.ts')).completion,
 }

@@ -157,13 +157,7 @@ describe('kmq bench', () => {
   })
 
   test('where a user may have no more queues, the hint says what to do', async () => {
-    const { code, stdout, stderr } = await start('prlimit', [
-      '--msgqueue=1000',
-      process.execPath,
-      command,
-      'bench',
-      '--quick',
-    ]).outcome
+    const { code, stdout, stderr } = await kmq(['bench', '--quick'], { through: ['prlimit', '--msgqueue=1000'] })
     expect({ code, stdout }).toEqual({ code: 1, stdout: '' })
     expect(stderr).toMatch(/^kmq bench: EMFILE: .*\n.*RLIMIT_MSGQUEUE.*ulimit -q/)
     expect(stderr.trimEnd().split('\n')).toHaveLength(2)
@@ -171,10 +165,8 @@ describe('kmq bench', () => {
 
   test('leaves out sizes that the limits forbid, and says so', async ({ skip }) => {
     skip(!canUnshare, 'no namespace of its own')
-    const small = (...args: string[]) => {
-      const [through = '', ...rest] = inNamespace('msgsize_max=1024')
-      return start(through, [...rest, process.execPath, command, 'bench', '--quick', '--only', 'pair', ...args]).outcome
-    }
+    const through = inNamespace('msgsize_max=1024')
+    const small = (...args: string[]) => kmq(['bench', '--quick', '--only', 'pair', ...args], { through })
     const { code, stdout, stderr } = await small('--json')
     expect({ code, stderr }).toEqual({ code: 0, stderr: '' })
     const { results, skipped } = JSON.parse(stdout)
