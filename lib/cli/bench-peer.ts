@@ -40,5 +40,6 @@ process.once('disconnect', () => {
 
 for (const [there, back] of [posix, sysv]) {
   if (there === undefined || back === undefined) continue
-  serve(there, back).catch((error) => process.send?.(describe(error)))
+  // Nobody may be there to hear it; then 'disconnect' comes.
+  serve(there, back).catch((error) => process.send?.(describe(error), undefined, undefined, () => {}))
 }

@@ -1,29 +1,41 @@
-import { existsSync, readdirSync } from 'node:fs'
+import { existsSync, readdirSync, readFileSync } from 'node:fs'
 import { SysvQueue } from 'kernelmq'
 import { describe, expect, test } from 'vitest'
-import { canUnshare, inNamespace, isMounted, type Running, start } from '../support.ts'
+import { canUnshare, inNamespace, isMounted, start } from '../support.ts'
 import { command, kmq, startKmq } from './support.ts'
 import { TerminalOf } from './terminal.ts'
 
-/** The queues of System V that a process sent to last. */
-const queuesOf = async (pid: number) => (await SysvQueue.list()).filter(({ lastSender }) => lastSender === pid)
-
-/** One that does not end by itself, as soon as it measures; its queues, and the other process. */
-async function measuring(args: string[] = []) {
-  const child = startKmq(['bench', '--only', 'ping-pong', '--only', 'sysv', '--duration', '1m', ...args])
-  const [{ id, lastReceiver } = { id: 0, lastReceiver: 0 }] = await expect
-    .poll(async () => (await queuesOf(child.pid)).filter(({ lastReceiver }) => lastReceiver !== undefined), {
-      timeout: 60_000,
-    })
-    .toMatchObject([{}])
-    .then(() => queuesOf(child.pid))
-  return { child, id, peer: lastReceiver ?? 0 }
+/** The process that was started with this queue. What the kernel has for the last receiver may be a thread of it. */
+function peerOf(id: number): number {
+  const isIt = (pid: string) => {
+    try {
+      const args = readFileSync(`/proc/${pid}/cmdline`, 'utf8').split('\0')
+      return args.some((arg) => arg.endsWith('bench-peer.js')) && args.some((arg) => arg.startsWith(`[${id},`))
+    } catch {
+      // It has ended.
+      return false
+    }
+  }
+  const pid = readdirSync('/proc').find(isIt)
+  if (pid === undefined) throw new Error('there is no other process')
+  return Number(pid)
 }
 
-async function expectNothingLeft({ child, peer }: { child: Running; peer: number }) {
+/** One that does not end by itself, as soon as it measures; a queue of it, and the other process. */
+async function measuring(args: string[] = []) {
+  const child = startKmq(['bench', '--only', 'ping-pong', '--only', 'sysv', '--duration', '1m', ...args])
+  const used = async () =>
+    (await SysvQueue.list()).find(
+      ({ lastSender, lastReceiver }) => lastSender === child.pid && lastReceiver !== undefined,
+    )
+  await expect.poll(used, { timeout: 60_000 }).toBeDefined()
+  const id = (await used())?.id ?? 0
+  return { child, id, peer: peerOf(id) }
+}
+
+async function expectNothingLeft({ id, peer }: { id: number; peer: number }) {
   await expect.poll(() => existsSync(`/proc/${peer}`), { timeout: 60_000 }).toBe(false)
-  const rows = await SysvQueue.list()
-  expect(rows.filter(({ lastSender }) => lastSender === child.pid || lastSender === peer)).toEqual([])
+  expect((await SysvQueue.list()).filter((row) => row.id === id || row.lastSender === peer)).toEqual([])
   if (isMounted) expect(readdirSync('/dev/mqueue').filter((name) => name.startsWith('kmq-bench-'))).toEqual([])
 }
 
