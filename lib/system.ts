@@ -58,6 +58,8 @@ export interface PosixQueueInfo {
   messages: number | undefined
   maxMessages: number | undefined
   messageSize: number | undefined
+  /** When a message was last sent or received, to the second; if none ever was, when it was created. */
+  usedAt: Date
   /** Who is registered for notification (mq_notify), if anybody. */
   notify: { pid: number; method: 'signal' | 'none' | 'thread'; signal: number } | undefined
 }
@@ -225,7 +227,7 @@ async function readQueue(path: Buffer): Promise<[text: string, attributes: MqAtt
 /** Whoever creates a queue chooses its name, which need not be UTF-8. */
 async function describe(directory: string, name: Buffer): Promise<PosixQueueInfo> {
   const path = Buffer.concat([Buffer.from(`${directory}/`), name])
-  const { uid, gid, mode } = await stat(path)
+  const { uid, gid, mode, mtime } = await stat(path)
   const [text, attributes] = (await readQueue(path)) ?? ['']
   const field = (key: string) => {
     const value = new RegExp(`\\b${key}:(\\d+)`).exec(text)?.[1]
@@ -242,6 +244,7 @@ async function describe(directory: string, name: Buffer): Promise<PosixQueueInfo
     messages: attributes?.curmsgs,
     maxMessages: attributes?.maxmsg,
     messageSize: attributes?.msgsize,
+    usedAt: mtime,
     notify: pid === undefined || pid === 0 ? undefined : { pid, method, signal: field('SIGNO') ?? 0 },
   }
 }

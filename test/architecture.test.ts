@@ -54,7 +54,7 @@ const order = [
     'cli/target.ts',
     'cli/queues.ts',
   ],
-  ['cli/watch.ts'],
+  ['cli/watch.ts', 'cli/screen.ts', 'cli/flow.ts'],
   ['cli/ls.ts', 'cli/info.ts', 'cli/create.ts', 'cli/set.ts', 'cli/rm.ts', 'cli/purge.ts'],
   ['cli/messages.ts', 'cli/snapshot.ts', 'cli/moving.ts', 'cli/output.ts', 'cli/progress.ts'],
   ['cli/send.ts', 'cli/recv.ts', 'cli/peek.ts', 'cli/pipe.ts', 'cli/run.ts', 'cli/dump.ts', 'cli/restore.ts'],
@@ -62,6 +62,8 @@ const order = [
   ['cli/bus/secrets.ts', 'cli/bus/connection.ts', 'cli/bus/messages.ts', 'cli/bus/figures.ts'],
   ['cli/bus/ls.ts', 'cli/bus/stats.ts', 'cli/bus/peek.ts', 'cli/bus/send.ts', 'cli/bus/tail.ts'],
   ['cli/bus/dlq.ts', 'cli/bus/redrive.ts', 'cli/bus/purge.ts', 'cli/bus/schedules.ts', 'cli/bus.ts'],
+  ['cli/top.ts', 'cli/bench.ts'],
+  ['cli/bench-peer.ts'],
   ['cli/completion.ts', 'cli/commands.ts', 'cli/help.ts', 'cli/man.ts', 'cli/complete.ts', 'cli/main.ts', 'cli/kmq.ts'],
 ].flat()
 

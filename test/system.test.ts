@@ -50,10 +50,26 @@ describe('list', () => {
       messages: 3,
       maxMessages: 3,
       messageSize: 32,
+      usedAt: expect.any(Date),
       notify: undefined,
     })
     queue.tryReceive()
     expect(await rowOf(queue.path)).toMatchObject({ bytes: 6, messages: 2 })
+  })
+
+  test('tells when a message was last sent or received; that it was listed does not count', async ({ skip }) => {
+    skip(!isMounted, notMounted)
+    const queue = openQueue()
+    const usedAt = async () => (await rowOf(queue.path))?.usedAt.getTime() ?? 0
+    const created = await usedAt()
+    // Until a second is over.
+    while ((await usedAt()) === created) {
+      queue.trySend('one')
+      queue.tryReceive()
+    }
+    const used = await usedAt()
+    expect(used).toBeGreaterThan(created)
+    expect(await usedAt()).toBe(used)
   })
 
   test('tells of queues from when they are created until they are unlinked', async ({ skip }) => {
@@ -123,7 +139,7 @@ describe('list', () => {
     const [result] = await attempt([['list']], { uid: stranger })
     const rows: PosixQueueInfo[] = result?.value
     const row = rows.find(({ name }) => name === queue.path)
-    expect(row).toEqual({ name: queue.path, uid: 0, gid: 0, mode: 0o600 })
+    expect(row).toEqual({ name: queue.path, uid: 0, gid: 0, mode: 0o600, usedAt: expect.any(String) })
   })
 
   test('loses its way neither to queues that go nor to queues that come', async ({ skip }) => {

@@ -1,7 +1,7 @@
 import { type Command, defineCommand, JSON_OPTION, toInteger } from './command.ts'
 import { EXIT } from './errors.ts'
 import { listQueues, type Peer, type QueueRow } from './queues.ts'
-import { complain, print, printJson, style, table } from './terminal.ts'
+import { complain, harmless, print, printJson, style, table } from './terminal.ts'
 
 export const ls: Command = defineCommand({
   name: 'ls',
@@ -59,7 +59,7 @@ function draw(rows: readonly QueueRow[], asJson = false): string {
     ['QUEUE', 'MESSAGES', 'MAX', 'BYTES', 'LIMIT', 'OWNER', 'MODE', 'LAST SENDER', 'LAST RECEIVER', ''],
     ['l', 'r', 'r', 'r', 'r', 'l', 'l', 'l', 'l', 'l'],
     rows.map((row) => [
-      row.queue,
+      harmless(row.queue),
       number(row.messages),
       number(row.maxMessages),
       number(row.bytes),
@@ -76,4 +76,4 @@ function draw(rows: readonly QueueRow[], asJson = false): string {
 const number = (value: number | undefined): string => (value === undefined ? '-' : String(value))
 
 const peer = (value: Peer | undefined): string =>
-  value === undefined ? '-' : `${value.pid} ${value.name ?? style.dim('(ended)')}`
+  value === undefined ? '-' : `${value.pid} ${value.name === undefined ? style.dim('(ended)') : harmless(value.name)}`

@@ -23,6 +23,11 @@ export interface QueueRow {
   /** Of System V: the processes that sent and received last. */
   readonly lastSender: Peer | undefined
   readonly lastReceiver: Peer | undefined
+  /** Of System V: when a message was last sent and received, to the second. */
+  readonly sentAt: Date | undefined
+  readonly receivedAt: Date | undefined
+  /** The later one of both; of a POSIX queue that nobody used, when it was created. */
+  readonly usedAt: Date | undefined
   /** Both of them are dead. */
   readonly stale: boolean
 }
@@ -69,7 +74,7 @@ const octal = (mode: number): string => mode.toString(8).padStart(3, '0')
 
 async function posixRows(): Promise<QueueRow[]> {
   const queues = await PosixQueue.list()
-  return queues.map(({ name, messages, maxMessages, messageSize, bytes, uid, mode }) => ({
+  return queues.map(({ name, messages, maxMessages, messageSize, bytes, uid, mode, usedAt }) => ({
     queue: name,
     family: 'posix',
     id: undefined,
@@ -81,13 +86,16 @@ async function posixRows(): Promise<QueueRow[]> {
     mode: octal(mode),
     lastSender: undefined,
     lastReceiver: undefined,
+    sentAt: undefined,
+    receivedAt: undefined,
+    usedAt,
     stale: false,
   }))
 }
 
 async function sysvRows(): Promise<QueueRow[]> {
   const queues = await SysvQueue.list()
-  return queues.map(({ id, key, messages, bytes, maxBytes, uid, mode, ...stat }) => {
+  return queues.map(({ id, key, messages, bytes, maxBytes, uid, mode, sentAt, receivedAt, ...stat }) => {
     const lastSender = peerOf(stat.lastSender)
     const lastReceiver = peerOf(stat.lastReceiver)
     const peers = [lastSender, lastReceiver].filter((peer) => peer !== undefined)
@@ -103,6 +111,9 @@ async function sysvRows(): Promise<QueueRow[]> {
       mode: octal(mode),
       lastSender,
       lastReceiver,
+      sentAt,
+      receivedAt,
+      usedAt: [sentAt, receivedAt].filter((date) => date !== undefined).sort((a, b) => Number(b) - Number(a))[0],
       stale: peers.length > 0 && peers.every(({ name }) => name === undefined),
     }
   })

@@ -9,6 +9,7 @@ let isPipeHeld = false
 /** Nobody reads any more; there is nothing left to say. What else goes wrong is what write() rejects with. */
 process.stdout.on('error', (error: NodeJS.ErrnoException) => {
   if (error.code === 'EPIPE' && !isPipeHeld) process.exit(EXIT.brokenPipe)
+  if (error.code === 'EIO') hangUp()
 })
 
 /** Nobody hears what goes wrong; that must not stop what is being done. */
@@ -19,12 +20,21 @@ export function holdPipe(): void {
   isPipeHeld = true
 }
 
+/** The terminal is gone: ends as if nobody listened to SIGHUP. An exit would reset the terminal, and abort when it cannot. */
+export function hangUp(): void {
+  process.removeAllListeners('SIGHUP')
+  process.kill(process.pid, 'SIGHUP')
+}
+
 const styled = (format: Parameters<typeof styleText>[0]) => (text: string) => styleText(format, text)
 
 /** For a terminal; elsewhere text stays as it is, unless FORCE_COLOR asks for it. */
-export const style: Readonly<Record<'bold' | 'dim' | 'red' | 'green' | 'yellow' | 'cyan', (text: string) => string>> = {
+export const style: Readonly<
+  Record<'bold' | 'dim' | 'inverse' | 'red' | 'green' | 'yellow' | 'cyan', (text: string) => string>
+> = {
   bold: styled('bold'),
   dim: styled('dim'),
+  inverse: styled('inverse'),
   red: styled('red'),
   green: styled('green'),
   yellow: styled('yellow'),
@@ -93,6 +103,9 @@ export function complain(command: string, error: unknown, asJson = false): void 
 export function note(text: string, asJson = false): void {
   process.stderr.write(asJson ? `${JSON.stringify({ note: text })}\n` : `${text}\n`)
 }
+
+/** What others chose, such as a name, must not move the cursor. */
+export const harmless = (text: string): string => text.replace(/\p{C}/gu, '\u{fffd}')
 
 /** Columns without lines, as ls(1) and ps(1) have them; `r` columns are aligned on the right. */
 export function table(

@@ -1,7 +1,8 @@
 import { spawnSync } from 'node:child_process'
-import { describe, expect, test } from 'vitest'
+import { PosixQueue } from 'kernelmq'
+import { describe, expect, onTestFinished, test } from 'vitest'
 import type { QueueRow } from '../../lib/cli/queues.ts'
-import { canUnshare, openQueue } from '../support.ts'
+import { canUnshare, openQueue, uniqueName } from '../support.ts'
 import { openSysv } from '../sysv-support.ts'
 import { command, jsonOf, kmq, startKmq } from './support.ts'
 
@@ -76,5 +77,17 @@ describe('kmq ls', () => {
     expect(stdout).toContain(`#${id} `)
     expect(stderr).toContain('ERR_MQ_NOT_MOUNTED')
     expect(stderr).toContain('mount -t mqueue')
+  })
+
+  test('a name does not move the cursor', async () => {
+    const name = `${uniqueName()}-\x1b[2J\n`
+    const queue = PosixQueue.open(name, { create: true, maxMessages: 1, messageSize: 8 })
+    onTestFinished(() => {
+      queue.close()
+      PosixQueue.unlink(name)
+    })
+    const { stdout } = await kmq(['ls'])
+    expect(stdout).toContain(`${name.slice(0, -5)}${'\ufffd'}[2J${'\ufffd'} `)
+    expect(stdout).not.toContain('\x1b')
   })
 })
