@@ -8,5 +8,6 @@ export const COMMANDS: Readonly<Record<string, () => Promise<Command>>> = {
   set: async () => (await import('./set.ts')).set,
   rm: async () => (await import('./rm.ts')).rm,
   purge: async () => (await import('./purge.ts')).purge,
+  bridge: async () => (await import('./bridge.ts')).bridge,
   completion: async () => (await import('./completion.ts')).completion,
 }
