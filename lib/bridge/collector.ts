@@ -1,14 +1,14 @@
-// Brings messages of a kernel queue, which forgets what it hands out, into an outbox, which does not.
+// Brings messages of what forgets what it hands out, such as a queue of the kernel, into an outbox, which does not.
 import type { Item, Queue } from '../bus/index.ts'
 import type { Outbox, Route } from './config.ts'
 import { backOff, type Reporter } from './counters.ts'
-import type { KernelQueue } from './kernel.ts'
+import type { Fount } from './source.ts'
 
 /** Milliseconds after which somebody else may have made room. */
 const LOOK = 1000
 
 export class Collector {
-  readonly #kernel: KernelQueue
+  readonly #fount: Fount
   readonly #outbox: Queue
   readonly #route: Route
   readonly #most: number
@@ -16,8 +16,8 @@ export class Collector {
   #room = 0
   #roomMade = () => {}
 
-  constructor(kernel: KernelQueue, outbox: Queue, route: Route & { readonly outbox: Outbox }, reporter: Reporter) {
-    this.#kernel = kernel
+  constructor(fount: Fount, outbox: Queue, route: Route & { readonly outbox: Outbox }, reporter: Reporter) {
+    this.#fount = fount
     this.#outbox = outbox
     this.#route = route
     this.#most = route.outbox.maxMessages
@@ -31,19 +31,19 @@ export class Collector {
       try {
         const room = await this.#makeSure(stop)
         if (stop.aborted) break
-        this.#kernel.open()
-        this.#reporter.up('from')
-        const items = await this.#kernel.receive(Math.min(batch, room), stop)
+        await this.#fount.open(stop)
+        this.#reporter.up('source')
+        const items = await this.#fount.receive(Math.min(batch, room), stop)
         // From here until it is committed is the only time at which a kill loses something.
         await this.#keep(items, over)
         attempts = 0
       } catch (error) {
         if (stop.aborted) break
-        this.#reporter.down('from', error)
+        this.#reporter.down('source', error)
         await backOff(++attempts, retry, stop)
       }
     }
-    this.#kernel.close()
+    this.#fount.close()
   }
 
   /** How many messages have room in the outbox, at least one: what is not kept is better left where it is. */
@@ -70,7 +70,7 @@ export class Collector {
     this.#roomMade()
   }
 
-  async #keep(items: readonly Omit<Item, 'id'>[], over: AbortSignal): Promise<void> {
+  async #keep(items: readonly Item[], over: AbortSignal): Promise<void> {
     for (let attempts = 1; ; attempts++) {
       try {
         await this.#outbox.sendMany(items, { signal: over })

@@ -2,7 +2,15 @@
 import { isAbsolute } from 'node:path'
 import { inspect } from 'node:util'
 import type { Durability } from '../bus/index.ts'
-import { type BusEndpoint, type Endpoint, hide, isKernel, type KernelEndpoint, parseEndpoint } from './endpoint.ts'
+import {
+  type BusEndpoint,
+  type Endpoint,
+  hide,
+  isForgetful,
+  isKernel,
+  type KernelEndpoint,
+  parseEndpoint,
+} from './endpoint.ts'
 
 /** A text with `*` for any characters, or several of them; null is what is not there. */
 export type Pattern = string | null | readonly (string | null)[]
@@ -44,7 +52,7 @@ export interface RouteConfig {
 
 export interface BridgeConfig {
   routes: readonly RouteConfig[]
-  /** Where messages of kernel queues are kept until they are sent: a `local:` bus in this directory. */
+  /** Where messages of kernel queues, `mq:` and `sysv:` are kept until they are sent: a `local:` bus in this directory. */
   outbox?: { directory: string; maxMessages?: number | undefined } | undefined
   /** Where to answer /healthz, /readyz and /metrics; port 0 takes a free one. Default host: 127.0.0.1. */
   listen?: { port: number; host?: string | undefined } | undefined
@@ -59,9 +67,12 @@ export interface Retry {
   readonly cap: number
 }
 
+/** A queue of a bus to take from. */
+export type Taken = BusEndpoint & { readonly queue: string }
+
 export interface Route {
   readonly name: string
-  readonly from: KernelEndpoint | (BusEndpoint & { readonly queue: string })
+  readonly from: KernelEndpoint | Taken
   readonly to: Endpoint
   readonly batch: number
   readonly concurrency: number
@@ -72,7 +83,7 @@ export interface Route {
   readonly key: Mapped | undefined
   readonly priority: number | undefined
   readonly retry: Retry
-  /** Of a kernel queue. */
+  /** Of what forgets what it hands out. */
   readonly outbox: Outbox | undefined
 }
 
@@ -194,7 +205,7 @@ function routeOf(
     throw wrong(`${at}.to`, 'one topic, #topic=NAME without "*", "#" or a queue, to publish to it', fields.to)
   }
   if (from.shown === to.shown) throw wrong(`${at}.to`, 'somewhere else than "from"', fields.to)
-  if (isKernel(from) && shared.outbox === undefined) {
+  if (isForgetful(from) && shared.outbox === undefined) {
     const expected = `{ "directory": ... }: ${from.shown} forgets what it hands out, which is kept there until it is sent`
     throw wrong('outbox', expected, undefined)
   }
@@ -211,7 +222,7 @@ function routeOf(
     key: fields.key === undefined ? undefined : mappedOf(`${at}.key`, fields.key),
     priority: fields.priority === undefined ? undefined : numberOf(`${at}.priority`, fields.priority, 0, 255),
     retry: shared.retry,
-    outbox: isKernel(from) ? shared.outbox : undefined,
+    outbox: isForgetful(from) ? shared.outbox : undefined,
   }
 }
 

@@ -23,7 +23,7 @@ export interface RouteCounters {
   failures: number
 }
 
-export type End = 'from' | 'to' | 'outbox'
+export type End = 'source' | 'target' | 'outbox'
 
 export type BridgeEvent =
   | { readonly route: string; readonly event: 'up'; readonly end: End }

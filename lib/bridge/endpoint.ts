@@ -20,6 +20,9 @@ export type BusEndpoint = Extract<Endpoint, { kind: 'queue' | 'topic' }>
 export const isKernel = (endpoint: Endpoint): endpoint is KernelEndpoint =>
   endpoint.kind === 'posix' || endpoint.kind === 'sysv'
 
+/** Whether it forgets what it hands out, whatever becomes of that. */
+export const isForgetful = (endpoint: Endpoint): boolean => isKernel(endpoint) || /^(?:mq|sysv):/.test(endpoint.url)
+
 const QUEUE = /^[\w.:-]{1,128}$/
 const WORD = '(?:[\\w:-]+|\\*|#)'
 const TOPIC = new RegExp(`^(?=.{1,128}$)${WORD}(?:\\.${WORD})*$`)

@@ -12,6 +12,7 @@ import {
 } from '../index.ts'
 import type { KernelEndpoint } from './endpoint.ts'
 import type { Parcel } from './mapping.ts'
+import type { Fount } from './source.ts'
 
 /** What a bus has no place for: priorities above 255, types other than 1. */
 const POSIX_PRIORITY = 'posix-priority'
@@ -20,7 +21,7 @@ const SYSV_TYPE = 'sysv-type'
 /** Who waits at a POSIX queue is not told that it was unlinked: milliseconds between two looks. */
 const LOOK = 1000
 
-export class KernelQueue {
+export class KernelQueue implements Fount {
   readonly #endpoint: KernelEndpoint
   readonly #access: 'read' | 'write'
   #queue: PosixQueue | SysvQueue | undefined
@@ -42,13 +43,13 @@ export class KernelQueue {
     return this.#queue
   }
 
-  /** How many messages wait in it; undefined if it is not there. */
-  get messages(): number | undefined {
+  /** How many messages wait in it; 0 if it is not there. */
+  messages(): number {
     const queue = this.#queue
     try {
-      return queue instanceof SysvQueue ? queue.stat().messages : queue?.attributes.messages
+      return (queue instanceof SysvQueue ? queue.stat().messages : queue?.attributes.messages) ?? 0
     } catch {
-      return undefined
+      return 0
     }
   }
 

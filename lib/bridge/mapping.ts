@@ -1,4 +1,5 @@
 // Which messages a route wants, and what they become on their way.
+import { ENCODING } from '../bus/codecs.ts'
 import type { Item, Message } from '../bus/index.ts'
 import { RPC } from '../bus/replies.ts'
 import type { FilterConfig, Mapped, Pattern, Route } from './config.ts'
@@ -6,23 +7,37 @@ import type { FilterConfig, Mapped, Pattern, Route } from './config.ts'
 /** A message on its way from one end to the other. */
 export type Parcel = Pick<Item, 'body' | 'key' | 'headers'> & { readonly id: string; readonly priority: number }
 
-/** The reply would go to a queue of this bus, which the other one does not have. */
-const OF_REQUESTS = [RPC.replyTo, RPC.replyId, RPC.deadline]
+/** What codecs have done is undone; a reply would go to a queue of this bus, which the other one does not have. */
+const OF_THIS_BUS = [ENCODING, RPC.replyTo, RPC.replyId, RPC.deadline]
+
+/** A message as it may leave its bus. */
+export function parcelOf({ id, body, key, headers, priority }: Message): Parcel {
+  if (headers[ENCODING] === undefined && headers[RPC.replyTo] === undefined) {
+    return { id, body, key, headers: Object.keys(headers).length > 0 ? headers : undefined, priority }
+  }
+  const own = Object.entries(headers).filter(([name]) => !OF_THIS_BUS.includes(name))
+  return { id, body, key, headers: own.length > 0 ? Object.fromEntries(own) : undefined, priority }
+}
 
 type Mapping = Pick<Route, 'headers' | 'key' | 'priority'>
 
 export function map(message: Message, mapping: Mapping): Parcel {
-  const { id, body, headers } = message
-  const mapped: Record<string, string> = { ...headers }
-  if (headers[RPC.replyTo] !== undefined) for (const name of OF_REQUESTS) delete mapped[name]
+  const { headers } = message
+  const parcel = parcelOf(message)
+  const mapped: Record<string, string> = { ...parcel.headers }
   for (const [name, what] of Object.entries(mapping.headers)) {
     const value = textOf(what, headers)
     if (value === undefined) delete mapped[name]
     else mapped[name] = value
   }
-  const key = mapping.key === undefined ? message.key : textOf(mapping.key, headers)
-  const hasHeaders = Object.keys(mapped).length > 0
-  return { id, body, key, headers: hasHeaders ? mapped : undefined, priority: mapping.priority ?? message.priority }
+  const { id, body, key, priority } = parcel
+  return {
+    id,
+    body,
+    key: mapping.key === undefined ? key : textOf(mapping.key, headers),
+    headers: Object.keys(mapped).length > 0 ? mapped : undefined,
+    priority: mapping.priority ?? priority,
+  }
 }
 
 const textOf = (what: Mapped, headers: Message['headers']): string | undefined =>

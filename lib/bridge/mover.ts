@@ -157,7 +157,7 @@ export class Mover {
         await this.#bury(rest.shift() as Wanted, error)
         size = rest.length
       } else {
-        this.#reporter.down('to', error)
+        this.#reporter.down('target', error)
         // Who is to stop does not wait for what does not work.
         if (this.#stop.aborted) break
         await backOff(++attempts, this.#route.retry, this.#stop)
@@ -172,7 +172,7 @@ export class Mover {
       const sink = await this.#ends.sink(this.#over)
       const duplicates = await sink.send(parcels, this.#over)
       this.#reporter.counters.duplicates += duplicates
-      this.#reporter.up('to')
+      this.#reporter.up('target')
       return { sent: parcels.length }
     } catch (error) {
       return { sent: (error as { sent?: number }).sent ?? 0, error }

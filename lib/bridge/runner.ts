@@ -3,16 +3,14 @@ import { createHash } from 'node:crypto'
 import { pathToFileURL } from 'node:url'
 import type { Queue } from '../bus/index.ts'
 import { Collector } from './collector.ts'
-import type { Outbox, Route } from './config.ts'
+import type { Outbox, Route, Taken } from './config.ts'
 import { type BridgeEvent, backOff, type End, Reporter, type RouteCounters } from './counters.ts'
 import { isKernel } from './endpoint.ts'
 import { KernelQueue } from './kernel.ts'
 import type { Links } from './links.ts'
 import { Mover } from './mover.ts'
 import { type Sink, toBus } from './sink.ts'
-
-/** Of how many consumers a message is lost says nothing about it: a bridge does not look into what it carries. */
-const NEVER_SUSPECT = { losses: 1e9 }
+import { type Fount, fromBus, NEVER_SUSPECT, VolatileQueue } from './source.ts'
 
 /** How a route is. */
 export interface RouteStatus {
@@ -36,7 +34,7 @@ export interface Lag {
 
 export const outboxUrl = ({ directory }: Outbox): string => `local:${pathToFileURL(directory).pathname}`
 
-/** In the outbox a kernel queue has a queue of its own, by its name. */
+/** In the outbox each queue that is taken from has one of its own. */
 function outboxQueue(shown: string): string {
   const name = shown.replace(/[^\w.-]/g, '.').replace(/\.+/g, '.')
   return `${name.slice(0, 100)}-${createHash('sha256').update(shown).digest('hex').slice(0, 8)}`
@@ -49,7 +47,7 @@ export class Runner {
   readonly #stop = new AbortController()
   readonly #over = new AbortController()
   readonly #mover: Mover
-  readonly #begin: KernelQueue | undefined
+  readonly #fount: Fount | undefined
   readonly #end: KernelQueue | undefined
   #collector: Collector | undefined
   #source: Queue | undefined
@@ -61,10 +59,11 @@ export class Runner {
     this.#links = links
     this.#reporter = new Reporter(route.name, tell)
     const { from, to } = route
-    if (isKernel(from)) this.#begin = new KernelQueue(from, 'read')
+    if (isKernel(from)) this.#fount = new KernelQueue(from, 'read')
+    else if (route.outbox !== undefined) this.#fount = new VolatileQueue(links, from)
     if (isKernel(to)) this.#end = new KernelQueue(to, 'write')
     const ends = {
-      from: this.#begin === undefined ? ('from' as const) : ('outbox' as const),
+      from: this.#fount === undefined ? ('source' as const) : ('outbox' as const),
       source: (signal: AbortSignal) => this.#openSource(signal),
       sink: (signal: AbortSignal) => this.#openSink(signal),
       settled: () => this.#collector?.wake(),
@@ -83,14 +82,14 @@ export class Runner {
   async #openSource(signal: AbortSignal): Promise<Queue> {
     const { from, outbox } = this.route
     if (this.#source !== undefined) return this.#source
-    const bus = await this.#links.use(isKernel(from) ? outboxUrl(outbox as Outbox) : from.url, signal)
-    if (isKernel(from)) {
-      const { maxMessages } = outbox as Outbox
-      const options = { maxMessages, overflow: 'wait', retry: NEVER_SUSPECT } as const
-      this.#source = bus.queue(outboxQueue(from.shown), options)
+    if (outbox === undefined) {
+      const taken = from as Taken
+      this.#source = await fromBus(await this.#links.use(taken.url, signal), taken)
     } else {
-      if (from.kind === 'topic') await bus.topic(from.topic).bind(from.queue)
-      this.#source = bus.queue(from.queue, { retry: NEVER_SUSPECT })
+      const bus = await this.#links.use(outboxUrl(outbox), signal)
+      // Whether an id was there before is for the other end to say.
+      const options = { maxMessages: outbox.maxMessages, overflow: 'wait', retry: NEVER_SUSPECT, dedup: 0 } as const
+      this.#source = bus.queue(outboxQueue(from.shown), options)
     }
     return this.#source
   }
@@ -108,13 +107,13 @@ export class Runner {
   /** Opens the other end, so that it is known to be there before there is anything to send. */
   async #reach(): Promise<void> {
     const { signal } = this.#stop
-    for (let attempts = 1; !signal.aborted && this.#reporter.ends.to !== true; attempts++) {
+    for (let attempts = 1; !signal.aborted && this.#reporter.ends.target !== true; attempts++) {
       try {
         await this.#openSink(signal)
-        this.#reporter.up('to')
+        this.#reporter.up('target')
       } catch (error) {
         if (signal.aborted) return
-        this.#reporter.down('to', error)
+        this.#reporter.down('target', error)
         await backOff(attempts, this.route.retry, signal)
       }
     }
@@ -122,18 +121,18 @@ export class Runner {
 
   async #collect(): Promise<void> {
     const { outbox } = this.route
-    if (this.#begin === undefined || outbox === undefined) return
+    if (this.#fount === undefined || outbox === undefined) return
     const [stop, over] = [this.#stop.signal, this.#over.signal]
     const queue = await this.#openSource(stop).catch(() => undefined)
     if (queue === undefined) return
-    this.#collector = new Collector(this.#begin, queue, { ...this.route, outbox }, this.#reporter)
+    this.#collector = new Collector(this.#fount, queue, { ...this.route, outbox }, this.#reporter)
     await this.#collector.run(stop, over)
   }
 
   get status(): RouteStatus {
     const { name, from, to } = this.route
     const { ends, counters } = this.#reporter
-    const needed: End[] = this.#begin === undefined ? ['from', 'to'] : ['from', 'outbox', 'to']
+    const needed: End[] = this.#fount === undefined ? ['source', 'target'] : ['source', 'outbox', 'target']
     const errors = needed.flatMap((end) => (ends[end] instanceof Error ? [[end, ends[end]]] : []))
     return {
       name,
@@ -150,7 +149,7 @@ export class Runner {
   async lag(now: number): Promise<Lag | undefined> {
     if (this.#source === undefined) return undefined
     const { ready, leased, delayed, held, oldest } = await this.#source.stats()
-    const waiting = this.#begin?.messages ?? 0
+    const waiting = (await this.#fount?.messages()) ?? 0
     return {
       messages: ready + leased + delayed + held + waiting,
       age: oldest === undefined ? 0 : Math.max(now - oldest, 0),

@@ -159,7 +159,7 @@ function fromOperands([from = '', to = '']: readonly string[], flags: Flags): So
       return config
     } catch (error) {
       const name = (error as ConfigError).at.replace(/^routes\[0\]\./, '').replace(/\..*$/, '')
-      const shown = name === 'from' || name === 'to' ? name.toUpperCase() : `--${name}`
+      const shown = /^(?:from|to)$/.test(name) ? name.toUpperCase() : `--${name}`
       throw new UsageError((error as Error).message.replace(/"[^"]*" of the bridge/, shown))
     }
   }

@@ -75,7 +75,7 @@ describe('from bus to bus', () => {
     const { seen } = await startBridge({
       routes: [{ from: `${near.url}#topic=orders.*,queue=mirror`, to: `${far.url}#topic=all.orders` }],
     })
-    await seen('up', 'from')
+    await seen('up', 'source')
     expect(await near.bus.topic('orders.eu').publish({ order: 1 }, { id: 'o-1' })).toBe(1)
     expect(await near.bus.topic('elsewhere').publish('not this')).toBe(0)
     for (const queue of ['left', 'right']) {
@@ -90,7 +90,23 @@ describe('from bus to bus', () => {
     await from.send('x', { id: 'i', key: 'k', priority: 9 })
     await startBridge({ routes: [{ ...route, to: `${to.url}#queue=out` }] })
     const [message] = await takeMessages(to.queue('out'), 1)
-    expect(message).toMatchObject({ body: 'x', headers: { 'bridge-key': 'k', 'bridge-priority': '9' } })
+    expect(message).toMatchObject({ id: 'i', priority: 9, headers: { 'bridge-key': 'k' } })
+  })
+
+  test('from a bus in the kernel, by an outbox', async () => {
+    const { to, far } = await newRoute()
+    const from = await newBus('mq')
+    await from
+      .queue('in', { dedup: 0 })
+      .sendMany(numbers(30).map((body) => ({ body, id: `m-${body}`, headers: { n: 'x' } })))
+    const routes = [{ from: `${from.url}#queue=in`, to: `${far.url}#queue=out` }]
+    expect(await failureOf(() => bridge({ routes }))).toMatchObject({ at: 'outbox' })
+    const outbox = { directory: join(temporaryDirectory(), 'outbox') }
+    const { bridge: running } = await startBridge({ routes, outbox })
+    const messages = await takeMessages(to, 30)
+    expect(messages.map(({ body }) => body)).toEqual(numbers(30))
+    expect(messages[7]).toMatchObject({ id: 'm-7', headers: { n: 'x' } })
+    expect(running.routes[0]?.counters).toMatchObject({ collected: 30 })
   })
 
   test('a request loses the address of its reply, and its sender is told nothing', async () => {
@@ -184,7 +200,7 @@ describe('from and to the kernel', () => {
     const { bridge, seen } = await startBridge(config)
     await from.sendMany(numbers(7).map(String))
     await until(() => from.attributes.messages === 4)
-    expect((await seen('down', 'to')) as object).toMatchObject({ error: { code: 'ENOENT' } })
+    expect((await seen('down', 'target')) as object).toMatchObject({ error: { code: 'ENOENT' } })
     expect(bridge.routes[0]).toMatchObject({ up: false, counters: { collected: 3, sent: 0 } })
     expect(from.trySend('no room')).toBe(false)
     const to = openQueue({ maxMessages: 10 })
@@ -214,12 +230,12 @@ describe('the other side is down', () => {
     writeFileSync(path, 'in the way')
     await near.bus.queue('in').sendMany(numbers(50).map((body) => ({ body })))
     const { bridge, seen } = await startBridge({ routes: [{ ...route, to: `local:${path}#queue=out`, batch: 5 }] })
-    expect(await seen('down', 'to')).toMatchObject({ error: { code: 'ERR_BUS_DIRECTORY' } })
-    expect(bridge.routes[0]).toMatchObject({ up: false, errors: { to: { code: 'ERR_BUS_DIRECTORY' } } })
+    expect(await seen('down', 'target')).toMatchObject({ error: { code: 'ERR_BUS_DIRECTORY' } })
+    expect(bridge.routes[0]).toMatchObject({ up: false, errors: { target: { code: 'ERR_BUS_DIRECTORY' } } })
     rmSync(path)
     const far = (await openBus(`local:${path}`)).queue('out')
     expect((await takeMessages(far, 50)).map(({ body }) => body)).toEqual(numbers(50))
-    expect(await seen('up', 'to')).toBeTruthy()
+    expect(await seen('up', 'target')).toBeTruthy()
   })
 
   test('a full queue, whose bounds are smaller than a batch', async () => {
@@ -239,7 +255,7 @@ describe('the other side is down', () => {
     await far.bus.topic('t').bind('out')
     await from.sendMany(numbers(9).map((body) => ({ body })))
     const { seen } = await startBridge({ routes: [{ ...route, to: `${far.url}#topic=t` }] })
-    expect(await seen('down', 'to')).toMatchObject({ error: { code: 'ERR_BUS_QUEUE_FULL' } })
+    expect(await seen('down', 'target')).toMatchObject({ error: { code: 'ERR_BUS_QUEUE_FULL' } })
     expect((await takeMessages(to, 10)).map(({ body }) => body)).toEqual(['first', ...numbers(9)])
   })
 
@@ -254,7 +270,7 @@ describe('the other side is down', () => {
     PosixQueue.unlink(name)
     await to.close()
     await from.sendMany(numbers(9).map((number) => ({ body: String(number) })))
-    expect(await seen('down', 'to')).toMatchObject({ error: { code: 'ENOENT' } })
+    expect(await seen('down', 'target')).toMatchObject({ error: { code: 'ENOENT' } })
     to = make()
     for (const number of numbers(9)) expect((await to.receive()).text()).toBe(String(number))
     await until(() => isEmpty(from))
@@ -269,9 +285,9 @@ describe('the other side is down', () => {
     await make().close()
     const outbox = { directory: join(temporaryDirectory(), 'outbox') }
     const { seen } = await startBridge({ routes: [{ from: `posix:${name}`, to: `${url}#queue=q` }], outbox })
-    await seen('up', 'from')
+    await seen('up', 'source')
     PosixQueue.unlink(name)
-    await seen('down', 'from')
+    await seen('down', 'source')
     const again = make()
     await again.send('here')
     expect(await takeMessages(bus.queue('q'), 1)).toMatchObject([{ body: Buffer.from('here') }])
@@ -286,10 +302,9 @@ describe('the other side is down', () => {
     await from.sendMany(numbers(40).map((number) => ({ body: String(number).padStart(8) })))
     await until(() => first.stat().messages === 2 && bridge.routes[0]?.inHand === 40)
     first.remove()
-    await seen('down', 'to')
+    await seen('down', 'target')
     const second = SysvQueue.open(key, { create: true })
     // What was in the first went with it, by the hand of whoever removed it; it was not acknowledged.
-    for (const number of numbers(2)) void number
     const last = async () => Number((await second.receive()).text())
     let number = await last()
     expect(number).toBeLessThanOrEqual(2)
@@ -502,6 +517,6 @@ test('a directory that is made for the outbox is the only thing that it makes', 
     routes: [{ from: 'sysv:0x7fff0001', to: `posix:${uniqueName()}` }],
     outbox: { directory },
   })
-  expect(await seen('down', 'from')).toMatchObject({ error: { code: 'ENOENT' } })
+  expect(await seen('down', 'source')).toMatchObject({ error: { code: 'ENOENT' } })
   await bridge.close()
 })
