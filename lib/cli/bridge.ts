@@ -11,7 +11,6 @@ import {
 import { type Command, defineCommand, JSON_OPTION, toInteger } from './command.ts'
 import { describe, Failure, UsageError } from './errors.ts'
 import { interruptible } from './interruption.ts'
-import { lineOf, parseJson } from './lines.ts'
 import { Service } from './service.ts'
 import { complain, note, printJson } from './terminal.ts'
 
@@ -19,7 +18,7 @@ import { complain, note, printJson } from './terminal.ts'
 interface Source {
   readonly file: string | undefined
   /** @throws {UsageError} */
-  read(): BridgeConfig
+  read(): BridgeConfig | Promise<BridgeConfig>
 }
 
 export const bridge: Command = defineCommand({
@@ -59,7 +58,7 @@ export const bridge: Command = defineCommand({
     }
     if (file === undefined && operands.length < 2) throw new UsageError('expected FROM TO, or --config FILE')
     const source = file === undefined ? fromOperands(operands, flags) : fromFile(file)
-    const config = source.read()
+    const config = await source.read()
     if (check === true) return undefined
     const signals = file === undefined ? (['SIGINT', 'SIGTERM', 'SIGHUP'] as const) : (['SIGINT', 'SIGTERM'] as const)
     await interruptible((signal) => serve(source, config, json === true, signal), signals)
@@ -115,7 +114,7 @@ async function reloadFrom(
 ): Promise<void> {
   void service.tell('RELOADING=1')
   try {
-    const { kept, started, stopped } = await running.reload(source.read())
+    const { kept, started, stopped } = await running.reload(await source.read())
     const text = `reloaded: ${kept.length} kept, ${started.length} started, ${stopped.length} stopped`
     say(text, { event: 'reloaded', kept, started, stopped })
   } catch (error) {
@@ -174,20 +173,21 @@ function toListen(text: string): NonNullable<BridgeConfig['listen']> {
 }
 
 function fromFile(file: string): Source {
-  const read = () => {
+  const read = async () => {
     let text: string
     try {
       text = readFileSync(file, 'utf8')
     } catch (error) {
       throw new Failure(`cannot read '${file}': ${(error as Error).message}`)
     }
+    const { parseJson } = await import('./lines.ts')
     const parsed = parseJson(text)
-    if ('wrong' in parsed) throw new UsageError(`${file}:${parsed.line}: not JSON: ${parsed.wrong}`)
+    if ('wrong' in parsed) throw new UsageError(`${file}:${parsed.line}: no JSON: ${parsed.wrong}`)
     try {
       checkConfig(parsed.value as BridgeConfig)
     } catch (error) {
       const { at, message } = error as ConfigError
-      throw new UsageError(`${file}:${lineOf(text, at)}: ${message}`)
+      throw new UsageError(`${file}:${parsed.lineOf(at)}: ${message}`)
     }
     return parsed.value as BridgeConfig
   }

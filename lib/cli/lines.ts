@@ -1,46 +1,38 @@
-// Where something stands in a JSON text.
+// A configuration in JSON, comments allowed, and where in it something stands.
+import { findNodeAtLocation, getNodeValue, type JSONPath, parseTree, printParseErrorCode } from 'jsonc-parser'
 
-/** The JSON of a text, or what is wrong with it and in which line. */
-export function parseJson(text: string): { value: unknown } | { wrong: string; line: number } {
-  try {
-    return { value: JSON.parse(text) }
-  } catch (error) {
-    const { message } = error as SyntaxError
-    const position = Number(/position (\d+)/.exec(message)?.[1] ?? text.length)
-    return { wrong: message.replace(/,? ?(in JSON|\.\.\.).*$/s, ''), line: lineAt(text, position) }
-  }
+export interface Parsed {
+  readonly value: unknown
+  /** The line of a place such as `routes[2].rate`; of what is not there, that of what it is missing in. */
+  lineOf(place: string): number
 }
 
-const lineAt = (text: string, position: number): number => text.slice(0, position).split('\n').length
-
-const TOKEN = /"(?:[^"\\]|\\.)*"|[{}[\],:]|[^\s{}[\],:"]+/g
-
-/** The line of a place such as `routes[2].rate` in a text that is JSON; of what is not there, that of what it is missing in. */
-export function lineOf(text: string, place: string): number {
-  const lines = new Map<string, number>([['', 1]])
-  const open: { path: string; index: number | undefined }[] = []
-  let path = ''
-  let isName = false
-  for (const { 0: token, index } of text.matchAll(TOKEN)) {
-    const last = open.at(-1)
-    if (token === '{' || token === '[') {
-      lines.set(path, lines.get(path) ?? lineAt(text, index))
-      open.push({ path, index: token === '[' ? 0 : undefined })
-      isName = token === '{'
-      if (token === '[') path = `${path}[0]`
-    } else if (token === '}' || token === ']') {
-      path = open.pop()?.path ?? ''
-      isName = false
-    } else if (token === ',' && last !== undefined) {
-      isName = last.index === undefined
-      if (last.index !== undefined) path = `${last.path}[${++last.index}]`
-    } else if (token === ':') isName = false
-    else if (isName && last !== undefined) {
-      path = last.path === '' ? JSON.parse(token) : `${last.path}.${JSON.parse(token)}`
-      lines.set(path, lineAt(text, index))
-    } else lines.set(path, lines.get(path) ?? lineAt(text, index))
+/** What a text says, or what is wrong with it and in which line. */
+export function parseJson(text: string): Parsed | { readonly wrong: string; readonly line: number } {
+  const errors: Parameters<typeof parseTree>[1] = []
+  const root = parseTree(text, errors, { allowTrailingComma: true })
+  const lineAt = (offset: number) => text.slice(0, offset).split('\n').length
+  const [first] = errors
+  if (root === undefined || first !== undefined) {
+    const name = first === undefined ? 'ValueExpected' : printParseErrorCode(first.error)
+    const wrong = name.replace(/(?<=[a-z])[A-Z]/g, (letter) => ` ${letter.toLowerCase()}`).toLowerCase()
+    return { wrong, line: lineAt(first?.offset ?? text.length) }
   }
-  let known = place
-  while (!lines.has(known)) known = known.replace(/(?:^|\.|\[)[^.[]*$/, '')
-  return lines.get(known) as number
+  const lineOf = (place: string): number => {
+    const path = pathOf(place)
+    let node = findNodeAtLocation(root, path)
+    while (node === undefined) {
+      path.pop()
+      node = findNodeAtLocation(root, path)
+    }
+    return lineAt((node.parent?.type === 'property' ? node.parent : node).offset)
+  }
+  return { value: getNodeValue(root), lineOf }
+}
+
+/** Names of headers may have dots in them; they come last. */
+function pathOf(place: string): JSONPath {
+  const [, before = '', header] = /^(.*?)(?:(?<=\bheaders)\.(.*))?$/s.exec(place) ?? []
+  const path: JSONPath = [...before.matchAll(/[^.[\]]+/g)].map(([part]) => (/^\d+$/.test(part) ? Number(part) : part))
+  return header === undefined ? path : [...path, header.replace(/\.header$/, '')]
 }
