@@ -26,14 +26,14 @@ export class Collector {
 
   /** @param stop takes no more; @param over gives up what cannot be kept */
   async run(stop: AbortSignal, over: AbortSignal): Promise<void> {
-    const { batch, retry } = this.#route
+    const { take, retry } = this.#route
     for (let attempts = 0; !stop.aborted; ) {
       try {
         const room = await this.#makeSure(stop)
         if (stop.aborted) break
         await this.#fount.open(stop)
         this.#reporter.up('source')
-        const items = await this.#fount.receive(Math.min(batch, room), stop)
+        const items = await this.#fount.receive(Math.min(take, room), stop)
         // From here until it is committed is the only time at which a kill loses something.
         await this.#keep(items, over)
         attempts = 0

@@ -36,6 +36,11 @@ export const bridge: Command = defineCommand({
     check: { type: 'boolean', help: 'only say whether that is right' },
     outbox: { type: 'string', value: 'DIR', help: 'where to keep messages of a kernel queue' },
     batch: { type: 'string', value: 'N', help: 'messages sent together; default: 100' },
+    take: {
+      type: 'string',
+      value: 'N',
+      help: 'messages taken from a kernel queue at once, which are lost if the bridge is killed just then; default: 1',
+    },
     concurrency: {
       type: 'string',
       value: 'N',
@@ -137,6 +142,7 @@ function textOf(event: BridgeEvent): string {
 interface Flags {
   readonly outbox: string | undefined
   readonly batch: string | undefined
+  readonly take: string | undefined
   readonly concurrency: string | undefined
   readonly rate: string | undefined
   readonly listen: string | undefined
@@ -144,11 +150,12 @@ interface Flags {
 
 function fromOperands([from = '', to = '']: readonly string[], flags: Flags): Source {
   const batch = toInteger('batch', flags.batch, 1, 500)
+  const take = toInteger('take', flags.take, 1, 500)
   const concurrency = toInteger('concurrency', flags.concurrency, 1, 100)
   const rate = flags.rate === undefined ? undefined : Number(flags.rate)
   if (rate !== undefined && !(rate > 0)) throw new UsageError(`--rate is a number > 0, not '${flags.rate}'`)
   const config: BridgeConfig = {
-    routes: [{ from, to, batch, concurrency, rate }],
+    routes: [{ from, to, batch, take, concurrency, rate }],
     ...(flags.outbox !== undefined && { outbox: { directory: flags.outbox } }),
     ...(flags.listen !== undefined && { listen: toListen(flags.listen) }),
   }
