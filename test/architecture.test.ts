@@ -54,7 +54,7 @@ const order = [
     'bridge/kernel.ts',
     'bridge/sink.ts',
   ],
-  ['bridge/counters.ts', 'bridge/collector.ts', 'bridge/mover.ts', 'bridge/runner.ts'],
+  ['bridge/counters.ts', 'bridge/journal.ts', 'bridge/collector.ts', 'bridge/mover.ts', 'bridge/runner.ts'],
   ['bridge/metrics.ts', 'bridge/server.ts', 'bridge/bridge.ts', 'bridge/index.ts'],
   ['cli/errors.ts', 'cli/terminal.ts', 'cli/command.ts', 'cli/interruption.ts', 'cli/target.ts', 'cli/queues.ts'],
   ['cli/watch.ts', 'cli/lines.ts', 'cli/service.ts'],

@@ -1,7 +1,10 @@
 // Brings messages of what forgets what it hands out, such as a queue of the kernel, into an outbox, which does not.
-import type { Item, Queue } from '../bus/index.ts'
+import { randomUUID } from 'node:crypto'
+import type { Queue } from '../bus/index.ts'
 import type { Outbox, Route } from './config.ts'
 import { backOff, type Reporter } from './counters.ts'
+import { Journal } from './journal.ts'
+import type { Parcel } from './mapping.ts'
 import type { Fount } from './source.ts'
 
 /** Milliseconds after which somebody else may have made room. */
@@ -11,7 +14,7 @@ export class Collector {
   readonly #fount: Fount
   readonly #outbox: Queue
   readonly #route: Route
-  readonly #most: number
+  readonly #kept: Outbox
   readonly #reporter: Reporter
   #room = 0
   #roomMade = () => {}
@@ -20,22 +23,33 @@ export class Collector {
     this.#fount = fount
     this.#outbox = outbox
     this.#route = route
-    this.#most = route.outbox.maxMessages
+    this.#kept = route.outbox
     this.#reporter = reporter
   }
 
-  /** @param stop takes no more; @param over gives up what cannot be kept */
+  /** @param stop takes no more; @param over leaves what cannot be kept in the journal */
   async run(stop: AbortSignal, over: AbortSignal): Promise<void> {
-    const { take, retry } = this.#route
+    const journal = new Journal(this.#kept.directory, this.#outbox.name)
+    for (const { parcels, remove } of journal.left()) {
+      if (parcels.length === 0 || (await this.#keep(parcels, over))) remove()
+    }
+    await this.#collect(journal, stop, over)
+    journal.close()
+  }
+
+  async #collect(journal: Journal, stop: AbortSignal, over: AbortSignal): Promise<void> {
+    const { batch, retry } = this.#route
     for (let attempts = 0; !stop.aborted; ) {
       try {
         const room = await this.#makeSure(stop)
         if (stop.aborted) break
         await this.#fount.open(stop)
         this.#reporter.up('source')
-        const items = await this.#fount.receive(Math.min(take, room), stop)
-        // From here until it is committed is the only time at which a kill loses something.
-        await this.#keep(items, over)
+        // From the taking until it is in the journal is the only time at which a kill loses something.
+        const taken = await this.#fount.receive(Math.min(batch, room), stop)
+        const parcels = taken.map((one) => ({ id: randomUUID(), priority: 0, ...one }))
+        journal.write(parcels)
+        if (await this.#keep(parcels, over)) journal.clear()
         attempts = 0
       } catch (error) {
         if (stop.aborted) break
@@ -53,7 +67,7 @@ export class Collector {
         this.#roomMade = resolve
       })
       const { ready, leased, delayed, held } = await this.#outbox.stats()
-      this.#room = this.#most - (ready + leased + delayed + held)
+      this.#room = this.#kept.maxMessages - (ready + leased + delayed + held)
       if (this.#room > 0) break
       let timer: NodeJS.Timeout | undefined
       const late = new Promise<void>((resolve) => {
@@ -70,19 +84,17 @@ export class Collector {
     this.#roomMade()
   }
 
-  async #keep(items: readonly Item[], over: AbortSignal): Promise<void> {
+  /** False if there was no time for it. */
+  async #keep(parcels: readonly Parcel[], over: AbortSignal): Promise<boolean> {
     for (let attempts = 1; ; attempts++) {
       try {
-        await this.#outbox.sendMany(items, { signal: over })
-        this.#room -= items.length
-        this.#reporter.counters.collected += items.length
+        await this.#outbox.sendMany(parcels, { signal: over })
+        this.#room -= parcels.length
+        this.#reporter.counters.collected += parcels.length
         this.#reporter.up('outbox')
-        return
+        return true
       } catch (error) {
-        if (over.aborted) {
-          this.#reporter.lost(items.length)
-          return
-        }
+        if (over.aborted) return false
         this.#reporter.down('outbox', error)
         await backOff(attempts, this.#route.retry, over)
       }

@@ -35,11 +35,6 @@ export interface RouteConfig {
   to: string
   /** The most messages sent together, 1 to 500. Default: 100. */
   batch?: number | undefined
-  /**
-   * Of what forgets what it hands out, how many are taken at once: a bridge that is killed between taking and keeping
-   * them loses so many at most. Default: 1.
-   */
-  take?: number | undefined
   /** How many batches are on their way at a time. More than one keep only the order of each key. Default: 1. */
   concurrency?: number | undefined
   /** Messages a second at most. */
@@ -80,7 +75,6 @@ export interface Route {
   readonly from: KernelEndpoint | Taken
   readonly to: Endpoint
   readonly batch: number
-  readonly take: number
   readonly concurrency: number
   readonly rate: number
   readonly filter: FilterConfig
@@ -150,7 +144,6 @@ const ROUTE = [
   'from',
   'to',
   'batch',
-  'take',
   'concurrency',
   'rate',
   'filter',
@@ -221,7 +214,6 @@ function routeOf(
     from,
     to,
     batch: numberOf(`${at}.batch`, fields.batch ?? 100, 1, 500),
-    take: numberOf(`${at}.take`, fields.take ?? 1, 1, 500),
     concurrency: numberOf(`${at}.concurrency`, fields.concurrency ?? 1, 1, 100),
     rate: fields.rate === undefined ? Infinity : numberOf(`${at}.rate`, fields.rate, 0.001, 1e9, false),
     filter: filterOf(`${at}.filter`, fields.filter ?? {}),

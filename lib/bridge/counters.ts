@@ -15,8 +15,6 @@ export interface RouteCounters {
   dead: number
   /** Sent, but taken away before it could be acknowledged: it comes again. */
   again: number
-  /** Of a kernel queue, what could not be kept when the bridge had to end. */
-  lost: number
   /** Of a kernel queue: what is in the outbox since the bridge has begun. */
   collected: number
   /** Attempts that went wrong, and were repeated. */
@@ -30,8 +28,6 @@ export type BridgeEvent =
   | { readonly route: string; readonly event: 'down'; readonly end: End; readonly error: Error }
   /** A message that cannot be sent is in the dead letters of its queue. */
   | { readonly route: string; readonly event: 'dead'; readonly id: string; readonly error: Error }
-  /** So many messages of a kernel queue could not be kept when the bridge had to end. */
-  | { readonly route: string; readonly event: 'lost'; readonly messages: number }
 
 export class Reporter {
   readonly counters: RouteCounters = {
@@ -41,7 +37,6 @@ export class Reporter {
     unmatched: 0,
     dead: 0,
     again: 0,
-    lost: 0,
     collected: 0,
     failures: 0,
   }
@@ -74,11 +69,6 @@ export class Reporter {
   dead(id: string, error: unknown): void {
     this.counters.dead++
     this.#tell({ route: this.#route, event: 'dead', id, error: redacted(error) })
-  }
-
-  lost(messages: number): void {
-    this.counters.lost += messages
-    this.#tell({ route: this.#route, event: 'lost', messages })
   }
 }
 

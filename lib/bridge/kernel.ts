@@ -1,6 +1,5 @@
 // A queue of the kernel as an end of a route: it may not be there yet, be removed, and come back.
 import { fstatSync } from 'node:fs'
-import type { Item } from '../bus/index.ts'
 import {
   type PosixMessage,
   type PosixOutgoing,
@@ -12,7 +11,7 @@ import {
 } from '../index.ts'
 import type { KernelEndpoint } from './endpoint.ts'
 import type { Parcel } from './mapping.ts'
-import type { Fount } from './source.ts'
+import type { Fount, Taking } from './source.ts'
 
 /** What a bus has no place for: priorities above 255, types other than 1. */
 const POSIX_PRIORITY = 'posix-priority'
@@ -54,7 +53,7 @@ export class KernelQueue implements Fount {
   }
 
   /** Waits for the first message, then takes what is there. The next failure has it opened anew. */
-  async receive(max: number, signal: AbortSignal): Promise<Omit<Item, 'id'>[]> {
+  async receive(max: number, signal: AbortSignal): Promise<Taking[]> {
     const queue = this.open()
     try {
       if (queue instanceof SysvQueue) return (await queue.receiveMany({ max, signal })).map(fromSysv)
@@ -123,12 +122,12 @@ function unlessLate<T>(instead: T): (error: QueueError) => T {
   }
 }
 
-function fromPosix({ data, priority }: PosixMessage): Omit<Item, 'id'> {
+function fromPosix({ data, priority }: PosixMessage): Taking {
   if (priority <= 255) return { body: data, priority }
   return { body: data, priority: 255, headers: { [POSIX_PRIORITY]: String(priority) } }
 }
 
-const fromSysv = ({ data, type }: SysvMessage): Omit<Item, 'id'> =>
+const fromSysv = ({ data, type }: SysvMessage): Taking =>
   type === 1 ? { body: data } : { body: data, headers: { [SYSV_TYPE]: String(type) } }
 
 function toPosix({ body, headers, priority }: Parcel): PosixOutgoing {

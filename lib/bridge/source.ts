@@ -1,8 +1,8 @@
 // Where the messages of a route come from.
-import type { Bus, Item, Queue } from '../bus/index.ts'
+import type { Bus, Queue } from '../bus/index.ts'
 import type { Taken } from './config.ts'
 import type { Links } from './links.ts'
-import { parcelOf } from './mapping.ts'
+import { type Parcel, parcelOf } from './mapping.ts'
 
 /** Of how many consumers a message is lost says nothing about it: a bridge does not look into what it carries. */
 export const NEVER_SUSPECT = { losses: 1e9 } as const
@@ -13,12 +13,15 @@ export async function fromBus(bus: Bus, endpoint: Taken): Promise<Queue> {
   return bus.queue(endpoint.queue, { retry: NEVER_SUSPECT })
 }
 
+/** Without an id if it had none. */
+export type Taking = Omit<Parcel, 'id' | 'priority'> & Partial<Pick<Parcel, 'id' | 'priority'>>
+
 /** What forgets what it hands out. */
 export interface Fount {
   /** @throws if it is not there */
   open(signal: AbortSignal): unknown
   /** Waits for the first message, then takes what is there. */
-  receive(max: number, signal: AbortSignal): Promise<Omit<Item, 'signal'>[]>
+  receive(max: number, signal: AbortSignal): Promise<Taking[]>
   /** How many wait in it. */
   messages(): number | Promise<number>
   close(): void
@@ -40,7 +43,7 @@ export class VolatileQueue implements Fount {
     return this.#queue
   }
 
-  async receive(max: number, signal: AbortSignal): Promise<Item[]> {
+  async receive(max: number, signal: AbortSignal): Promise<Parcel[]> {
     const queue = await this.open(signal)
     const messages = await queue.receive({ max, signal })
     for (const message of messages) void message.ack()

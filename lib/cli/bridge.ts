@@ -36,11 +36,6 @@ export const bridge: Command = defineCommand({
     check: { type: 'boolean', help: 'only say whether that is right' },
     outbox: { type: 'string', value: 'DIR', help: 'where to keep messages of a kernel queue' },
     batch: { type: 'string', value: 'N', help: 'messages sent together; default: 100' },
-    take: {
-      type: 'string',
-      value: 'N',
-      help: 'messages taken from a kernel queue at once, which are lost if the bridge is killed just then; default: 1',
-    },
     concurrency: {
       type: 'string',
       value: 'N',
@@ -132,7 +127,6 @@ async function reloadFrom(
 function textOf(event: BridgeEvent): string {
   const { route } = event
   if (event.event === 'up') return `${route}: '${event.end}' works`
-  if (event.event === 'lost') return `${route}: ${event.messages} messages could not be kept, and are lost`
   const { message, hint } = describe(event.error)
   const what = `${message}${hint === undefined ? '' : ` (${hint})`}`
   if (event.event === 'dead') return `${route}: message ${event.id} is a dead letter: ${what}`
@@ -142,7 +136,6 @@ function textOf(event: BridgeEvent): string {
 interface Flags {
   readonly outbox: string | undefined
   readonly batch: string | undefined
-  readonly take: string | undefined
   readonly concurrency: string | undefined
   readonly rate: string | undefined
   readonly listen: string | undefined
@@ -150,12 +143,11 @@ interface Flags {
 
 function fromOperands([from = '', to = '']: readonly string[], flags: Flags): Source {
   const batch = toInteger('batch', flags.batch, 1, 500)
-  const take = toInteger('take', flags.take, 1, 500)
   const concurrency = toInteger('concurrency', flags.concurrency, 1, 100)
   const rate = flags.rate === undefined ? undefined : Number(flags.rate)
   if (rate !== undefined && !(rate > 0)) throw new UsageError(`--rate is a number > 0, not '${flags.rate}'`)
   const config: BridgeConfig = {
-    routes: [{ from, to, batch, take, concurrency, rate }],
+    routes: [{ from, to, batch, concurrency, rate }],
     ...(flags.outbox !== undefined && { outbox: { directory: flags.outbox } }),
     ...(flags.listen !== undefined && { listen: toListen(flags.listen) }),
   }

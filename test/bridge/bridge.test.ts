@@ -485,7 +485,6 @@ describe('a configuration', () => {
       { routes: [route, { ...route, from: 'posix:/a', name: route.from }], outbox: { directory: '/o' } },
     ],
     ['routes[0].batch', /an integer from 1 to 500/, { routes: [{ ...route, batch: 501 }] }],
-    ['routes[0].take', /an integer from 1/, { routes: [{ ...route, take: 0 }] }],
     ['routes[0].rate', /a number from/, { routes: [{ ...route, rate: -1 }] }],
     ['routes[0].unmatched', /'dead' or 'drop'/, { routes: [{ ...route, unmatched: 'keep' }] }],
     ['routes[0].filter.colour', /absent/, { routes: [{ ...route, filter: { colour: 1 } }] }],
