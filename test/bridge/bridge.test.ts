@@ -1,12 +1,14 @@
 // A bridge between queues of buses and of the kernel, by its API.
 import { randomBytes } from 'node:crypto'
-import { mkdirSync, rmSync, writeFileSync } from 'node:fs'
+import { mkdirSync, readdirSync, rmSync, statSync, writeFileSync } from 'node:fs'
 import { dirname, join } from 'node:path'
+import { DatabaseSync } from '@photostructure/sqlite'
 import { PosixQueue, SysvQueue } from 'kernelmq'
 import { type BridgeConfig, bridge } from 'kernelmq/bridge'
 import { connect, encrypt } from 'kernelmq/bus'
-import { describe, expect, test } from 'vitest'
+import { describe, expect, onTestFinished, test } from 'vitest'
 import { newBus, openBus, temporaryDirectory } from '../bus/support.ts'
+import { startKmq } from '../cli/support.ts'
 import { failureOf, isPending, openQueue, uniqueName } from '../support.ts'
 import { openSysv, uniqueKey } from '../sysv-support.ts'
 import { isEmpty, newLocal, startBridge, takeMessages, until } from './support.ts'
@@ -206,6 +208,60 @@ describe('from and to the kernel', () => {
     const to = openQueue({ maxMessages: 10 })
     await bridge.reload({ ...config, routes: [{ from: `posix:${from.path}`, to: `posix:${to.path}` }] })
     for (const number of numbers(7)) expect((await to.receive()).text()).toBe(String(number))
+  })
+
+  describe('what is taken and cannot be committed', () => {
+    /** A bridge by the command, whose outbox somebody else writes to: what it takes waits to be committed. */
+    async function stuck() {
+      const { bus, url } = await newLocal()
+      const from = openQueue()
+      const directory = join(temporaryDirectory(), 'outbox')
+      const config = { routes: [{ from: `posix:${from.path}`, to: `${url}#queue=q` }], outbox: { directory } }
+      const left = () => readdirSync(directory).filter((name) => name.endsWith('.taken'))
+      const lock = () => {
+        const database = new DatabaseSync(join(directory, 'bus.db'))
+        onTestFinished(() => {
+          if (database.isOpen) database.close()
+        })
+        database.exec('BEGIN IMMEDIATE')
+        return database
+      }
+      const isTaken = () => left().some((name) => statSync(join(directory, name)).size > 0)
+      return { from, queue: bus.queue('q'), config, directory, left, lock, isTaken }
+    }
+
+    test('outlives a bridge that is killed', async () => {
+      const { from, queue, config, directory, left, lock, isTaken } = await stuck()
+      const [route] = config.routes as [BridgeConfig['routes'][number]]
+      const child = startKmq(['bridge', route.from, route.to, '--outbox', directory, '--json'])
+      while (!(await child.line()).includes('"end":"source"'));
+      const database = lock()
+      from.sendMany(['a', { data: 'b', priority: 0 }])
+      await until(isTaken)
+      process.kill(child.pid, 'SIGKILL')
+      await child.outcome
+      expect(from.attributes.messages).toBe(0)
+      database.close()
+      const { bridge } = await startBridge(config)
+      expect((await takeMessages(queue, 2)).map(({ body }) => String(body))).toEqual(['a', 'b'])
+      await bridge.close()
+      expect(left()).toEqual([])
+    })
+
+    test('outlives one that has to end', async () => {
+      const { from, queue, config, left, lock, isTaken } = await stuck()
+      const first = await startBridge(config)
+      await first.seen('up', 'source')
+      const database = lock()
+      from.trySend('a')
+      await until(isTaken)
+      const closed = first.bridge.close({ patience: 0 })
+      await until(() => left().some((name) => name.includes('.left-')))
+      database.close()
+      await closed
+      await startBridge(config)
+      expect(await takeMessages(queue, 1)).toMatchObject([{ body: Buffer.from('a') }])
+    })
   })
 
   test('a message that is too long is a dead letter, and holds up nobody', async () => {
