@@ -67,6 +67,8 @@ export class Bridge {
   /** One change after the other. */
   #changing: Promise<unknown> = Promise.resolve()
   readonly #over = new AbortController()
+  /** It holds its process, whatever the transports do while they wait. */
+  readonly #hold = setInterval(() => {}, 2 ** 30)
   #closed: Promise<void> | undefined
 
   /** @internal */
@@ -190,6 +192,7 @@ export class Bridge {
     await Promise.all([...this.#runners.values()].map((runner) => runner.stop(patience)))
     await this.#links.keep(new Set())
     this.#server?.close()
+    clearInterval(this.#hold)
   }
 
   [Symbol.asyncDispose](): Promise<void> {
