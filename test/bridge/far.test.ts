@@ -64,14 +64,16 @@ describe.each(fars)('$name', ({ url, server }) => {
     await until(async () => (await isEmpty(near.bus.queue('in'))) && bridge.routes.every(({ inHand }) => inHand === 0))
   })
 
-  test.skipIf(server === undefined)('killed, and back: nothing is lost, and it goes on by itself', async () => {
+  if (server === undefined) return
+
+  test('killed, and back: nothing is lost, and it goes on by itself', async () => {
     const { bridge, came, send } = await there('killed')
     await send(100, 0)
     await until(() => came.size === 100)
-    await server?.kill()
+    await server.kill()
     for (let at = 100; at < 500; at += 100) await send(100, at)
     await until(() => bridge.routes.some(({ up }) => !up))
-    await server?.start()
+    await server.start()
     await until(() => came.size === 500)
     for (const number of numbers(500)) expect([...(came.get(number) ?? [])]).toEqual([`n-${number}`])
     await until(() => bridge.routes.every(({ up }) => up))
