@@ -65,6 +65,29 @@ describe('kmq bridge FROM TO', () => {
     expect({ all: taken.length + ready, leased }).toEqual({ all: 50, leased: 0 })
   })
 
+  test('killed with messages in hand: the next one has them all', async () => {
+    const { bus, url } = await newLocal()
+    const to = openQueue()
+    const queue = bus.queue('q')
+    await queue.sendMany(numbers(50).map((number) => ({ body: String(number) })))
+    const args = ['bridge', `${url}#queue=q`, `posix:${to.path}`]
+    for (let kills = 0; kills < 5; kills++) {
+      const child = startKmq(args)
+      await until(async () => to.attributes.messages === 4 && (await queue.stats()).leased === 50)
+      process.kill(child.pid, 'SIGKILL')
+      await child.outcome
+      await until(async () => (await queue.stats()).ready === 50)
+      // Nothing of the batch was acknowledged: what was in the queue comes again.
+      while (to.tryReceive() !== undefined);
+    }
+    const last = startKmq(args)
+    for (const number of numbers(50)) expect((await to.receive()).text()).toBe(String(number))
+    await until(() => isEmpty(queue))
+    process.kill(last.pid, 'SIGTERM')
+    await last.outcome
+    expect((await queue.stats()).dead).toBe(0)
+  })
+
   test('--json tells what happens, one object a line', async () => {
     const { url } = await newLocal()
     const missing = uniqueName()
