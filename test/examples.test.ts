@@ -17,6 +17,8 @@ const expected: Record<string, RegExp> = {
   'async.mjs': /receiver 1 got a, receiver 2 got b, receiver 3 got c\nin the queue: 4\nin the end: 0/,
   'batches.mjs': /20000 messages in \d+ batches\nurgent \(5\), plain \(0\), bytes \(0\)\n8 of 100 had room/,
   'blocking.mjs': /spin 0: a round trip takes [\d.]+[\s\S]*spin 100: a round trip[\s\S]*ETIMEDOUT/,
+  'bridge.mjs':
+    /^a bridge was killed\n200 of 200 orders arrived, the last one is order 199\nthe bridge ended by SIGTERM\n$/,
   'bus-kernel.mjs': /^the sum of all: 500000500000\n$/,
   'bus.mjs':
     /was killed over its work, and did \d+ of them\n[\s\S]*handled: 300 of 300, [01] of them twice; left: 0, dead letters: 0\n/,

@@ -80,6 +80,9 @@ const transports: Record<string, (url: URL, settings: Settings) => Promise<Trans
   },
 }
 
+/** What the URL of a bus may begin with. */
+export const SCHEMES: readonly string[] = Object.keys(transports)
+
 function directoryOf(url: URL, parameters: readonly string[] = []): string {
   const { protocol, host, pathname, searchParams } = url
   const isKnown = [...searchParams.keys()].every((name) => parameters.includes(name))

@@ -20,6 +20,7 @@ export const COMMANDS: Commands = {
   bus: async () => (await import('./bus.ts')).bus,
   doctor: async () => (await import('./doctor.ts')).doctor,
   limits: async () => (await import('./limits.ts')).limits,
+  bridge: async () => (await import('./bridge.ts')).bridge,
   completion: async () => (await import('./completion.ts')).completion,
 }
 

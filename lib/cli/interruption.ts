@@ -7,7 +7,10 @@ const SIGNALS = ['SIGINT', 'SIGTERM', 'SIGHUP'] as const
  * Runs what ends early when its signal is aborted, because the process was asked to end; then the process ends as if
  * nobody had listened. Who asks twice does not want to wait.
  */
-export async function interruptible<T>(run: (signal: AbortSignal) => Promise<T>): Promise<T> {
+export async function interruptible<T>(
+  run: (signal: AbortSignal) => Promise<T>,
+  signals: readonly NodeJS.Signals[] = SIGNALS,
+): Promise<T> {
   const controller = new AbortController()
   let asked: NodeJS.Signals | undefined
   const onSignal = (signal: NodeJS.Signals): void => {
@@ -15,14 +18,14 @@ export async function interruptible<T>(run: (signal: AbortSignal) => Promise<T>)
     asked = signal
     controller.abort(signal)
   }
-  for (const name of SIGNALS) process.on(name, onSignal)
+  for (const name of signals) process.on(name, onSignal)
   try {
     const result = await run(controller.signal)
     if (asked === undefined) return result
   } catch (error) {
     if (asked === undefined || (error as Error).name !== 'AbortError') throw error
   } finally {
-    for (const name of SIGNALS) process.off(name, onSignal)
+    for (const name of signals) process.off(name, onSignal)
   }
   return endBy(asked)
 }

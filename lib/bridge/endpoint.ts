@@ -1,0 +1,64 @@
+// What a route begins or ends at, in one word.
+import { invalidType, invalidValue } from '../errors.ts'
+
+export type Endpoint =
+  | { readonly kind: 'posix'; readonly shown: string; readonly name: string }
+  | { readonly kind: 'sysv'; readonly shown: string; readonly key: number }
+  | { readonly kind: 'queue'; readonly shown: string; readonly url: string; readonly queue: string }
+  | {
+      readonly kind: 'topic'
+      readonly shown: string
+      readonly url: string
+      readonly topic: string
+      /** What keeps the messages of a topic that is taken from. */
+      readonly queue: string | undefined
+    }
+
+export type KernelEndpoint = Extract<Endpoint, { kind: 'posix' | 'sysv' }>
+export type BusEndpoint = Extract<Endpoint, { kind: 'queue' | 'topic' }>
+
+export const isKernel = (endpoint: Endpoint): endpoint is KernelEndpoint =>
+  endpoint.kind === 'posix' || endpoint.kind === 'sysv'
+
+/** Whether it forgets what it hands out, whatever becomes of that. */
+export const isForgetful = (endpoint: Endpoint): boolean => isKernel(endpoint) || /^(?:mq|sysv):/.test(endpoint.url)
+
+const QUEUE = /^[\w.:-]{1,128}$/
+const WORD = '(?:[\\w:-]+|\\*|#)'
+const TOPIC = new RegExp(`^(?=.{1,128}$)${WORD}(?:\\.${WORD})*$`)
+
+/** A text without the passwords of the URLs in it. */
+export function hide(text: string): string {
+  return text
+    .replace(/(\/\/[^/@\s:]*:)[^\s'"]*@/g, '$1***@')
+    .replace(/([?&](?:password|token|secret)=)[^&#\s'"]*/gi, '$1***')
+}
+
+/** @param schemes of the URLs that a bus may have, such as `local:` */
+export function parseEndpoint(name: string, text: unknown, schemes: readonly string[]): Endpoint {
+  if (typeof text !== 'string') throw invalidType(name, 'a string', text)
+  const shown = hide(text)
+  const [, url, fragment] = /^([^#]*)#(.*)$/s.exec(text) ?? []
+  if (url === undefined || fragment === undefined) return parseKernel(name, text, shown)
+  const scheme = /^[a-z][a-z\d+.-]*:/.exec(url)?.[0]
+  if (scheme === undefined || !URL.canParse(url) || !schemes.includes(scheme)) {
+    throw invalidValue(name, `a URL that begins with ${schemes.join(' or ')} before the "#"`, shown)
+  }
+  const [, queue] = /^queue=(.*)$/s.exec(fragment) ?? []
+  if (queue !== undefined && QUEUE.test(queue)) return { kind: 'queue', shown, url, queue }
+  const [, topic, own] = /^topic=([^,]*)(?:,queue=(.*))?$/s.exec(fragment) ?? []
+  if (topic !== undefined && TOPIC.test(topic) && (own === undefined || QUEUE.test(own))) {
+    return { kind: 'topic', shown, url, topic, queue: own }
+  }
+  const expected = '#queue=NAME, #topic=NAME or #topic=PATTERN,queue=NAME behind its URL'
+  throw invalidValue(name, `an endpoint with ${expected}`, shown)
+}
+
+function parseKernel(name: string, text: string, shown: string): KernelEndpoint {
+  const [, path] = /^posix:(\/[^/\0]{1,254})$/.exec(text) ?? []
+  if (path !== undefined) return { kind: 'posix', shown, name: path }
+  const [, key] = /^sysv:(0x[\da-f]{1,8})$/i.exec(text) ?? []
+  if (key !== undefined && Number(key) !== 0) return { kind: 'sysv', shown, key: Number(key) }
+  const expected = 'posix:/NAME, sysv:0xKEY, URL#queue=NAME or URL#topic=NAME'
+  throw invalidValue(name, expected, shown)
+}

@@ -1,0 +1,57 @@
+// Answers who asks how the bridge is.
+import { once } from 'node:events'
+import { createServer, type Server, type ServerResponse } from 'node:http'
+import type { AddressInfo } from 'node:net'
+
+export interface Answer {
+  readonly status: number
+  readonly text: string
+}
+
+const TYPES: Readonly<Record<string, string>> = { '/metrics': 'text/plain; version=0.0.4; charset=utf-8' }
+
+export class HealthServer {
+  readonly #server: Server
+
+  private constructor(server: Server) {
+    this.#server = server
+  }
+
+  /** @throws the error of the system if it cannot listen there */
+  static async start(
+    { port, host }: { port: number; host: string },
+    answers: Readonly<Record<string, () => Promise<Answer>>>,
+  ): Promise<HealthServer> {
+    const server = createServer((request, response) => {
+      const path = (request.url ?? '').replace(/\?.*$/s, '')
+      const answer = Object.hasOwn(answers, path) ? answers[path] : undefined
+      if (answer === undefined) return send(response, path, { status: 404, text: 'not found\n' })
+      if (request.method !== 'GET' && request.method !== 'HEAD') {
+        response.setHeader('allow', 'GET, HEAD')
+        return send(response, path, { status: 405, text: 'only to be read\n' })
+      }
+      answer().then(
+        (given) => send(response, path, given),
+        () => send(response, path, { status: 500, text: 'no answer\n' }),
+      )
+    })
+    server.listen(port, host)
+    await once(server, 'listening')
+    return new HealthServer(server)
+  }
+
+  get url(): string {
+    const { address, family, port } = this.#server.address() as AddressInfo
+    return `http://${family === 'IPv6' ? `[${address}]` : address}:${port}`
+  }
+
+  close(): void {
+    this.#server.close()
+    this.#server.closeAllConnections()
+  }
+}
+
+function send(response: ServerResponse, path: string, { status, text }: Answer): void {
+  response.writeHead(status, { 'content-type': TYPES[path] ?? 'text/plain; charset=utf-8' })
+  response.end(text)
+}

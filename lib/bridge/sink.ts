@@ -1,0 +1,55 @@
+// Where the messages of a route go.
+import type { Bus, Queue } from '../bus/index.ts'
+import type { BusEndpoint } from './endpoint.ts'
+import type { Parcel } from './mapping.ts'
+
+/** Headers for what the other side has no place for. */
+const KEY = 'bridge-key'
+const PRIORITY = 'bridge-priority'
+
+export interface Sink {
+  /**
+   * Resolves when all are there, to how many were there before.
+   *
+   * @throws with `sent` if some are there: the first so many
+   */
+  send(parcels: readonly Parcel[], signal: AbortSignal): Promise<number>
+}
+
+export function toBus(bus: Bus, endpoint: BusEndpoint): Sink {
+  const { order, priority, dedup } = bus.capabilities
+  const fit = (parcel: Parcel): Parcel => {
+    const lost = {
+      ...(parcel.key !== undefined && order === false && { [KEY]: parcel.key }),
+      ...(parcel.priority > 0 && priority === false && { [PRIORITY]: String(parcel.priority) }),
+    }
+    if (Object.keys(lost).length === 0) return parcel
+    return {
+      ...parcel,
+      headers: { ...parcel.headers, ...lost },
+      ...(order === false && { key: undefined }),
+      ...(priority === false && { priority: 0 }),
+    }
+  }
+  if (endpoint.kind === 'topic')
+    return { send: (parcels, signal) => publish(bus, endpoint.topic, parcels.map(fit), signal) }
+  const queue: Queue = bus.queue(endpoint.queue, { overflow: 'wait', ...(dedup === false && { dedup: 0 }) })
+  return {
+    async send(parcels, signal) {
+      const receipts = await queue.sendMany(parcels.map(fit), { signal })
+      return receipts.filter(({ duplicate }) => duplicate).length
+    },
+  }
+}
+
+async function publish(bus: Bus, name: string, parcels: readonly Parcel[], signal: AbortSignal): Promise<number> {
+  const topic = bus.topic(name)
+  for (const [sent, { body, ...options }] of parcels.entries()) {
+    try {
+      await topic.publish(body, { ...options, signal })
+    } catch (error) {
+      throw Object.assign(error as Error, { sent })
+    }
+  }
+  return 0
+}

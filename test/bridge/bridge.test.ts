@@ -1,0 +1,578 @@
+// A bridge between queues of buses and of the kernel, by its API.
+import { randomBytes } from 'node:crypto'
+import { mkdirSync, readdirSync, rmSync, statSync, writeFileSync } from 'node:fs'
+import { dirname, join } from 'node:path'
+import { DatabaseSync } from '@photostructure/sqlite'
+import { PosixQueue, SysvQueue } from 'kernelmq'
+import { type BridgeConfig, bridge } from 'kernelmq/bridge'
+import { connect, encrypt } from 'kernelmq/bus'
+import { describe, expect, onTestFinished, test } from 'vitest'
+import { newBus, openBus, temporaryDirectory } from '../bus/support.ts'
+import { startKmq } from '../cli/support.ts'
+import { failureOf, isPending, openQueue, uniqueName } from '../support.ts'
+import { openSysv, uniqueKey } from '../sysv-support.ts'
+import { isEmpty, newLocal, startBridge, takeMessages, until } from './support.ts'
+
+const numbers = (count: number, from = 0) => Array.from({ length: count }, (_, at) => from + at)
+const hex = (key: number) => `0x${key.toString(16)}`
+
+/** A route from one new bus to another. */
+async function newRoute() {
+  const [near, far] = [await newLocal(), await newLocal()]
+  return {
+    near,
+    far,
+    from: near.bus.queue('in'),
+    to: far.bus.queue('out'),
+    route: { from: `${near.url}#queue=in`, to: `${far.url}#queue=out` },
+  }
+}
+
+describe('from bus to bus', () => {
+  test('a message is the same at the other end, and gone from its own', async () => {
+    const { from, to, route } = await newRoute()
+    await from.sendMany([
+      { body: 'text', id: 'a', headers: { level: 'info' }, priority: 7 },
+      { body: Buffer.from([0, 255]), id: 'b', key: 'k' },
+      { body: { json: [1] }, id: 'c', correlationId: 'order-1' },
+      { body: 'no id of its own' },
+    ])
+    const { bridge } = await startBridge({ routes: [route] })
+    const [a, b, c, d] = await takeMessages(to, 4)
+    expect(a).toMatchObject({ body: 'text', id: 'a', headers: { level: 'info' }, priority: 7 })
+    expect(b).toMatchObject({ body: Buffer.from([0, 255]), id: 'b', key: 'k', priority: 0, headers: {} })
+    expect(c).toMatchObject({ body: { json: [1] }, headers: { 'correlation-id': 'order-1' } })
+    expect(d?.id).toMatch(/^[\da-f-]{36}$/)
+    await until(() => isEmpty(from))
+    expect(bridge.routes).toMatchObject([{ up: true, inHand: 0, counters: { received: 4, sent: 4, duplicates: 0 } }])
+  })
+
+  test('in order, in batches, and what was sent before is not sent again', async () => {
+    const { from, to, route } = await newRoute()
+    await to.send('sent before the last bridge was killed', { id: 'n-3' })
+    await from.sendMany(numbers(500).map((body) => ({ body, id: `n-${body}` })))
+    const { bridge } = await startBridge({ routes: [{ ...route, batch: 7 }] })
+    const bodies = (await takeMessages(to, 500)).map(({ body }) => body)
+    expect(bodies.slice(1)).toEqual(numbers(500).filter((number) => number !== 3))
+    await until(() => isEmpty(from))
+    expect(bridge.routes[0]?.counters).toMatchObject({ sent: 500, duplicates: 1 })
+  })
+
+  test('several batches at a time keep the order of each key, that of a mapped one, too', async () => {
+    const { from, to, route } = await newRoute()
+    const items = numbers(300).map((body) => ({ body, headers: { customer: `c${body % 5}` } }))
+    await from.sendMany(items)
+    await startBridge({ routes: [{ ...route, batch: 4, concurrency: 8, key: { header: 'customer' } }] })
+    const messages = await takeMessages(to, 300)
+    for (const customer of numbers(5)) {
+      const own = messages.filter(({ key }) => key === `c${customer}`).map(({ body }) => body)
+      expect(own).toEqual(numbers(60).map((number) => number * 5 + customer))
+    }
+  })
+
+  test('a topic to a topic', async () => {
+    const [near, far] = [await newLocal(), await newLocal()]
+    await far.bus.topic('all.#').bind('left')
+    await far.bus.topic('all.orders').bind('right')
+    const { seen } = await startBridge({
+      routes: [{ from: `${near.url}#topic=orders.*,queue=mirror`, to: `${far.url}#topic=all.orders` }],
+    })
+    await seen('up', 'source')
+    expect(await near.bus.topic('orders.eu').publish({ order: 1 }, { id: 'o-1' })).toBe(1)
+    expect(await near.bus.topic('elsewhere').publish('not this')).toBe(0)
+    for (const queue of ['left', 'right']) {
+      expect(await takeMessages(far.bus.queue(queue), 1)).toMatchObject([{ body: { order: 1 }, id: 'o-1' }])
+    }
+    await until(() => isEmpty(near.bus.queue('mirror')))
+  })
+
+  test('a bus in the kernel: what it has no place for is in headers', async () => {
+    const { from, route } = await newRoute()
+    const to = await newBus('mq')
+    await from.send('x', { id: 'i', key: 'k', priority: 9 })
+    await startBridge({ routes: [{ ...route, to: `${to.url}#queue=out` }] })
+    const [message] = await takeMessages(to.queue('out'), 1)
+    expect(message).toMatchObject({ id: 'i', priority: 9, headers: { 'bridge-key': 'k' } })
+  })
+
+  test('from a bus in the kernel, by an outbox', async () => {
+    const { to, far } = await newRoute()
+    const from = await newBus('mq')
+    await from
+      .queue('in', { dedup: 0 })
+      .sendMany(numbers(30).map((body) => ({ body, id: `m-${body}`, headers: { n: 'x' } })))
+    const routes = [{ from: `${from.url}#queue=in`, to: `${far.url}#queue=out` }]
+    expect(await failureOf(() => bridge({ routes }))).toMatchObject({ at: 'outbox' })
+    const outbox = { directory: join(temporaryDirectory(), 'outbox') }
+    const { bridge: running } = await startBridge({ routes, outbox })
+    const messages = await takeMessages(to, 30)
+    expect(messages.map(({ body }) => body)).toEqual(numbers(30))
+    expect(messages[7]).toMatchObject({ id: 'm-7', headers: { n: 'x' } })
+    expect(running.routes[0]?.counters).toMatchObject({ collected: 30 })
+  })
+
+  test('a request loses the address of its reply, and its sender is told nothing', async () => {
+    const { from, to, route } = await newRoute()
+    await startBridge({ routes: [route] })
+    const controller = new AbortController()
+    const reply = from.request('a question', { signal: controller.signal, correlationId: 'c' })
+    const settled = reply.catch((error: Error) => error.name)
+    const [message] = await takeMessages(to, 1)
+    expect(message).toMatchObject({ body: 'a question', headers: { 'correlation-id': 'c' } })
+    expect(Object.keys(message?.headers ?? {})).toEqual(['correlation-id'])
+    expect(await isPending(reply)).toBe(true)
+    controller.abort()
+    expect(await settled).toBe('AbortError')
+  })
+
+  test('connect opens the buses, for codecs', async () => {
+    const { near, far, route } = await newRoute()
+    const codecs = [encrypt({ keys: { one: randomBytes(32) }, current: 'one' })]
+    await (await openBus(near.url, { codecs })).queue('in').send({ secret: 1 })
+    await startBridge({ routes: [route] }, { connect: (url) => connect(url, url === near.url ? { codecs } : {}) })
+    expect(await takeMessages(far.bus.queue('out'), 1)).toMatchObject([{ body: { secret: 1 } }])
+  })
+})
+
+describe('from and to the kernel', () => {
+  const outbox = () => ({ directory: join(temporaryDirectory(), 'outbox') })
+
+  test('POSIX to a bus and back: bytes and priorities', async () => {
+    const { bus, url } = await newLocal()
+    const [from, to] = [openQueue(), openQueue()]
+    from.sendMany([
+      { data: 'low', priority: 1 },
+      { data: 'high', priority: 30_000 },
+    ])
+    const { bridge } = await startBridge({
+      routes: [{ from: `posix:${from.path}`, to: `${url}#queue=q` }],
+      outbox: outbox(),
+    })
+    const messages = await takeMessages(bus.queue('q'), 2)
+    expect(messages).toMatchObject([
+      { body: Buffer.from('high'), priority: 255, headers: { 'posix-priority': '30000' } },
+      { body: Buffer.from('low'), priority: 1, headers: {} },
+    ])
+    await until(() => bridge.routes[0]?.inHand === 0)
+    await bridge.reload({ routes: [{ from: `${url}#queue=q`, to: `posix:${to.path}` }] })
+    for (const { body, headers, priority } of messages) await bus.queue('q').send(body, { headers, priority })
+    expect((await to.receive()).priority).toBe(30_000)
+    expect(await to.receive()).toMatchObject({ priority: 1, data: Buffer.from('low') })
+  })
+
+  test('System V to POSIX and back: types', async () => {
+    const key = uniqueKey()
+    const sysv = SysvQueue.open(key, { create: true })
+    const name = uniqueName()
+    const posix = PosixQueue.open(name, { create: true, maxMessages: 4, messageSize: 64 })
+    sysv.sendMany(['one', { data: 'two', type: 2n ** 60n }])
+    const { bridge } = await startBridge({
+      routes: [{ from: `sysv:${hex(key)}`, to: `posix:${name}` }],
+      outbox: outbox(),
+    })
+    expect((await posix.receive()).text()).toBe('one')
+    expect((await posix.receive()).text()).toBe('two')
+    const { url, bus } = await newLocal()
+    await bridge.reload({ routes: [{ from: `${url}#queue=q`, to: `sysv:${hex(key)}` }] })
+    await bus.queue('q').sendMany([{ body: { json: 1 } }, { body: 'x', headers: { 'sysv-type': String(2n ** 59n) } }])
+    expect(await sysv.receive()).toMatchObject({ type: 1, data: Buffer.from('{"json":1}') })
+    expect(await sysv.receive()).toMatchObject({ type: 2n ** 59n, data: Buffer.from('x') })
+    await Promise.all([sysv.close(), posix.close()])
+  })
+
+  test('more than a queue of the kernel holds: it waits for room, in order, with little in hand', async () => {
+    const { bus, url } = await newLocal()
+    const to = openQueue()
+    await bus.queue('q').sendMany(numbers(400).map((number) => ({ body: String(number) })))
+    const { bridge } = await startBridge({ routes: [{ from: `${url}#queue=q`, to: `posix:${to.path}`, batch: 10 }] })
+    await until(() => to.attributes.messages === 4)
+    expect(bridge.routes[0]?.inHand).toBeLessThanOrEqual(20)
+    for (const number of numbers(400)) expect((await to.receive()).text()).toBe(String(number))
+    await until(() => isEmpty(bus.queue('q')))
+  })
+
+  test('a full outbox takes nothing from the kernel', async () => {
+    const from = openQueue()
+    const directory = join(temporaryDirectory(), 'outbox')
+    // Where nobody is: it cannot be sent.
+    const config = {
+      routes: [{ from: `posix:${from.path}`, to: `posix:${uniqueName()}` }],
+      outbox: { directory, maxMessages: 3 },
+    }
+    const { bridge, seen } = await startBridge(config)
+    await from.sendMany(numbers(7).map(String))
+    await until(() => from.attributes.messages === 4)
+    expect((await seen('down', 'target')) as object).toMatchObject({ error: { code: 'ENOENT' } })
+    expect(bridge.routes[0]).toMatchObject({ up: false, counters: { collected: 3, sent: 0 } })
+    expect(from.trySend('no room')).toBe(false)
+    const to = openQueue({ maxMessages: 10 })
+    await bridge.reload({ ...config, routes: [{ from: `posix:${from.path}`, to: `posix:${to.path}` }] })
+    for (const number of numbers(7)) expect((await to.receive()).text()).toBe(String(number))
+  })
+
+  describe('what is taken and cannot be committed', () => {
+    /** A bridge by the command, whose outbox somebody else writes to: what it takes waits to be committed. */
+    async function stuck() {
+      const { bus, url } = await newLocal()
+      const from = openQueue()
+      const directory = join(temporaryDirectory(), 'outbox')
+      const config = { routes: [{ from: `posix:${from.path}`, to: `${url}#queue=q` }], outbox: { directory } }
+      const left = () => readdirSync(directory).filter((name) => name.endsWith('.taken'))
+      const lock = () => {
+        const database = new DatabaseSync(join(directory, 'bus.db'))
+        onTestFinished(() => {
+          if (database.isOpen) database.close()
+        })
+        database.exec('BEGIN IMMEDIATE')
+        return database
+      }
+      const isTaken = () => left().some((name) => statSync(join(directory, name)).size > 0)
+      return { from, queue: bus.queue('q'), config, directory, left, lock, isTaken }
+    }
+
+    test('outlives a bridge that is killed', async () => {
+      const { from, queue, config, directory, left, lock, isTaken } = await stuck()
+      const [route] = config.routes as [BridgeConfig['routes'][number]]
+      const child = startKmq(['bridge', route.from, route.to, '--outbox', directory, '--json'])
+      while (!(await child.line()).includes('"end":"source"'));
+      const database = lock()
+      from.sendMany(['a', { data: 'b', priority: 0 }])
+      await until(isTaken)
+      process.kill(child.pid, 'SIGKILL')
+      await child.outcome
+      expect(from.attributes.messages).toBe(0)
+      database.close()
+      const { bridge } = await startBridge(config)
+      expect((await takeMessages(queue, 2)).map(({ body }) => String(body))).toEqual(['a', 'b'])
+      await bridge.close()
+      expect(left()).toEqual([])
+    })
+
+    test('outlives one that has to end', async () => {
+      const { from, queue, config, left, lock, isTaken } = await stuck()
+      const first = await startBridge(config)
+      await first.seen('up', 'source')
+      const database = lock()
+      from.trySend('a')
+      await until(isTaken)
+      const closed = first.bridge.close({ patience: 0 })
+      await until(() => left().some((name) => name.includes('.left-')))
+      database.close()
+      await closed
+      await startBridge(config)
+      expect(await takeMessages(queue, 1)).toMatchObject([{ body: Buffer.from('a') }])
+    })
+  })
+
+  test('a message that is too long is a dead letter, and holds up nobody', async () => {
+    const { bus, url } = await newLocal()
+    const to = openQueue()
+    const queue = bus.queue('q')
+    await queue.sendMany(['a', 'b'.repeat(65), 'c'].map((body, at) => ({ body, id: `m-${at}` })))
+    const { seen } = await startBridge({ routes: [{ from: `${url}#queue=q`, to: `posix:${to.path}` }] })
+    expect((await to.receive()).text()).toBe('a')
+    expect((await to.receive()).text()).toBe('c')
+    expect(await seen('dead')).toMatchObject({ id: 'm-1', error: { code: 'EMSGSIZE' } })
+    await until(async () => (await queue.stats()).dead === 1)
+    const { letters } = await queue.dead.list()
+    expect(letters).toMatchObject([{ id: 'm-1', reason: expect.stringContaining('cannot send it') }])
+  })
+})
+
+describe('the other side is down', () => {
+  test('a bus that is not there yet', async () => {
+    const { near, route } = await newRoute()
+    const path = join(temporaryDirectory(), 'far')
+    writeFileSync(path, 'in the way')
+    await near.bus.queue('in').sendMany(numbers(50).map((body) => ({ body })))
+    const { bridge, seen } = await startBridge({ routes: [{ ...route, to: `local:${path}#queue=out`, batch: 5 }] })
+    expect(await seen('down', 'target')).toMatchObject({ error: { code: 'ERR_BUS_DIRECTORY' } })
+    expect(bridge.routes[0]).toMatchObject({ up: false, errors: { target: { code: 'ERR_BUS_DIRECTORY' } } })
+    rmSync(path)
+    const far = (await openBus(`local:${path}`)).queue('out')
+    expect((await takeMessages(far, 50)).map(({ body }) => body)).toEqual(numbers(50))
+    expect(await seen('up', 'target')).toBeTruthy()
+  })
+
+  test('a full queue, whose bounds are smaller than a batch', async () => {
+    const { far, from, route } = await newRoute()
+    const to = far.bus.queue('out', { maxMessages: 8 })
+    await to.stats()
+    await to.sendMany(numbers(8).map((body) => ({ body })))
+    await from.sendMany(numbers(92, 8).map((body) => ({ body })))
+    await startBridge({ routes: [route] })
+    expect((await takeMessages(to, 100)).map(({ body }) => body)).toEqual(numbers(100))
+  })
+
+  test('a full topic', async () => {
+    const { far, from, route } = await newRoute()
+    const to = far.bus.queue('out', { maxMessages: 2 })
+    await to.send('first')
+    await far.bus.topic('t').bind('out')
+    await from.sendMany(numbers(9).map((body) => ({ body })))
+    const { seen } = await startBridge({ routes: [{ ...route, to: `${far.url}#topic=t` }] })
+    expect(await seen('down', 'target')).toMatchObject({ error: { code: 'ERR_BUS_QUEUE_FULL' } })
+    expect((await takeMessages(to, 10)).map(({ body }) => body)).toEqual(['first', ...numbers(9)])
+  })
+
+  test('a POSIX queue that is unlinked and made again', async () => {
+    const { from, route } = await newRoute()
+    const name = uniqueName()
+    const make = () => PosixQueue.open(name, { create: true, maxMessages: 4, messageSize: 64 })
+    let to = make()
+    const { seen, events } = await startBridge({ routes: [{ ...route, to: `posix:${name}` }] })
+    await from.send('before')
+    expect((await to.receive()).text()).toBe('before')
+    PosixQueue.unlink(name)
+    await to.close()
+    await from.sendMany(numbers(9).map((number) => ({ body: String(number) })))
+    expect(await seen('down', 'target')).toMatchObject({ error: { code: 'ENOENT' } })
+    to = make()
+    for (const number of numbers(9)) expect((await to.receive()).text()).toBe(String(number))
+    await until(() => isEmpty(from))
+    expect(events.filter(({ event }) => event === 'dead')).toEqual([])
+    await to.close()
+  })
+
+  test('a POSIX queue to take from that is unlinked and made again', async () => {
+    const { bus, url } = await newLocal()
+    const name = uniqueName()
+    const make = () => PosixQueue.open(name, { create: true, maxMessages: 4, messageSize: 64 })
+    await make().close()
+    const outbox = { directory: join(temporaryDirectory(), 'outbox') }
+    const { seen } = await startBridge({ routes: [{ from: `posix:${name}`, to: `${url}#queue=q` }], outbox })
+    await seen('up', 'source')
+    PosixQueue.unlink(name)
+    await seen('down', 'source')
+    const again = make()
+    await again.send('here')
+    expect(await takeMessages(bus.queue('q'), 1)).toMatchObject([{ body: Buffer.from('here') }])
+    await again.close()
+  })
+
+  test('a System V queue that is removed while the bridge waits for room in it, and made again', async () => {
+    const { from, route } = await newRoute()
+    const key = uniqueKey()
+    const first = SysvQueue.open(key, { create: true, maxBytes: 16 })
+    const { bridge, seen } = await startBridge({ routes: [{ ...route, to: `sysv:${hex(key)}` }] })
+    await from.sendMany(numbers(40).map((number) => ({ body: String(number).padStart(8) })))
+    await until(() => first.stat().messages === 2 && bridge.routes[0]?.inHand === 40)
+    first.remove()
+    await seen('down', 'target')
+    const second = SysvQueue.open(key, { create: true })
+    // What was in the first went with it, by the hand of whoever removed it; it was not acknowledged.
+    const last = async () => Number((await second.receive()).text())
+    let number = await last()
+    expect(number).toBeLessThanOrEqual(2)
+    while (number < 39) expect(await last()).toBe(++number)
+    await Promise.all([first.close(), second.close()])
+  })
+})
+
+describe('filters, mapping, rates', () => {
+  test('what a filter does not want is a dead letter, or dropped', async () => {
+    const { from, to, route } = await newRoute()
+    const config = (unmatched: 'dead' | 'drop'): BridgeConfig => ({
+      routes: [
+        {
+          ...route,
+          unmatched,
+          filter: { headers: { level: ['warn*', 'error'], test: null }, key: 'eu-*', priority: { min: 2, max: 5 } },
+        },
+      ],
+    })
+    const right = { body: 'right', key: 'eu-1', priority: 3, headers: { level: 'warning' } }
+    const items = [
+      { ...right, body: 'its key', key: 'us-1' },
+      { ...right, body: 'no key', key: undefined },
+      { ...right, body: 'too low', priority: 1 },
+      { ...right, body: 'too high', priority: 6 },
+      { ...right, body: 'its level', headers: { level: 'info' } },
+      { ...right, body: 'a test', headers: { level: 'error', test: '' } },
+    ]
+    await from.sendMany([...items, right])
+    const { bridge } = await startBridge({ routes: config('dead').routes })
+    expect(await takeMessages(to, 1)).toMatchObject([{ body: 'right' }])
+    await until(() => isEmpty(from))
+    const { letters } = await from.dead.list()
+    expect(letters.map(({ body }) => body).sort()).toEqual(items.map(({ body }) => body).sort())
+    await bridge.reload(config('drop'))
+    await from.sendMany([...items, { ...right, key: 'eu-2', headers: { level: 'error' } }])
+    expect(await takeMessages(to, 1)).toMatchObject([{ key: 'eu-2' }])
+    await until(() => isEmpty(from))
+    expect((await from.stats()).dead).toBe(items.length)
+    expect(bridge.routes[0]?.counters.unmatched).toBe(items.length)
+  })
+
+  test('headers, key and priority are mapped', async () => {
+    const { from, to, route } = await newRoute()
+    const headers = { region: { header: 'r' }, r: null, secret: null, source: 'edge-7', gone: { header: 'nothing' } }
+    await from.send('x', { key: 'old', headers: { r: 'eu', secret: 's', stays: 'yes', gone: 'y' } })
+    await startBridge({ routes: [{ ...route, headers, key: { header: 'stays' }, priority: 200 }] })
+    const [message] = await takeMessages(to, 1)
+    expect(message).toMatchObject({ key: 'yes', priority: 200 })
+    expect(message?.headers).toEqual({ region: 'eu', stays: 'yes', source: 'edge-7' })
+  })
+
+  test('a rate', async () => {
+    const { from, to, route } = await newRoute()
+    await from.sendMany(numbers(30).map((body) => ({ body })))
+    const begin = performance.now()
+    await startBridge({ routes: [{ ...route, rate: 100 }] })
+    await takeMessages(to, 30)
+    // Those of a tenth of a second go at once. A timer may be a little early.
+    expect(performance.now() - begin).toBeGreaterThan(150)
+  })
+})
+
+describe('its end and its changes', () => {
+  test('what cannot be sent before the end is given back, uncounted', async () => {
+    const { from, route } = await newRoute()
+    const to = openQueue()
+    await from.sendMany(numbers(30).map((number) => ({ body: String(number), id: `n-${number}` })))
+    const { bridge } = await startBridge({ routes: [{ ...route, to: `posix:${to.path}` }] })
+    await until(() => to.attributes.messages === 4)
+    await bridge.close({ patience: 0 })
+    const messages = await takeMessages(from, 26)
+    expect(messages.map(({ body }) => body)).toEqual(numbers(26, 4).map(String))
+    expect(messages.every(({ attempts, losses }) => attempts === 0 && losses === 0)).toBe(true)
+    await expect(bridge.reload({ routes: [route] })).rejects.toMatchObject({ code: 'ERR_MQ_CLOSED' })
+  })
+
+  test('another configuration keeps what is the same; a broken one changes nothing', async () => {
+    const { near, far, to, route } = await newRoute()
+    const other = { from: `${near.url}#queue=other`, to: `${far.url}#queue=out` }
+    const { bridge, events } = await startBridge({ routes: [route] })
+    await until(() => bridge.routes[0]?.up === true)
+    const retry = { base: 5, cap: 20 }
+    const reloaded = await bridge.reload({ retry, routes: [route, { ...other, name: 'other' }] })
+    expect(reloaded).toEqual({ kept: [route.from], started: ['other'], stopped: [] })
+    const broken = { routes: [{ ...other, batch: 0 }] }
+    await expect(bridge.reload(broken)).rejects.toMatchObject({ at: 'routes[0].batch' })
+    expect(bridge.routes.map(({ name }) => name)).toEqual([route.from, 'other'])
+    await near.bus.queue('other').send(1)
+    await near.bus.queue('in').send(2)
+    await takeMessages(to, 2)
+    expect(await bridge.reload({ retry, routes: [{ ...other, name: 'other' }] })).toMatchObject({
+      kept: ['other'],
+      stopped: [route.from],
+    })
+    expect(events.filter((event) => event.route === route.from && event.event === 'up')).toHaveLength(2)
+    await near.bus.queue('in').send('nobody comes')
+    await near.bus.queue('other').send(3)
+    expect(await takeMessages(to, 1)).toMatchObject([{ body: 3 }])
+    expect((await near.bus.queue('in').stats()).ready).toBe(1)
+  })
+
+  test('an outbox that cannot be, or a port that is taken, is said at once', async () => {
+    const path = join(temporaryDirectory(), 'file')
+    writeFileSync(path, '')
+    const { route } = await newRoute()
+    const routes = [{ from: 'posix:/x', to: route.to }]
+    expect(await failureOf(() => bridge({ routes, outbox: { directory: path } }))).toMatchObject({
+      code: 'ERR_BUS_DIRECTORY',
+    })
+    const first = await startBridge({ routes: [route], listen: { port: 0 } })
+    const port = Number(new URL(first.bridge.url as string).port)
+    expect(await failureOf(() => bridge({ routes: [route], listen: { port } }))).toMatchObject({ code: 'EADDRINUSE' })
+  })
+})
+
+describe('health and metrics', () => {
+  test('are told on the loopback interface', async () => {
+    const { from, to, route } = await newRoute()
+    const missing = uniqueName()
+    const { bridge } = await startBridge({
+      routes: [{ ...route, name: 'a "name"' }],
+      listen: { port: 0 },
+    })
+    await from.send(1)
+    await takeMessages(to, 1)
+    await until(() => isEmpty(from))
+    const get = async (path: string, method = 'GET') => {
+      const response = await fetch(`${bridge.url}${path}`, { method })
+      return { status: response.status, text: await response.text() }
+    }
+    expect(new URL(bridge.url as string).hostname).toBe('127.0.0.1')
+    expect(await get('/healthz')).toEqual({ status: 200, text: 'ok\n' })
+    expect(await get('/readyz')).toEqual({ status: 200, text: 'ready\n' })
+    expect(await get('/secret')).toMatchObject({ status: 404 })
+    expect(await get('/metrics', 'POST')).toMatchObject({ status: 405 })
+    const { text } = await get('/metrics')
+    expect(text).toContain('kernelmq_bridge_events_total{route="a \\"name\\"",event="sent"} 1\n')
+    expect(text).toContain('kernelmq_bridge_lag_messages{route="a \\"name\\""} 0\n')
+    expect(text).toMatch(/kernelmq_messages\{bus="local:[^"]*",queue="out",state="ready"\} 0\n/)
+    const helps = text.match(/^# HELP \S+/gm) ?? []
+    expect(new Set(helps).size).toBe(helps.length)
+    await bridge.reload({ routes: [{ ...route, to: `posix:${missing}` }], listen: { port: 0 }, retry: { base: 5 } })
+    await until(async () => (await get('/readyz')).text.includes('ENOENT'))
+    expect(await get('/readyz')).toMatchObject({ status: 503 })
+    await from.sendMany(numbers(3).map((body) => ({ body })))
+    await until(async () =>
+      (await get('/metrics')).text.includes(`kernelmq_bridge_lag_messages{route="${route.from}"} 3`),
+    )
+  })
+})
+
+describe('a configuration', () => {
+  const local = 'local:/tmp/nowhere'
+  const route = { from: `${local}#queue=a`, to: `${local}#queue=b` }
+
+  test.each<[at: string, expected: RegExp, config: unknown]>([
+    ['', /must be an object/, undefined],
+    ['routes', /at least one route/, { routes: [] }],
+    ['colour', /absent: what is known here is routes, outbox/, { routes: [route], colour: 1 }],
+    ['routes[0].from', /must be a string/, { routes: [{ to: route.to }] }],
+    ['routes[0].from', /posix:\/NAME, sysv:0xKEY, URL#queue=NAME/, { routes: [{ ...route, from: local }] }],
+    ['routes[0].from', /posix:\/NAME/, { routes: [{ ...route, from: 'posix:orders' }] }],
+    ['routes[0].from', /posix:\/NAME/, { routes: [{ ...route, from: 'sysv:0' }] }],
+    ['routes[0].from', /begins with local: or mq:/, { routes: [{ ...route, from: 'smtp://x#queue=a' }] }],
+    ['routes[0].from', /#topic=PATTERN,queue=NAME/, { routes: [{ ...route, from: `${local}#topic=a.*` }] }],
+    ['routes[0].from', /#queue=NAME/, { routes: [{ ...route, from: `${local}#queue=a/dead` }] }],
+    ['routes[0].to', /one topic/, { routes: [{ ...route, to: `${local}#topic=a.*` }] }],
+    ['routes[0].to', /somewhere else/, { routes: [{ ...route, to: route.from }] }],
+    ['outbox', /forgets what it hands out/, { routes: [{ ...route, from: 'posix:/a' }] }],
+    ['outbox.directory', /absolute path/, { routes: [route], outbox: { directory: 'here' } }],
+    ['outbox.maxMessages', /from 1 to/, { routes: [route], outbox: { directory: '/here', maxMessages: 0 } }],
+    ['routes[1].from', /no other route takes from/, { routes: [route, { ...route, name: 'second' }] }],
+    [
+      'routes[1].name',
+      /no other route has/,
+      { routes: [route, { ...route, from: 'posix:/a', name: route.from }], outbox: { directory: '/o' } },
+    ],
+    ['routes[0].batch', /an integer from 1 to 500/, { routes: [{ ...route, batch: 501 }] }],
+    ['routes[0].rate', /a number from/, { routes: [{ ...route, rate: -1 }] }],
+    ['routes[0].unmatched', /'dead' or 'drop'/, { routes: [{ ...route, unmatched: 'keep' }] }],
+    ['routes[0].filter.colour', /absent/, { routes: [{ ...route, filter: { colour: 1 } }] }],
+    ['routes[0].filter.headers.a', /any characters/, { routes: [{ ...route, filter: { headers: { a: 1 } } }] }],
+    ['routes[0].filter.priority.min', /integer/, { routes: [{ ...route, filter: { priority: { min: 'x' } } }] }],
+    ['routes[0].headers.a', /\{ "header": NAME \}/, { routes: [{ ...route, headers: { a: 7 } }] }],
+    ['routes[0].key.header', /not empty/, { routes: [{ ...route, key: { header: '' } }] }],
+    ['listen.port', /0 to 65535/, { routes: [route], listen: { port: 70_000 } }],
+    ['retry.cap', /integer/, { routes: [route], retry: { cap: 'long' } }],
+    ['durability', /'process' or 'disk'/, { routes: [route], durability: 'tape' }],
+  ])('is refused for "%s": %s', async (at, expected, config) => {
+    const error = await failureOf(() => bridge(config as BridgeConfig))
+    expect(error).toMatchObject({ at, message: expect.stringMatching(expected) })
+  })
+
+  test('with a password that is wrong does not show it', async () => {
+    const from = 'amqp://user:p@ss/w@host/?token=t0ken#nothing'
+    const error = (await failureOf(() => bridge({ routes: [{ ...route, from }] }))) as Error
+    expect(error.message).toContain('//user:***@host')
+    expect(error.message).not.toMatch(/ss\/w|t0ken/)
+  })
+})
+
+test('a directory that is made for the outbox is the only thing that it makes', async () => {
+  const directory = join(temporaryDirectory(), 'outbox')
+  mkdirSync(dirname(directory), { recursive: true })
+  const from = openSysv()
+  expect(from.id).toBeGreaterThanOrEqual(0)
+  const { bridge, seen } = await startBridge({
+    routes: [{ from: 'sysv:0x7fff0001', to: `posix:${uniqueName()}` }],
+    outbox: { directory },
+  })
+  expect(await seen('down', 'source')).toMatchObject({ error: { code: 'ENOENT' } })
+  await bridge.close()
+})

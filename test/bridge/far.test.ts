@@ -1,0 +1,81 @@
+// The same bridge to other sides of all kinds, which end and come back.
+import { existsSync } from 'node:fs'
+import { fileURLToPath } from 'node:url'
+import type { Message } from 'kernelmq/bus'
+import { afterAll, describe, expect, test } from 'vitest'
+import { SCHEMES } from '../../dist/bus/bus.js'
+import { isEmpty, newLocal, startBridge, until } from './support.ts'
+
+interface Far {
+  readonly name: string
+  /** Of a bus with such a name. */
+  url(prefix: string): Promise<string>
+  /** Undefined if it cannot be down. */
+  readonly server?: { kill(): Promise<void>; start(): Promise<void>; close(): Promise<void> } | undefined
+}
+
+const fars: Far[] = [{ name: 'local', url: async () => (await newLocal()).url }]
+
+// Those of the engines, where their servers are.
+const servers = fileURLToPath(new URL('../reliability/servers.mjs', import.meta.url))
+if (existsSync(servers)) {
+  const { missingFor, startServer } = await import(servers)
+  for (const [scheme, name] of Object.entries({ redis: 'redis', nats: 'nats', amqp: 'rabbitmq' })) {
+    const missing: string | undefined = missingFor(name)
+    if (!SCHEMES.includes(`${scheme}:`)) continue
+    if (missing !== undefined) test.skip(`a bridge to ${name}: needs a server: install ${missing} (Debian)`, () => {})
+    else {
+      const server = await startServer(name)
+      fars.push({ name, server, url: async (prefix) => `${server.url}?prefix=${prefix}&timeout=500` })
+    }
+  }
+}
+
+afterAll(async () => {
+  for (const { server } of fars) await server?.close()
+})
+
+const numbers = (count: number, from = 0) => Array.from({ length: count }, (_, at) => from + at)
+
+describe.each(fars)('$name', ({ url, server }) => {
+  /** Over the far side and back; what has come, by its number. */
+  async function there(prefix: string) {
+    const near = await newLocal()
+    const far = `${await url(prefix)}#queue=far`
+    const { bridge } = await startBridge({
+      routes: [
+        { from: `${near.url}#queue=in`, to: far, batch: 20 },
+        { from: far, to: `${near.url}#queue=back`, batch: 20 },
+      ],
+    })
+    const came = new Map<number, Set<string>>()
+    const see = ({ id, body }: Message) => came.set(Number(body), (came.get(Number(body)) ?? new Set()).add(id))
+    near.bus.queue('back').consume(see, { concurrency: 10 })
+    const send = (count: number, from: number) =>
+      near.bus.queue('in').sendMany(numbers(count, from).map((body) => ({ body, id: `n-${body}` })))
+    return { near, bridge, came, send }
+  }
+
+  test('there and back, each under its id', async () => {
+    const { near, bridge, came, send } = await there('there')
+    await send(300, 0)
+    await until(() => came.size === 300)
+    for (const number of numbers(300)) expect([...(came.get(number) ?? [])]).toEqual([`n-${number}`])
+    await until(async () => (await isEmpty(near.bus.queue('in'))) && bridge.routes.every(({ inHand }) => inHand === 0))
+  })
+
+  if (server === undefined) return
+
+  test('killed, and back: nothing is lost, and it goes on by itself', async () => {
+    const { bridge, came, send } = await there('killed')
+    await send(100, 0)
+    await until(() => came.size === 100)
+    await server.kill()
+    for (let at = 100; at < 500; at += 100) await send(100, at)
+    await until(() => bridge.routes.some(({ up }) => !up))
+    await server.start()
+    await until(() => came.size === 500)
+    for (const number of numbers(500)) expect([...(came.get(number) ?? [])]).toEqual([`n-${number}`])
+    await until(() => bridge.routes.every(({ up }) => up))
+  })
+})
