@@ -63,6 +63,7 @@ const order = [
     'cli/duration.ts',
     'cli/interruption.ts',
     'cli/target.ts',
+    'cli/waiting.ts',
     'cli/queues.ts',
   ],
   ['cli/watch.ts', 'cli/screen.ts', 'cli/flow.ts', 'cli/lines.ts', 'cli/service.ts'],

@@ -2,6 +2,7 @@
 import { readFileSync } from 'node:fs'
 import { PosixQueue, type QueueError, SysvQueue } from '../index.ts'
 import { UsageError } from './errors.ts'
+import { awaitedQueues } from './waiting.ts'
 
 /** What is not known is undefined: the kernel does not keep it, or this user may not see it. */
 export interface QueueRow {
@@ -28,7 +29,7 @@ export interface QueueRow {
   readonly receivedAt: Date | undefined
   /** The later one of both; of a POSIX queue that nobody used, when it was created. */
   readonly usedAt: Date | undefined
-  /** Both of them are dead. */
+  /** Both of them are dead, and nobody waits for it, as far as this user can see. */
   readonly stale: boolean
 }
 
@@ -95,6 +96,11 @@ async function posixRows(): Promise<QueueRow[]> {
 
 async function sysvRows(): Promise<QueueRow[]> {
   const queues = await SysvQueue.list()
+  let known: Set<number> | undefined
+  const awaited = () => {
+    known ??= awaitedQueues()
+    return known
+  }
   return queues.map(({ id, key, messages, bytes, maxBytes, uid, mode, sentAt, receivedAt, ...stat }) => {
     const lastSender = peerOf(stat.lastSender)
     const lastReceiver = peerOf(stat.lastReceiver)
@@ -114,7 +120,8 @@ async function sysvRows(): Promise<QueueRow[]> {
       sentAt,
       receivedAt,
       usedAt: [sentAt, receivedAt].filter((date) => date !== undefined).sort((a, b) => Number(b) - Number(a))[0],
-      stale: peers.length > 0 && peers.every(({ name }) => name === undefined),
+      // The kernel notes a receiver that had waited by its thread, which may have ended.
+      stale: peers.length > 0 && peers.every(({ name }) => name === undefined) && !awaited().has(id),
     }
   })
 }

@@ -37,6 +37,19 @@ describe('kmq ls', () => {
     expect((await kmq(['ls', `#${left.id}`])).stdout).toMatch(/\(ended\).*stale/)
   })
 
+  test('a queue that somebody waits for is not stale, though the thread that received last has ended', async () => {
+    const queue = openSysv()
+    const waiting = queue.receive()
+    const peer = `import { SysvQueue } from 'kernelmq'; await SysvQueue.fromId(${queue.id}).send('x')`
+    spawnSync(process.execPath, ['--input-type=module', '-e', peer])
+    await waiting
+    const again = queue.receive()
+    const rows: QueueRow[] = await jsonOf(['ls', '--json', `#${queue.id}`])
+    expect(rows).toMatchObject([{ stale: false }])
+    queue.trySend('the end')
+    await again
+  })
+
   test('takes a part of the name, or a glob', async () => {
     const path = openQueue().path as string
     openQueue()
