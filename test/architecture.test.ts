@@ -32,6 +32,12 @@ const order = [
   ],
   ['bus/transports/mq.ts', 'bus/transports/sysv.ts'],
   [
+    'bus/transports/engine/client.ts',
+    'bus/transports/engine/address.ts',
+    'bus/transports/engine/wire.ts',
+    'bus/transports/engine/holding.ts',
+  ],
+  [
     'bus/meter.ts',
     'bus/message.ts',
     'bus/consumer.ts',
