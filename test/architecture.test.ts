@@ -36,7 +36,9 @@ const order = [
     'bus/transports/engine/address.ts',
     'bus/transports/engine/wire.ts',
     'bus/transports/engine/holding.ts',
+    'bus/transports/engine/hold.ts',
   ],
+  ['bus/transports/redis/scripts.ts', 'bus/transports/redis/connection.ts', 'bus/transports/redis/redis.ts'],
   [
     'bus/meter.ts',
     'bus/message.ts',

@@ -60,6 +60,11 @@ interface Settings {
 
 type OpenTransport = (url: URL, settings: Settings) => Promise<Transport>
 
+async function openRedis(url: URL, { clock }: Settings): Promise<Transport> {
+  const { openRedis } = await import('./transports/redis/redis.ts')
+  return openRedis(url, clock)
+}
+
 /** Loaded when their URL is used. */
 const transports: Record<string, OpenTransport> = {
   'local:': async (url, { clock, mode, busyTimeout }) => {
@@ -74,6 +79,8 @@ const transports: Record<string, OpenTransport> = {
     const { openSysv } = await import('./transports/sysv.ts')
     return openSysv(directoryOf(url, ['maxBytes']), sizesOf(url), clock, mode)
   },
+  'redis:': openRedis,
+  'rediss:': openRedis,
   'memory:': async (_, { clock }) => {
     const { openMemory } = await import('./transports/memory.ts')
     return openMemory(clock)

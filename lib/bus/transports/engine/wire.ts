@@ -49,7 +49,12 @@ export type Read = Omit<Delivery, 'token' | 'body' | 'suspect' | 'damage'> & {
  */
 export function fromFields(
   fields: Readonly<Record<string, string | undefined>>,
-  foreign: { id?: string | undefined; headers?: Fields; format?: Format; sentAt?: number } = {},
+  foreign: {
+    id?: string | undefined
+    headers?: Fields | undefined
+    format?: Format | undefined
+    sentAt?: number | undefined
+  } = {},
 ): Read {
   const number = (name: string): number => {
     const value = Number(fields[name] ?? 0)
