@@ -68,7 +68,6 @@ interface Token {
   readonly rank: string
   readonly id: string
   readonly times: number
-  readonly key: string | undefined
   readonly size: number
   readonly message: Read
   /** Which field of the entry is the body. */
@@ -110,7 +109,8 @@ interface Sending {
   readonly reject: (error: unknown) => void
 }
 
-type Entry = [rank: Buffer, id: Buffer, times: number, wear: Buffer, fields: Buffer[]]
+/** Entries, in columns; see the scripts. */
+type Columns = [ranks: Buffer, ids: Buffer, times: Buffer, wears: Buffer, heads: Buffer, bodies: Buffer[]]
 
 export async function openRedis(url: URL, clock: Clock): Promise<Redis> {
   const address = addressOf(url, ['lease'])
@@ -272,8 +272,15 @@ export class Redis implements Transport {
     const sentAt = this.#clock.now()
     const args: (string | number | Buffer)[] = [groups.size]
     for (const [queue, places] of groups) {
-      args.push(queue, places.length)
-      for (const { message } of places) args.push(flagsOf(message), headOf(message, sentAt), bufferOf(message.body))
+      const flags = places.some(({ message }) => isSpecial(message))
+        ? places.map(({ message }) => flagsOf(message))
+        : []
+      const heads = places.map(({ message }) => headOf(message, sentAt))
+      const lengths = places.map(({ message }) => message.body.byteLength)
+      const [first] = places as [Place]
+      const bodies =
+        places.length === 1 ? bufferOf(first.message.body) : Buffer.concat(places.map(({ message }) => message.body))
+      args.push(queue, flags.join('\n'), heads.join('\n'), lengths.join('\n'), bodies)
     }
     return args
   }
@@ -495,7 +502,7 @@ export class Redis implements Transport {
       }
       const how = { patience: Number.POSITIVE_INFINITY, background }
       const [state, what] = await this.#track(
-        this.#connection.run<[state: Buffer, what: Buffer | Entry[]]>('claim', 'receive', args, how),
+        this.#connection.run<[state: Buffer, what: Buffer | Columns]>('claim', 'receive', args, how),
       )
       switch (String(state)) {
         case 'gone':
@@ -510,40 +517,54 @@ export class Redis implements Transport {
         case 'none':
           return { deliveries: [], wait: String(what) === '' ? undefined : Number(String(what)) }
       }
-      const entries = what as Entry[]
-      const deliveries = entries.map((entry) => this.#toDelivery(name, entry, entries.length === 1, limit !== ''))
+      const deliveries = this.#toDeliveries(name, what as Columns, limit !== '')
       for (const { token } of deliveries) this.#held.add(token as Token)
       const wanted = await this.#withoutExpired(deliveries)
       if (wanted.length > 0) return { deliveries: wanted, wait: undefined }
     }
   }
 
-  #toDelivery(queue: string, [rank, id, times, wear, fields]: Entry, alone: boolean, limited: boolean): Delivery {
-    const { head, body, field } = read(fields)
-    const place = { queue, rank: String(rank), id: String(id) }
-    const message = fromFields(head.fields, {
-      id: place.id,
-      sentAt: Number.parseInt(place.id, 10),
-      headers: head.headers,
+  #toDeliveries(queue: string, columns: Columns, limited: boolean): Delivery[] {
+    const bodies = columns[5]
+    if (bodies.length === 0) return []
+    const [ranks, ids, times, wears] = columns.slice(0, 4).map((column) => String(column).split(',')) as Row
+    const heads = parseAll(String(columns[4]))
+    const alone = bodies.length === 1
+    return bodies.map((bytes, at) => {
+      const [rank, id, wear] = [ranks[at] as string, ids[at] as string, wears[at] as string]
+      const head = heads[at]
+      const isOurs = !Array.isArray(head)
+      const { body, field, headers } = isOurs ? { body: bytes, field: 'b', headers: undefined } : foreign(head)
+      const message = fromFields(isOurs ? (head ?? {}) : {}, { id, sentAt: Number.parseInt(id, 10), headers })
+      const [attempts, losses, suspect] = wear === '' ? FRESH : wear.split(':').map(Number)
+      const token: Token = {
+        queue,
+        rank,
+        id,
+        times: Number(times[at]),
+        size: isOurs ? body.length : 0,
+        message,
+        field,
+        alone,
+        life: this.#life,
+        worn: wear !== '',
+        limited,
+      }
+      return {
+        token,
+        id: message.id,
+        body,
+        format: message.format,
+        key: message.key,
+        priority: Number(rank),
+        headers: message.headers,
+        sentAt: message.sentAt,
+        attempts: attempts as number,
+        losses: losses as number,
+        suspect: suspect === 1,
+        damage: undefined,
+      }
     })
-    const [attempts, losses, suspect] = wear.length === 0 ? FRESH : String(wear).split(':').map(Number)
-    const { key } = message
-    const [size, worn] = [head.isOurs ? body.length : 0, wear.length > 0]
-    const token: Token = { ...place, times, key, size, message, field, alone, life: this.#life, worn, limited }
-    return {
-      token,
-      id: message.id,
-      body,
-      format: message.format,
-      key,
-      priority: Number(place.rank),
-      headers: message.headers,
-      sentAt: message.sentAt,
-      attempts: attempts as number,
-      losses: losses as number,
-      suspect: suspect === 1,
-      damage: undefined,
-    }
   }
 
   /** What nobody wants any more is done with. */
@@ -575,13 +596,7 @@ export class Redis implements Transport {
     for (const [at, settlement] of batch.entries()) {
       const token = settlement.token as Token
       if (token.life !== this.#life || !this.#held.has(token)) continue
-      if (
-        settlement.outcome !== 'ack' ||
-        settlement.send !== undefined ||
-        token.limited ||
-        token.key !== undefined ||
-        token.worn
-      ) {
+      if (settlement.outcome !== 'ack' || settlement.send !== undefined || isMarked(token)) {
         others.push({ settlement, at })
         continue
       }
@@ -630,7 +645,7 @@ export class Redis implements Transport {
         rank: r,
         id,
         times: t,
-        key: k,
+        message: { key: k },
         size: b,
         limited: l,
         alone,
@@ -677,10 +692,10 @@ export class Redis implements Transport {
 
   async browse(queue: string, { max, after = '255:' }: { max: number; after: string | undefined }): Promise<Page> {
     const [rank, id] = splitOnce(after, ':')
-    const entries = await this.#run<Entry[]>('browse', 'browse', queue, max, rank, id)
-    const last = entries.at(-1)
-    const next = entries.length < max || last === undefined ? undefined : `${last[0]}:${last[1]}`
-    return { deliveries: entries.map((entry) => this.#toDelivery(queue, entry, false, false)), next }
+    const columns = await this.#run<Columns>('browse', 'browse', queue, max, rank, id)
+    const deliveries = this.#toDeliveries(queue, columns, false)
+    const last = deliveries.at(-1)?.token as Token | undefined
+    return { deliveries, next: deliveries.length < max || last === undefined ? undefined : `${last.rank}:${last.id}` }
   }
 
   async bind(binding: Binding): Promise<void> {
@@ -777,6 +792,11 @@ export class Redis implements Transport {
 
 const FRESH = [0, 0, 0]
 
+type Row = [string[], string[], string[], string[]]
+
+/** Whether there is more to do than to remove it. */
+const isMarked = ({ limited, worn, message }: Token): boolean => limited || worn || message.key !== undefined
+
 /** Of ERR_BUS_QUEUE_FULL: there will never be room for so much. */
 type Full = QueueError & { never?: boolean }
 
@@ -815,9 +835,11 @@ function receiptsOf([state, ...rest]: Reply): Reply {
   throw Object.assign(error, { retryAfter: RETRY_AFTER })
 }
 
-/** What the script has to know of a message; of most it is nothing. */
+/** Whether the script has to know more of a message than that it is there. */
+const isSpecial = ({ dedup, key, priority, due }: Outgoing): boolean =>
+  dedup > 0 || key !== undefined || priority > 0 || due > 0
+
 function flagsOf({ id, dedup, key, priority, due }: Outgoing): string {
-  if (dedup === 0 && key === undefined && priority === 0 && due === 0) return ''
   return JSON.stringify({ ...(dedup > 0 && { i: id, w: dedup }), k: key, p: priority, d: due > 0 ? due : undefined })
 }
 
@@ -835,7 +857,7 @@ function buried({ token, headers }: Settlement & { outcome: 'dead' }): string {
 
 const NOTHING = new Uint8Array()
 
-function parse(head: Buffer): Record<string, string> {
+function parse(head: Buffer | string): Record<string, string> {
   try {
     const fields: unknown = JSON.parse(String(head))
     return typeof fields === 'object' && fields !== null ? (fields as Record<string, string>) : {}
@@ -844,24 +866,23 @@ function parse(head: Buffer): Record<string, string> {
   }
 }
 
-interface Head {
-  readonly isOurs: boolean
-  readonly fields: Record<string, string>
-  readonly headers?: Record<string, string>
+/** Heads that somebody else has written may be anything. */
+function parseAll(lines: string): (Record<string, string> | string[] | undefined)[] {
+  try {
+    return JSON.parse(`[${lines.replaceAll('\n', ',')}]`)
+  } catch {
+    return lines.split('\n').map((line) => parse(line))
+  }
 }
 
-/** An entry; one that somebody else has added has its first field for a body, and the others for headers. */
-function read(entry: readonly Buffer[]): { head: Head; body: Buffer; field: string } {
-  const [m, head, b, body] = entry
-  if (m?.toString() === 'm' && b?.toString() === 'b') {
-    return { head: { isOurs: true, fields: parse(head as Buffer) }, body: body as Buffer, field: 'b' }
-  }
-  const pairs = Array.from({ length: entry.length / 2 }, (_, at) => [String(entry[2 * at]), entry[2 * at + 1]] as const)
-  const [field, first] = pairs.find(([name]) => name === 'body') ?? pairs[0] ?? ['', Buffer.alloc(0)]
-  const headers = Object.fromEntries(
-    pairs.filter(([name]) => name !== field).map(([name, value]) => [name, String(value)]),
+/** What somebody else has added: its field `body`, or its first, is the body, the others are headers. */
+function foreign(entry: readonly string[]): { body: Buffer; field: string; headers: Record<string, string> } {
+  const pairs = Array.from(
+    { length: entry.length / 2 },
+    (_, at) => [entry[2 * at], entry[2 * at + 1]] as [string, string],
   )
-  return { head: { isOurs: false, fields: {}, headers }, body: first as Buffer, field }
+  const [field, body] = pairs.find(([name]) => name === 'body') ?? pairs[0] ?? ['', '']
+  return { body: Buffer.from(body), field, headers: Object.fromEntries(pairs.filter(([name]) => name !== field)) }
 }
 
 function textOf({ pattern, queue, headers }: Binding): string {

@@ -76,10 +76,9 @@ local function freeKey(queue, key)
   end
 end
 
-local function put(queue, flags, head, body)
+local function put(queue, f, head, body)
   local rank, key, due = 0, nil, 0
-  if flags ~= '' then
-    local f = cjson.decode(flags)
+  if f then
     rank, key = f.p or 0, f.k
     due = f.d and f.d + shift or 0
   end
@@ -109,6 +108,23 @@ end
 local function setWear(queue, place, wear) call('HSET', at(queue, 'wear'), place, table.concat(wear, ':')) end
 
 local function unlimit(queue, place) call('ZREM', at(queue, 'lease'), '0:' .. place, '1:' .. place) end
+
+-- Entries in columns, which are fewer things to read: priorities, entries, how often they were handed out, what is noted
+-- of them, heads, bodies. Of one that somebody else has added the head is an array of its fields.
+local function columns(out)
+  local ranks, ids, times, wears, heads, bodies = {}, {}, {}, {}, {}, {}
+  for i, o in ipairs(out) do
+    local f = o[5]
+    ranks[i], ids[i], times[i], wears[i] = o[1], o[2], o[3], o[4]
+    if f[1] == 'm' and f[3] == 'b' then heads[i], bodies[i] = f[2], f[4]
+    else heads[i], bodies[i] = cjson.encode(f), '' end
+  end
+  local comma = ','
+  return {
+    table.concat(ranks, comma), table.concat(ids, comma), table.concat(times, comma), table.concat(wears, comma),
+    table.concat(heads, '\\n'), bodies,
+  }
+end
 
 -- To its old place, where the next who asks gets it.
 local function give(queue, rank, id)
@@ -215,25 +231,35 @@ local function victims(queue, messages, bytes)
   return (messages <= 0 and bytes <= 0) and found or nil
 end
 
--- From argument 'from' on: how many queues, and of each its name, how many messages, and these: flags, head, body.
--- All or nothing: which of them are duplicates, or what is full.
+local function lines(text)
+  local all = {}
+  for line in string.gmatch(text, '[^\\n]+') do all[#all + 1] = line end
+  return all
+end
+
+-- From argument 'from' on: how many queues, and of each its name, and of its messages, in lines, what is to be known of
+-- them, if there is anything, their heads, and how long their bodies are, which come one after the other. All or nothing:
+-- which of them are duplicates, or what is full.
 local function send(from, overflow)
-  local groups, i = {}, from + 1
+  local groups = {}
   for g = 1, tonumber(ARGV[from]) do
-    local queue, n = ARGV[i], tonumber(ARGV[i + 1])
-    local group = { queue = queue, first = i + 2, n = n, gone = isGone(queue), doubles = {} }
+    local i = from + 5 * g - 4
+    local queue, flags, lengths = ARGV[i], lines(ARGV[i + 1]), lines(ARGV[i + 3])
+    local n = #lengths
+    local group = { queue = queue, i = i, n = n, flags = flags, lengths = lengths, gone = isGone(queue), doubles = {} }
     groups[g] = group
-    i = i + 2 + 3 * n
-    local messages, bytes, ids = 0, 0, {}
-    for m = 1, n do
-      local f = ARGV[group.first + 3 * m - 3]
-      local id = f ~= '' and cjson.decode(f).i
-      local until_ = id and (ids[id] and now + 1 or call('ZSCORE', at(queue, 'ids'), id))
-      if until_ and tonumber(until_) > now then group.doubles[m] = true
-      else
-        messages, bytes = messages + 1, bytes + #ARGV[group.first + 3 * m - 1]
+    local messages, bytes, ids = n, #ARGV[i + 4], {}
+    for m = 1, #flags do
+      local f = cjson.decode(flags[m])
+      flags[m] = f
+      if f.i then
+        local limit = ids[f.i] and now + 1 or tonumber(call('ZSCORE', at(queue, 'ids'), f.i) or now)
+        if limit > now then
+          group.doubles[m] = true
+          messages, bytes = messages - 1, bytes - tonumber(lengths[m])
+        end
+        ids[f.i] = true
       end
-      if id then ids[id] = true end
     end
     group.bytes = bytes
     local conf = call('HMGET', at(queue, 'conf'), 'maxMessages', 'maxBytes', 'bytes')
@@ -262,11 +288,12 @@ local function send(from, overflow)
       local key = isOurs and type(head) == 'table' and head['kmq-key']
       if key then freeKey(queue, key) end
     end
+    local heads, start = lines(ARGV[group.i + 2]), 1
     for m = 1, group.n do
-      local a = group.first + 3 * m - 3
+      local stop = start + group.lengths[m]
       receipts[#receipts + 1] = group.doubles[m] and 1 or 0
       if not group.doubles[m] and not group.gone then
-        local f = ARGV[a] ~= '' and cjson.decode(ARGV[a])
+        local f = group.flags[m]
         if f and f.i then
           -- Two go for one that comes: what is remembered does not grow beyond the window.
           for _, old in ipairs(call('ZRANGEBYSCORE', at(queue, 'ids'), '-inf', now, 'LIMIT', 0, 2)) do
@@ -274,8 +301,9 @@ local function send(from, overflow)
           end
           call('ZADD', at(queue, 'ids'), now + f.w, f.i)
         end
-        put(queue, ARGV[a], ARGV[a + 1], ARGV[a + 2])
+        put(queue, f, heads[m], string.sub(ARGV[group.i + 4], start, stop - 1))
       end
+      start = stop
     end
     if not group.gone and group.bytes ~= 0 then call('HINCRBY', at(queue, 'conf'), 'bytes', group.bytes) end
   end
@@ -355,7 +383,7 @@ if limit ~= '' then
     call('ZADD', at(queue, 'lease'), now + tonumber(limit), (#out == 1 and '1:' or '0:') .. o[1] .. ':' .. o[2])
   end
 end
-return { 'some', out }`,
+return { 'some', columns(out) }`,
 
   /**
    * consumer, whether it is a repetition, how many groups of acknowledgements; of each its queue, priority, bytes, how
@@ -540,7 +568,7 @@ for _, rank in ipairs(ranksOf(queue)) do
     end
   end
 end
-return out`,
+return columns(out)`,
 
   /** prefix. */
   entries: `
