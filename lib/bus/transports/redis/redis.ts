@@ -634,8 +634,7 @@ export class Redis implements Transport {
     for (const tokens of groups) {
       const { queue, rank } = tokens[0] as Token
       const bytes = tokens.reduce((sum, { size }) => sum + size, 0)
-      args.push(queue, rank, bytes, tokens.length)
-      for (const { id } of tokens) args.push(id)
+      args.push(queue, rank, bytes, tokens.map(({ id }) => id).join('\n'))
     }
     args.push(others.length)
     let send: readonly Addressed[] = []

@@ -386,8 +386,8 @@ end
 return { 'some', columns(out) }`,
 
   /**
-   * consumer, whether it is a repetition, how many groups of acknowledgements; of each its queue, priority, bytes, how
-   * many, their entries; then how many others in JSON; then, of an acknowledgement that sends, what send() reads.
+   * consumer, whether it is a repetition, how many groups of acknowledgements; of each its queue, priority, bytes,
+   * the lines of their entries; then how many others in JSON; then, of an acknowledgement that sends, what send() reads.
    */
   settle: `
 local consumer, again, i = ARGV[4], ARGV[5] == '1', 7
@@ -395,21 +395,17 @@ local alive = call('ZSCORE', P .. 'alive', consumer) and true or false
 local out = {}
 local function size(queue, bytes) if bytes ~= 0 then call('HINCRBY', at(queue, 'conf'), 'bytes', 0 - bytes) end end
 for g = 1, tonumber(ARGV[6]) do
-  local queue, rank, bytes, n = ARGV[i], ARGV[i + 1], tonumber(ARGV[i + 2]), tonumber(ARGV[i + 3])
-  local name, gone = stream(queue, rank), {}
-  for m = 1, n do
-    local id = ARGV[i + 3 + m]
-    -- As long as its consumer is thought to live nobody takes anything from it.
-    local done = alive and call('XACK', name, G, id) == 1
-    if done then gone[#gone + 1] = id end
-    out[#out + 1] = (done or (again and alive)) and 1 or 0
-  end
-  if #gone > 0 then
-    call('XDEL', name, unpack(gone))
-    size(queue, math.floor(bytes * #gone / n))
+  local queue, rank, bytes, ids = ARGV[i], ARGV[i + 1], tonumber(ARGV[i + 2]), lines(ARGV[i + 3])
+  -- As long as its consumer is thought to live nobody takes anything from it: they are all there, or their stream is not.
+  local gone = alive and redis.pcall('XACK', stream(queue, rank), G, unpack(ids)) or 0
+  if gone == #ids then
+    call('XDEL', stream(queue, rank), unpack(ids))
+    size(queue, bytes)
     rooms[queue] = true
   end
-  i = i + 4 + n
+  local held = alive and (again or gone == #ids) and 1 or 0
+  for _ = 1, #ids do out[#out + 1] = held end
+  i = i + 4
 end
 local function remove(s)
   local place = s.r .. ':' .. s.id
