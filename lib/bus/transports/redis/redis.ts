@@ -109,8 +109,8 @@ interface Sending {
   readonly reject: (error: unknown) => void
 }
 
-/** Entries, in columns; see the scripts. */
-type Columns = [ranks: Buffer, ids: Buffer, times: Buffer, wears: Buffer, heads: Buffer, bodies: Buffer[]]
+/** Entries of one priority, in columns; see the scripts. */
+type Columns = [rank: Buffer, ids: Buffer, heads: Buffer, bodies: Buffer[], times: Buffer, wears: Buffer]
 
 export async function openRedis(url: URL, clock: Clock): Promise<Redis> {
   const address = addressOf(url, ['lease'])
@@ -502,7 +502,7 @@ export class Redis implements Transport {
       }
       const how = { patience: Number.POSITIVE_INFINITY, background }
       const [state, what] = await this.#track(
-        this.#connection.run<[state: Buffer, what: Buffer | Columns]>('claim', 'receive', args, how),
+        this.#connection.run<[state: Buffer, what: Buffer | Columns[]]>('claim', 'receive', args, how),
       )
       switch (String(state)) {
         case 'gone':
@@ -517,21 +517,26 @@ export class Redis implements Transport {
         case 'none':
           return { deliveries: [], wait: String(what) === '' ? undefined : Number(String(what)) }
       }
-      const deliveries = this.#toDeliveries(name, what as Columns, limit !== '')
+      const deliveries = this.#toDeliveries(name, what as Columns[], limit !== '')
       for (const { token } of deliveries) this.#held.add(token as Token)
       const wanted = await this.#withoutExpired(deliveries)
       if (wanted.length > 0) return { deliveries: wanted, wait: undefined }
     }
   }
 
-  #toDeliveries(queue: string, columns: Columns, limited: boolean): Delivery[] {
-    const bodies = columns[5]
-    if (bodies.length === 0) return []
-    const [ranks, ids, times, wears] = columns.slice(0, 4).map((column) => String(column).split(',')) as Row
-    const heads = parseAll(String(columns[4]))
-    const alone = bodies.length === 1
+  #toDeliveries(queue: string, chunks: readonly Columns[], limited: boolean): Delivery[] {
+    const alone = chunks.length === 1 && chunks[0]?.[3].length === 1
+    return chunks.flatMap((chunk) => this.#toDeliveriesOf(queue, chunk, alone, limited))
+  }
+
+  #toDeliveriesOf(queue: string, columns: Columns, alone: boolean, limited: boolean): Delivery[] {
+    const bodies = columns[3]
+    const [rank, lines] = [String(columns[0]), String(columns[2])]
+    const priority = Number(rank)
+    const [ids, times, wears] = [columns[1], columns[4], columns[5]].map((column) => String(column).split(',')) as Row
+    const heads = parseAll(lines)
     return bodies.map((bytes, at) => {
-      const [rank, id, wear] = [ranks[at] as string, ids[at] as string, wears[at] as string]
+      const [id, wear] = [ids[at] as string, wears[at] ?? '']
       const head = heads[at]
       const isOurs = !Array.isArray(head)
       const { body, field, headers } = isOurs ? { body: bytes, field: 'b', headers: undefined } : foreign(head)
@@ -541,7 +546,7 @@ export class Redis implements Transport {
         queue,
         rank,
         id,
-        times: Number(times[at]),
+        times: Number(times[at] || 1),
         size: isOurs ? body.length : 0,
         message,
         field,
@@ -556,7 +561,7 @@ export class Redis implements Transport {
         body,
         format: message.format,
         key: message.key,
-        priority: Number(rank),
+        priority,
         headers: message.headers,
         sentAt: message.sentAt,
         attempts: attempts as number,
@@ -691,7 +696,7 @@ export class Redis implements Transport {
 
   async browse(queue: string, { max, after = '255:' }: { max: number; after: string | undefined }): Promise<Page> {
     const [rank, id] = splitOnce(after, ':')
-    const columns = await this.#run<Columns>('browse', 'browse', queue, max, rank, id)
+    const columns = await this.#run<Columns[]>('browse', 'browse', queue, max, rank, id)
     const deliveries = this.#toDeliveries(queue, columns, false)
     const last = deliveries.at(-1)?.token as Token | undefined
     return { deliveries, next: deliveries.length < max || last === undefined ? undefined : `${last.rank}:${last.id}` }
@@ -791,7 +796,7 @@ export class Redis implements Transport {
 
 const FRESH = [0, 0, 0]
 
-type Row = [string[], string[], string[], string[]]
+type Row = [string[], string[], string[]]
 
 /** Whether there is more to do than to remove it. */
 const isMarked = ({ limited, worn, message }: Token): boolean => limited || worn || message.key !== undefined

@@ -109,21 +109,29 @@ local function setWear(queue, place, wear) call('HSET', at(queue, 'wear'), place
 
 local function unlimit(queue, place) call('ZREM', at(queue, 'lease'), '0:' .. place, '1:' .. place) end
 
--- Entries in columns, which are fewer things to read: priorities, entries, how often they were handed out, what is noted
--- of them, heads, bodies. Of one that somebody else has added the head is an array of its fields.
-local function columns(out)
-  local ranks, ids, times, wears, heads, bodies = {}, {}, {}, {}, {}, {}
-  for i, o in ipairs(out) do
-    local f = o[5]
-    ranks[i], ids[i], times[i], wears[i] = o[1], o[2], o[3], o[4]
+-- Entries of one priority in columns, which are fewer things to read: how they are called, their heads, their bodies; how
+-- often they were handed out and what is noted of them, if any of them was before. Of one that somebody else has added the
+-- head is an array of its fields.
+local function columns(rank, entries, times, wears)
+  local ids, heads, bodies = {}, {}, {}
+  for i, e in ipairs(entries) do
+    local f = e[2]
+    ids[i] = e[1]
     if f[1] == 'm' and f[3] == 'b' then heads[i], bodies[i] = f[2], f[4]
     else heads[i], bodies[i] = cjson.encode(f), '' end
   end
-  local comma = ','
   return {
-    table.concat(ranks, comma), table.concat(ids, comma), table.concat(times, comma), table.concat(wears, comma),
-    table.concat(heads, '\\n'), bodies,
+    rank, table.concat(ids, ','), table.concat(heads, '\\n'), bodies,
+    times and table.concat(times, ',') or '', wears and table.concat(wears, ',') or '',
   }
+end
+
+local function wearsOf(queue, rank, entries)
+  local places = {}
+  for i, e in ipairs(entries) do places[i] = rank .. ':' .. e[1] end
+  local wears = call('HMGET', at(queue, 'wear'), unpack(places))
+  for i = 1, #places do wears[i] = wears[i] or '' end
+  return wears
 end
 
 -- To its old place, where the next who asks gets it.
@@ -343,32 +351,37 @@ if #ranks == 0 then
   enter(queue, 0)
   ranks = { '0' }
 end
-local out = {}
+local out, taken = {}, 0
 for _, rank in ipairs(ranks) do
-  local name, left = stream(queue, rank), max - #out
-  if left == 0 then break end
-  local back = redis.pcall('XPENDING', name, G, '-', '+', left, BACK)
+  if taken == max then break end
+  local name = stream(queue, rank)
+  local back = redis.pcall('XPENDING', name, G, '-', '+', max - taken, BACK)
   if back.err then
     -- Somebody has removed the stream, or its group.
     redis.pcall('XGROUP', 'CREATE', name, G, '0', 'MKSTREAM')
     back = {}
   end
   if #back > 0 then
-    local ids, times = {}, {}
-    for i, p in ipairs(back) do ids[i], times[p[1]] = p[1], p[4] + 1 end
-    for _, e in ipairs(call('XCLAIM', name, G, consumer, 0, unpack(ids))) do
-      if e then out[#out + 1] = { rank, e[1], times[e[1]], call('HGET', at(queue, 'wear'), rank .. ':' .. e[1]) or '', e[2] } end
+    local wanted, count, entries, times = {}, {}, {}, {}
+    for i, p in ipairs(back) do wanted[i], count[p[1]] = p[1], p[4] + 1 end
+    for _, e in ipairs(call('XCLAIM', name, G, consumer, 0, unpack(wanted))) do
+      if e then
+        entries[#entries + 1] = e
+        times[#times + 1] = count[e[1]]
+      end
     end
-    left = max - #out
+    if #entries > 0 then
+      out[#out + 1] = columns(rank, entries, times, wearsOf(queue, rank, entries))
+      taken = taken + #entries
+    end
   end
-  if left > 0 then
-    local read = call('XREADGROUP', 'GROUP', G, consumer, 'COUNT', left, 'STREAMS', name, '>')
-    if read then
-      for _, e in ipairs(read[1][2]) do out[#out + 1] = { rank, e[1], 1, '', e[2] } end
-    end
+  local read = taken < max and call('XREADGROUP', 'GROUP', G, consumer, 'COUNT', max - taken, 'STREAMS', name, '>')
+  if read then
+    out[#out + 1] = columns(rank, read[1][2])
+    taken = taken + #read[1][2]
   end
 end
-if #out == 0 then
+if taken == 0 then
   local first
   for _, part in ipairs({ 'later', 'retry', 'lease' }) do
     local one = call('ZRANGE', at(queue, part), 0, 0, 'WITHSCORES')
@@ -379,11 +392,13 @@ if #out == 0 then
 end
 call('SADD', P .. 'c:' .. consumer, queue)
 if limit ~= '' then
-  for _, o in ipairs(out) do
-    call('ZADD', at(queue, 'lease'), now + tonumber(limit), (#out == 1 and '1:' or '0:') .. o[1] .. ':' .. o[2])
+  for _, chunk in ipairs(out) do
+    for id in string.gmatch(chunk[2], '[^,]+') do
+      call('ZADD', at(queue, 'lease'), now + tonumber(limit), (taken == 1 and '1:' or '0:') .. chunk[1] .. ':' .. id)
+    end
   end
 end
-return { 'some', columns(out) }`,
+return { 'some', out }`,
 
   /**
    * consumer, whether it is a repetition, how many groups of acknowledgements; of each its queue, priority, bytes,
@@ -554,17 +569,17 @@ return { total - leased - retrying, leased, later + retrying, parked - later, by
 
   /** queue, max, from which priority, after which entry. */
   browse: `
-local queue, max, after, from, out = ARGV[4], tonumber(ARGV[5]), tonumber(ARGV[6]), ARGV[7], {}
+local queue, left, after, from, out = ARGV[4], tonumber(ARGV[5]), tonumber(ARGV[6]), ARGV[7], {}
 for _, rank in ipairs(ranksOf(queue)) do
   local r = tonumber(rank)
-  if r <= after and #out < max then
+  if r <= after and left > 0 then
     local start = r == after and from ~= '' and '(' .. from or '-'
-    for _, e in ipairs(call('XRANGE', stream(queue, rank), start, '+', 'COUNT', max - #out)) do
-      out[#out + 1] = { rank, e[1], 0, call('HGET', at(queue, 'wear'), rank .. ':' .. e[1]) or '', e[2] }
-    end
+    local entries = call('XRANGE', stream(queue, rank), start, '+', 'COUNT', left)
+    if #entries > 0 then out[#out + 1] = columns(rank, entries, nil, wearsOf(queue, rank, entries)) end
+    left = left - #entries
   end
 end
-return columns(out)`,
+return out`,
 
   /** prefix. */
   entries: `
