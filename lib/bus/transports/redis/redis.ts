@@ -70,8 +70,8 @@ interface Token {
   readonly times: number
   readonly size: number
   readonly message: Read
-  /** Which field of the entry is the body. */
-  readonly field: string
+  /** Of one that somebody else has added, which field is the body. */
+  readonly field: string | undefined
   /** It was handed out alone. */
   readonly alone: boolean
   /** Of the life of this process in which it was handed out. */
@@ -110,7 +110,7 @@ interface Sending {
 }
 
 /** Entries of one priority, in columns; see the scripts. */
-type Columns = [rank: Buffer, ids: Buffer, heads: Buffer, bodies: Buffer[], times: Buffer, wears: Buffer]
+type Columns = [rank: Buffer, ids: Buffer, lengths: Buffer, messages: Buffer, times: Buffer, wears: Buffer]
 
 export async function openRedis(url: URL, clock: Clock): Promise<Redis> {
   const address = addressOf(url, ['lease'])
@@ -272,15 +272,10 @@ export class Redis implements Transport {
     const sentAt = this.#clock.now()
     const args: (string | number | Buffer)[] = [groups.size]
     for (const [queue, places] of groups) {
-      const flags = places.some(({ message }) => isSpecial(message))
-        ? places.map(({ message }) => flagsOf(message))
-        : []
-      const heads = places.map(({ message }) => headOf(message, sentAt))
-      const lengths = places.map(({ message }) => message.body.byteLength)
-      const [first] = places as [Place]
-      const bodies =
-        places.length === 1 ? bufferOf(first.message.body) : Buffer.concat(places.map(({ message }) => message.body))
-      args.push(queue, flags.join('\n'), heads.join('\n'), lengths.join('\n'), bodies)
+      const messages = places.map(({ message }) => message)
+      const flags = messages.some(isSpecial) ? messages.map(flagsOf) : []
+      const { bytes, lengths, packed } = pack(messages, sentAt)
+      args.push(queue, bytes, flags.join('\n'), lengths.join('\n'), packed)
     }
     return args
   }
@@ -525,22 +520,25 @@ export class Redis implements Transport {
   }
 
   #toDeliveries(queue: string, chunks: readonly Columns[], limited: boolean): Delivery[] {
-    const alone = chunks.length === 1 && chunks[0]?.[3].length === 1
+    const alone = chunks.length === 1 && !(chunks[0] as Columns)[2].includes(',')
     return chunks.flatMap((chunk) => this.#toDeliveriesOf(queue, chunk, alone, limited))
   }
 
   #toDeliveriesOf(queue: string, columns: Columns, alone: boolean, limited: boolean): Delivery[] {
-    const bodies = columns[3]
-    const [rank, lines] = [String(columns[0]), String(columns[2])]
+    const rank = String(columns[0])
     const priority = Number(rank)
-    const [ids, times, wears] = [columns[1], columns[4], columns[5]].map((column) => String(column).split(',')) as Row
-    const heads = parseAll(lines)
-    return bodies.map((bytes, at) => {
-      const [id, wear] = [ids[at] as string, wears[at] ?? '']
-      const head = heads[at]
-      const isOurs = !Array.isArray(head)
-      const { body, field, headers } = isOurs ? { body: bytes, field: 'b', headers: undefined } : foreign(head)
-      const message = fromFields(isOurs ? (head ?? {}) : {}, { id, sentAt: Number.parseInt(id, 10), headers })
+    const messages = columns[3]
+    const [ids, lengths, times, wears] = [columns[1], columns[2], columns[4], columns[5]].map((column) =>
+      String(column).split(','),
+    ) as Rows
+    let start = 0
+    return ids.map((id, at) => {
+      const end = start + Number(lengths[at])
+      const { body, field, fields, headers } = unpack(messages.subarray(start, end))
+      start = end
+      const isOurs = field === undefined
+      const message = fromFields(fields, { id, sentAt: Number.parseInt(id, 10), headers })
+      const wear = wears[at] ?? ''
       const [attempts, losses, suspect] = wear === '' ? FRESH : wear.split(':').map(Number)
       const token: Token = {
         queue,
@@ -796,7 +794,7 @@ export class Redis implements Transport {
 
 const FRESH = [0, 0, 0]
 
-type Row = [string[], string[], string[]]
+type Rows = [string[], string[], string[], string[]]
 
 /** Whether there is more to do than to remove it. */
 const isMarked = ({ limited, worn, message }: Token): boolean => limited || worn || message.key !== undefined
@@ -843,13 +841,50 @@ function receiptsOf([state, ...rest]: Reply): Reply {
 const isSpecial = ({ dedup, key, priority, due }: Outgoing): boolean =>
   dedup > 0 || key !== undefined || priority > 0 || due > 0
 
-function flagsOf({ id, dedup, key, priority, due }: Outgoing): string {
-  return JSON.stringify({ ...(dedup > 0 && { i: id, w: dedup }), k: key, p: priority, d: due > 0 ? due : undefined })
+function flagsOf({ id, body, dedup, key, priority, due }: Outgoing): string {
+  const double = dedup > 0 ? { i: id, w: dedup, b: body.byteLength } : {}
+  return JSON.stringify({ ...double, k: key, p: priority, d: due > 0 ? due : undefined })
 }
 
-const headOf = (message: Outgoing, sentAt: number): string => JSON.stringify(toFields(message, { sentAt }))
+/** Messages one after the other, each a line, its head, and its body. */
+function pack(messages: readonly Outgoing[], sentAt: number): { bytes: number; lengths: number[]; packed: Buffer } {
+  let [bytes, all] = [0, 0]
+  const heads: string[] = []
+  const lengths = messages.map((message) => {
+    const head = `${JSON.stringify(toFields(message, { sentAt }))}\n`
+    const length = Buffer.byteLength(head) + message.body.byteLength
+    heads.push(head)
+    bytes += message.body.byteLength
+    all += length
+    return length
+  })
+  const packed = Buffer.allocUnsafe(all)
+  let at = 0
+  for (const [n, { body }] of messages.entries()) {
+    at += packed.write(heads[n] as string, at)
+    packed.set(body, at)
+    at += body.byteLength
+  }
+  return { bytes, lengths, packed }
+}
 
-const bufferOf = ({ buffer, byteOffset, byteLength }: Uint8Array): Buffer => Buffer.from(buffer, byteOffset, byteLength)
+interface Unpacked {
+  readonly body: Buffer
+  readonly fields: Record<string, string>
+  /** Of one that somebody else has added: the field that is the body, and the others. */
+  readonly field?: string
+  readonly headers?: Record<string, string>
+}
+
+function unpack(message: Buffer): Unpacked {
+  const at = message.indexOf(NEW_LINE)
+  if (at >= 0 && message[0] === BRACE)
+    return { body: message.subarray(at + 1), fields: parse(message.toString('utf8', 0, at)) }
+  return foreign(message)
+}
+
+const NEW_LINE = 10
+const BRACE = 123
 
 /** The head of a dead letter: as it was, with other headers, and without what had been its turn. */
 function buried({ token, headers }: Settlement & { outcome: 'dead' }): string {
@@ -870,23 +905,14 @@ function parse(head: Buffer | string): Record<string, string> {
   }
 }
 
-/** Heads that somebody else has written may be anything. */
-function parseAll(lines: string): (Record<string, string> | string[] | undefined)[] {
-  try {
-    return JSON.parse(`[${lines.replaceAll('\n', ',')}]`)
-  } catch {
-    return lines.split('\n').map((line) => parse(line))
-  }
-}
-
 /** What somebody else has added: its field `body`, or its first, is the body, the others are headers. */
-function foreign(entry: readonly string[]): { body: Buffer; field: string; headers: Record<string, string> } {
-  const pairs = Array.from(
-    { length: entry.length / 2 },
-    (_, at) => [entry[2 * at], entry[2 * at + 1]] as [string, string],
-  )
+function foreign(message: Buffer): Unpacked {
+  const entry: unknown = parse(message)
+  const flat = Array.isArray(entry) ? entry.map(String) : []
+  const pairs = Array.from({ length: flat.length / 2 }, (_, at) => [flat[2 * at], flat[2 * at + 1]] as [string, string])
   const [field, body] = pairs.find(([name]) => name === 'body') ?? pairs[0] ?? ['', '']
-  return { body: Buffer.from(body), field, headers: Object.fromEntries(pairs.filter(([name]) => name !== field)) }
+  const headers = Object.fromEntries(pairs.filter(([name]) => name !== field))
+  return { body: Buffer.from(body), field, fields: {}, headers }
 }
 
 function textOf({ pattern, queue, headers }: Binding): string {

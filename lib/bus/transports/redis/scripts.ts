@@ -39,14 +39,15 @@ end
 
 local function ranksOf(queue) return call('ZREVRANGE', at(queue, 'ranks'), 0, -1) end
 
-local function add(queue, rank, head, body)
+-- A message is one field: its head, which is a line of JSON, and its body.
+local function add(queue, rank, message)
   enter(queue, rank)
-  call('XADD', stream(queue, rank), '*', 'm', head, 'b', body)
+  call('XADD', stream(queue, rank), '*', 'kmq', message)
 end
 
-local function park(queue, rank, key, head, body)
+local function park(queue, rank, key, message)
   local place = call('HINCRBY', at(queue, 'conf'), 'place', 1)
-  call('HSET', at(queue, 'parked'), place, cmsgpack.pack({ rank, key or false, head, body }))
+  call('HSET', at(queue, 'parked'), place, cmsgpack.pack({ rank, key or false, message }))
   return place
 end
 
@@ -57,11 +58,11 @@ local function unpark(queue, place)
 end
 
 -- Behind another of its key, or at once.
-local function join(queue, rank, key, head, body)
+local function join(queue, rank, key, message)
   if key and call('HSETNX', at(queue, 'keys'), key, 1) == 0 then
-    call('RPUSH', at(queue, 'key:' .. key), park(queue, rank, key, head, body))
+    call('RPUSH', at(queue, 'key:' .. key), park(queue, rank, key, message))
   else
-    add(queue, rank, head, body)
+    add(queue, rank, message)
   end
 end
 
@@ -69,14 +70,14 @@ local function freeKey(queue, key)
   local place = call('LPOP', at(queue, 'key:' .. key))
   local next = place and unpark(queue, place)
   if next then
-    add(queue, next[1], next[3], next[4])
+    add(queue, next[1], next[3])
     ring(queue)
   else
     call('HDEL', at(queue, 'keys'), key)
   end
 end
 
-local function put(queue, f, head, body)
+local function put(queue, f, message)
   local rank, key, due = 0, nil, 0
   if f then
     rank, key = f.p or 0, f.k
@@ -84,17 +85,23 @@ local function put(queue, f, head, body)
   end
   if due > now then
     enter(queue, rank)
-    local place = park(queue, rank, key, head, body)
+    local place = park(queue, rank, key, message)
     call('ZADD', at(queue, 'later'), due, place)
   else
-    join(queue, rank, key, head, body)
+    join(queue, rank, key, message)
   end
   ring(queue)
 end
 
+local function headOf(fields)
+  return fields[1] == 'kmq' and string.match(fields[2], '^[^\\n]*') or '{}'
+end
+
+-- Of one that somebody else has added it is a field that the caller has chosen.
 local function bodyOf(fields, name)
+  if fields[1] == 'kmq' then return string.sub(fields[2], (string.find(fields[2], '\\n', 1, true) or #fields[2]) + 1) end
   for i = 1, #fields, 2 do if fields[i] == name then return fields[i + 1] end end
-  return fields[2] or ''
+  return ''
 end
 
 -- Attempts, losses, whether it is suspect, whether its handler has begun.
@@ -107,21 +114,17 @@ local function wearOf(queue, place)
 end
 local function setWear(queue, place, wear) call('HSET', at(queue, 'wear'), place, table.concat(wear, ':')) end
 
-local function unlimit(queue, place) call('ZREM', at(queue, 'lease'), '0:' .. place, '1:' .. place) end
-
--- Entries of one priority in columns, which are fewer things to read: how they are called, their heads, their bodies; how
--- often they were handed out and what is noted of them, if any of them was before. Of one that somebody else has added the
--- head is an array of its fields.
+-- Entries of one priority, in few things to read: how they are called, how long each is, all of them; how often they were
+-- handed out and what is noted of them, if any of them was before. One that somebody else has added is its fields as JSON.
 local function columns(rank, entries, times, wears)
-  local ids, heads, bodies = {}, {}, {}
+  local ids, lengths, messages = {}, {}, {}
   for i, e in ipairs(entries) do
     local f = e[2]
-    ids[i] = e[1]
-    if f[1] == 'm' and f[3] == 'b' then heads[i], bodies[i] = f[2], f[4]
-    else heads[i], bodies[i] = cjson.encode(f), '' end
+    local message = f[1] == 'kmq' and f[2] or cjson.encode(f)
+    ids[i], lengths[i], messages[i] = e[1], #message, message
   end
   return {
-    rank, table.concat(ids, ','), table.concat(heads, '\\n'), bodies,
+    rank, table.concat(ids, ','), table.concat(lengths, ','), table.concat(messages),
     times and table.concat(times, ',') or '', wears and table.concat(wears, ',') or '',
   }
 end
@@ -133,6 +136,8 @@ local function wearsOf(queue, rank, entries)
   for i = 1, #places do wears[i] = wears[i] or '' end
   return wears
 end
+
+local function unlimit(queue, place) call('ZREM', at(queue, 'lease'), '0:' .. place, '1:' .. place) end
 
 -- To its old place, where the next who asks gets it.
 local function give(queue, rank, id)
@@ -211,7 +216,7 @@ local function count(queue)
   return n
 end
 
-local function sizeOf(fields) return #bodyOf(fields, 'b') end
+local function sizeOf(fields) return #bodyOf(fields) end
 
 -- The oldest of the lowest priority that nobody has, until there is room for what is beyond the bounds.
 local function victims(queue, messages, bytes)
@@ -221,7 +226,7 @@ local function victims(queue, messages, bytes)
     local function take(entries)
       for _, e in ipairs(entries) do
         if messages <= 0 and bytes <= 0 then return end
-        found[#found + 1] = { rank, e[1], sizeOf(e[2]), bodyOf(e[2], 'm') }
+        found[#found + 1] = { rank, e[1], sizeOf(e[2]), headOf(e[2]) }
         messages, bytes = messages - 1, bytes - sizeOf(e[2])
       end
     end
@@ -245,18 +250,18 @@ local function lines(text)
   return all
 end
 
--- From argument 'from' on: how many queues, and of each its name, and of its messages, in lines, what is to be known of
--- them, if there is anything, their heads, and how long their bodies are, which come one after the other. All or nothing:
--- which of them are duplicates, or what is full.
+-- From argument 'from' on: how many queues, and of each its name, the bytes of all bodies, and of its messages, in lines,
+-- what is to be known of them, if there is anything, and how long they are; then the messages, one after the other. All or
+-- nothing: which of them are duplicates, or what is full.
 local function send(from, overflow)
   local groups = {}
   for g = 1, tonumber(ARGV[from]) do
     local i = from + 5 * g - 4
-    local queue, flags, lengths = ARGV[i], lines(ARGV[i + 1]), lines(ARGV[i + 3])
+    local queue, flags, lengths = ARGV[i], lines(ARGV[i + 2]), lines(ARGV[i + 3])
     local n = #lengths
     local group = { queue = queue, i = i, n = n, flags = flags, lengths = lengths, gone = isGone(queue), doubles = {} }
     groups[g] = group
-    local messages, bytes, ids = n, #ARGV[i + 4], {}
+    local messages, bytes, ids = n, tonumber(ARGV[i + 1]), {}
     for m = 1, #flags do
       local f = cjson.decode(flags[m])
       flags[m] = f
@@ -264,7 +269,7 @@ local function send(from, overflow)
         local limit = ids[f.i] and now + 1 or tonumber(call('ZSCORE', at(queue, 'ids'), f.i) or now)
         if limit > now then
           group.doubles[m] = true
-          messages, bytes = messages - 1, bytes - tonumber(lengths[m])
+          messages, bytes = messages - 1, bytes - f.b
         end
         ids[f.i] = true
       end
@@ -296,7 +301,7 @@ local function send(from, overflow)
       local key = isOurs and type(head) == 'table' and head['kmq-key']
       if key then freeKey(queue, key) end
     end
-    local heads, start = lines(ARGV[group.i + 2]), 1
+    local start = 1
     for m = 1, group.n do
       local stop = start + group.lengths[m]
       receipts[#receipts + 1] = group.doubles[m] and 1 or 0
@@ -309,7 +314,7 @@ local function send(from, overflow)
           end
           call('ZADD', at(queue, 'ids'), now + f.w, f.i)
         end
-        put(queue, f, heads[m], string.sub(ARGV[group.i + 4], start, stop - 1))
+        put(queue, f, string.sub(ARGV[group.i + 4], start, stop - 1))
       end
       start = stop
     end
@@ -334,7 +339,7 @@ local function dueOf(part) return call('ZRANGEBYSCORE', at(queue, part), '-inf',
 for _, place in ipairs(dueOf('later')) do
   call('ZREM', at(queue, 'later'), place)
   local p = unpark(queue, place)
-  if p then join(queue, p[1], p[2], p[3], p[4]) end
+  if p then join(queue, p[1], p[2], p[3]) end
 end
 for _, place in ipairs(dueOf('retry')) do
   call('ZREM', at(queue, 'retry'), place)
@@ -454,7 +459,7 @@ for o = 1, n do
     local entry = call('XRANGE', name, s.id, s.id)[1]
     if entry then
       local body = bodyOf(entry[2], s.f)
-      add(s.dq, 0, s.m, body)
+      add(s.dq, 0, s.m .. '\\n' .. body)
       size(s.dq, 0 - #body)
       ring(s.dq)
     end
@@ -559,7 +564,7 @@ for _, rank in ipairs(ranksOf(queue)) do
       for i = 1, #group, 2 do if group[i] == 'last-delivered-id' then last = group[i + 1] end end
       entry = call('XRANGE', name, '(' .. last, '+', 'COUNT', 1)[1]
     end
-    if entry then first[#first + 1] = { entry[1], bodyOf(entry[2], 'm') } end
+    if entry then first[#first + 1] = { entry[1], headOf(entry[2]) } end
   end
 end
 local later, parked = call('ZCARD', at(queue, 'later')), call('HLEN', at(queue, 'parked'))
