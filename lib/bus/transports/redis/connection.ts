@@ -74,15 +74,12 @@ export class Connection {
 
   /** Connects for the first time. */
   async open(): Promise<Client> {
-    this.#hold.take()
     try {
       const client = await this.#connect()
       this.#use(client)
       return client
     } catch (error) {
       throw this.#explain(error, 'connect')
-    } finally {
-      this.#hold.release()
     }
   }
 

@@ -1,7 +1,7 @@
 // redis: and rediss:, streams with consumer groups, and scripts for what has to be done in one step.
 import { randomUUID } from 'node:crypto'
 import { setTimeout as sleep } from 'node:timers/promises'
-import { checkInteger, QueueError } from '../../../errors.ts'
+import { checkInteger, invalidValue, QueueError } from '../../../errors.ts'
 import { checkSignal, Waiter } from '../../../waiting.ts'
 import { type Cancel, type Clock, systemClock } from '../../clock.ts'
 import { isBound } from '../../topic-pattern.ts'
@@ -24,7 +24,7 @@ import {
   type TransportStats,
   unsupported,
 } from '../../transport.ts'
-import { type Address, addressOf } from '../engine/address.ts'
+import { type Address, addressOf, shown } from '../engine/address.ts'
 import { loadClient } from '../engine/client.ts'
 import { Hold } from '../engine/hold.ts'
 import { FIELD, fromFields, type Read, toFields } from '../engine/wire.ts'
@@ -114,6 +114,7 @@ type Columns = [rank: Buffer, ids: Buffer, lengths: Buffer, messages: Buffer, ti
 
 export async function openRedis(url: URL, clock: Clock): Promise<Redis> {
   const address = addressOf(url, ['lease'])
+  if (!/^\/?\d*$/.test(url.pathname)) throw invalidValue('URL', 'one whose database is a number', shown(url))
   const { Redis: Client } = await loadClient<{ Redis: ClientClass }>('ioredis')
   const redis = new Redis(Client, url, address, clock)
   await redis.open()
@@ -127,6 +128,7 @@ export class Redis implements Transport {
   readonly #prefix: string
   readonly #clock: Clock
   readonly #ttl: number
+  readonly #patience: number
   readonly #lines = new Map<string, Line>()
   /** Who waits for room, by queue. */
   readonly #rooms = new Map<string, Set<() => void>>()
@@ -139,6 +141,8 @@ export class Redis implements Transport {
   #entered: Promise<void> | undefined
   /** What was handed out may not have come here: being found out. */
   #doubt: Promise<void> | undefined
+  /** It has to be found out. */
+  #unsure = false
   #beat: NodeJS.Timeout | undefined
   /** What has to be done before it is closed. */
   readonly #running = new Set<Promise<unknown>>()
@@ -148,6 +152,7 @@ export class Redis implements Transport {
     this.#prefix = `${address.prefix}:`
     this.#clock = clock
     this.#ttl = address.numbers.lease ?? LEASE
+    this.#patience = address.patience
     this.#connection = new Connection(Client, url, address, {
       rung: (channel) => this.#rung(channel),
       up: () => this.#ringAll(),
@@ -155,6 +160,15 @@ export class Redis implements Transport {
   }
 
   async open(): Promise<void> {
+    this.#hold.take()
+    try {
+      await this.#openNow()
+    } finally {
+      this.#hold.release()
+    }
+  }
+
+  async #openNow(): Promise<void> {
     const client = await this.#connection.open()
     try {
       const said = await client.config('GET', 'appendonly', 'appendfsync')
@@ -339,9 +353,10 @@ export class Redis implements Transport {
 
   async #sayAlive(): Promise<void> {
     if (this.#entered === undefined || this.#doubt !== undefined) return
-    const consumer = this.#consumer
-    const args = () => [...this.#begin(), consumer, this.#ttl, 0]
     try {
+      if (this.#unsure) await this.#renew()
+      const consumer = this.#consumer
+      const args = () => [...this.#begin(), consumer, this.#ttl, 0]
       const isAlive = await this.#connection.run<number>('beat', 'receive', args, {
         patience: this.#ttl,
         background: true,
@@ -371,6 +386,8 @@ export class Redis implements Transport {
   }
 
   async #renewNow(): Promise<void> {
+    this.#unsure = false
+    if (this.#entered === undefined) return
     const [consumer, heir] = [this.#consumer, randomUUID()]
     const held = Object.fromEntries([...this.#held].map(({ queue, rank, id }) => [`${queue}/${rank}:${id}`, 1]))
     const args = () => [...this.#begin(), consumer, heir, this.#ttl, JSON.stringify(held)]
@@ -399,10 +416,14 @@ export class Redis implements Transport {
     return waiter.promise
   }
 
-  /** What is there is to be found although the time is over; not when nobody can say what is there. */
+  /** What is there is to be found although the time is over; a consumer waits for as long as nobody can say what is there. */
   #waitForLook(line: Line, receiver: Receiver): void {
-    const failure = this.#connection.failure
-    if (failure !== undefined) this.#leave(line, receiver, () => receiver.waiter.reject(failure))
+    if (receiver.options.together) return
+    const giveUp = () => {
+      const failure = this.#connection.failure
+      if (failure !== undefined) this.#leave(line, receiver, () => receiver.waiter.reject(failure))
+    }
+    setTimeout(giveUp, this.#patience).unref()
   }
 
   #lineOf(name: string): Line {
@@ -489,7 +510,7 @@ export class Redis implements Transport {
       this.#check('receive')
       let consumer = ''
       const args = async (isAgain: boolean) => {
-        if (isAgain && consumer === this.#consumer) await this.#renew()
+        if (this.#unsure || (isAgain && consumer === this.#consumer)) await this.#renew()
         await this.#doubt
         await this.#enter(background)
         consumer = this.#consumer
@@ -621,7 +642,15 @@ export class Redis implements Transport {
       await this.#doubt
       return [...this.#begin(), this.#consumer, isAgain ? 1 : 0, ...args]
     }
-    const reply = await this.#track(this.#connection.run<Reply>('settle', 'settle', withConsumer))
+    let reply: Reply
+    try {
+      reply = await this.#track(this.#connection.run<Reply>('settle', 'settle', withConsumer))
+    } catch (error) {
+      // Whether it was done is not known; nothing is held that nobody will settle.
+      this.#unsure ||= (error as QueueError).code === 'ERR_BUS_CONNECTION'
+      if (this.#unsure) for (const { token } of batch) this.#held.delete(token as Token)
+      throw error
+    }
     if (reply[0] instanceof Buffer) receiptsOf(reply)
     for (const [n, at] of places.entries()) {
       held[at] = reply[n] === 1
