@@ -65,6 +65,11 @@ async function openRedis(url: URL, { clock }: Settings): Promise<Transport> {
   return openRedis(url, clock)
 }
 
+const openNats: OpenTransport = async (url, settings) => {
+  const { openNats: open } = await import('./transports/nats.ts')
+  return open(url, settings)
+}
+
 /** Loaded when their URL is used. */
 const transports: Record<string, OpenTransport> = {
   'local:': async (url, { clock, mode, busyTimeout }) => {
@@ -81,6 +86,8 @@ const transports: Record<string, OpenTransport> = {
   },
   'redis:': openRedis,
   'rediss:': openRedis,
+  'nats:': openNats,
+  'tls:': openNats,
   'memory:': async (_, { clock }) => {
     const { openMemory } = await import('./transports/memory.ts')
     return openMemory(clock)

@@ -2,7 +2,7 @@
 import { setTimeout as sleep } from 'node:timers/promises'
 import type { Message, StandardSchema } from 'kernelmq/bus'
 import { describe, expect, test } from 'vitest'
-import { can, deferred, newBus, newClock, nothing, one, type Scheme, take, testOf } from './support.ts'
+import { can, deferred, hasPlaces, newBus, newClock, nothing, one, type Scheme, take, testOf } from './support.ts'
 
 export const conformance = (scheme: Scheme): void => {
   /** Whether it counts messages, and knows who has them; a queue of the kernel counts packs. */
@@ -44,15 +44,19 @@ export const conformance = (scheme: Scheme): void => {
     test('has what it was sent with', async () => {
       const { queue, clock, start } = await makeTimed({ dedup: 0 })
       const ordered = can(scheme, 'order') ? { key: 'k' } : {}
-      await queue.send('x', { id: 'an id', ...ordered, priority: 7, headers: { a: 'b' }, correlationId: 'c' })
+      const priority = can(scheme, 'priority') ? 7 : 0
+      await queue.send('x', { id: 'an id', ...ordered, priority, headers: { a: 'b' }, correlationId: 'c' })
+      const sent = clock.now()
       await clock.advance(5)
-      const { id, key, priority, headers, sentAt, attempts, losses, settled } = await one(queue)
-      expect({ id, key, priority, headers, sentAt, attempts, losses, settled }).toEqual({
+      const message = await one(queue)
+      const { id, key, headers, sentAt, attempts, losses, settled } = message
+      expect(sentAt.getTime()).toBeGreaterThanOrEqual(start)
+      expect(sentAt.getTime()).toBeLessThanOrEqual(sent)
+      expect({ id, key, priority: message.priority, headers, attempts, losses, settled }).toEqual({
         id: 'an id',
         key: ordered.key,
-        priority: 7,
+        priority,
         headers: { a: 'b', 'correlation-id': 'c' },
-        sentAt: new Date(start),
         attempts: 0,
         losses: 0,
         settled: false,
@@ -85,7 +89,7 @@ export const conformance = (scheme: Scheme): void => {
       expect(await take(queue, 100)).toEqual(Array.from({ length: 100 }, (_, i) => i))
     })
 
-    test('is by priority first', async () => {
+    testOf(scheme, 'priority')('is by priority first', async () => {
       const queue = await make()
       for (const priority of [0, 255, 7, 0, 255]) await queue.send(priority, { priority })
       expect(await take(queue, 5)).toEqual([255, 255, 7, 0, 0])
@@ -121,9 +125,9 @@ export const conformance = (scheme: Scheme): void => {
       await queue.send('late', { delay: 1000 })
       await queue.send('later', { at: new Date(start + 2000) })
       expect(await queue.stats()).toMatchObject({ delayed: 2, ready: 0 })
-      await clock.advance(999)
+      await clock.advance(clock.before(1000))
       expect(await queue.receive(nothing)).toEqual([])
-      await clock.advance(1)
+      await clock.advance(1000 - clock.before(1000))
       expect(await take(queue, 1)).toEqual(['late'])
       const waiting = take(queue, 1)
       await sleep(10)
@@ -164,11 +168,11 @@ export const conformance = (scheme: Scheme): void => {
       const [message] = await queue.receive({ lease: 1000 })
       await clock.advance(900)
       await message?.extend(1000)
-      await clock.advance(999)
+      await clock.advance(clock.before(1000))
       expect(await queue.receive(nothing)).toEqual([])
       const waiting = queue.receive()
       await sleep(10)
-      await clock.advance(1)
+      await clock.advance(1000 - clock.before(1000))
       const [again] = await waiting
       expect(again).toMatchObject({ body: 'x', attempts: 0, losses: 1 })
       await expect(message?.ack()).rejects.toMatchObject({ code: 'ERR_BUS_LEASE_LOST' })
@@ -181,9 +185,9 @@ export const conformance = (scheme: Scheme): void => {
     testOf(scheme, 'dedup')('that was sent is a duplicate within its window, and new after it', async () => {
       const { queue, clock } = await makeTimed({ dedup: 1000 })
       expect(await queue.send('a', { id: 'i' })).toEqual({ id: 'i', duplicate: false })
-      await clock.advance(999)
+      await clock.advance(clock.before(1000))
       expect(await queue.send('b', { id: 'i' })).toEqual({ id: 'i', duplicate: true })
-      await clock.advance(1)
+      await clock.advance(1000 - clock.before(1000))
       expect(await queue.send('c', { id: 'i' })).toEqual({ id: 'i', duplicate: false })
       expect(await take(queue, 2)).toEqual(['a', 'c'])
     })
@@ -279,7 +283,7 @@ export const conformance = (scheme: Scheme): void => {
       const again: Message[] = []
       while (again.length < 3) again.push(...(await queue.receive({ max: 3 })))
       const bodies = again.map(({ body, attempts }) => [body, attempts])
-      expect(counts ? bodies : bodies.sort()).toEqual([
+      expect(hasPlaces(scheme) ? bodies : bodies.sort()).toEqual([
         ['a', 1],
         ['b', 0],
         ['c', 0],
@@ -326,39 +330,39 @@ export const conformance = (scheme: Scheme): void => {
       expect(await queue.stats()).toMatchObject({ ready: 0, leased: 0 })
     })
 
-    testOf(
-      scheme,
-      'order',
-      'deadLetter',
-    )('retries what throws, with growing waits, then dead-letters it with the error', async () => {
-      const { queue, clock, start, bus } = await makeTimed({ retry: { max: 3, base: 100, cap: 250 } })
-      const seen: number[] = []
-      let next = deferred()
-      queue.consume(({ attempts }) => {
-        seen.push(attempts)
-        queueMicrotask(next.resolve)
-        throw new Error(`no, ${attempts}`)
-      })
-      const step = next.promise
-      await queue.send('x', { headers: { a: 'b' }, key: 'k' })
-      await step
-      for (const most of [100, 200, 250]) {
-        next = deferred()
-        const again = next.promise
-        while ((await queue.stats()).delayed === 0) await sleep(1)
-        await clock.advance(most)
-        await again
-      }
-      while ((await queue.stats()).dead === 0) await sleep(1)
-      expect(seen).toEqual([0, 1, 2, 3])
-      const { letters } = await queue.dead.list()
-      expect(letters).toMatchObject([
-        { body: 'x', key: 'k', headers: { a: 'b' }, reason: 'failed 4 times', attempts: 4, losses: 0 },
-      ])
-      expect(letters[0]?.error).toMatch(/^Error: no, 3\n/)
-      expect(letters[0]?.diedAt.getTime()).toBeGreaterThan(start)
-      await bus.close()
-    })
+    testOf(scheme, 'deadLetter')(
+      'retries what throws, with growing waits, then dead-letters it with the error',
+      async () => {
+        const { queue, clock, start, bus } = await makeTimed({ retry: { max: 3, base: 100, cap: 250 } })
+        const seen: number[] = []
+        let next = deferred()
+        queue.consume(({ attempts }) => {
+          seen.push(attempts)
+          queueMicrotask(next.resolve)
+          throw new Error(`no, ${attempts}`)
+        })
+        const step = next.promise
+        const ordered = can(scheme, 'order') ? { key: 'k' } : {}
+        await queue.send('x', { headers: { a: 'b' }, ...ordered })
+        await step
+        for (const most of [100, 200, 250]) {
+          next = deferred()
+          const again = next.promise
+          while ((await queue.stats()).delayed === 0) await sleep(1)
+          await clock.advance(most)
+          await again
+        }
+        while ((await queue.stats()).dead === 0) await sleep(1)
+        expect(seen).toEqual([0, 1, 2, 3])
+        const { letters } = await queue.dead.list()
+        expect(letters).toMatchObject([
+          { body: 'x', ...ordered, headers: { a: 'b' }, reason: 'failed 4 times', attempts: 4, losses: 0 },
+        ])
+        expect(letters[0]?.error).toMatch(/^Error: no, 3\n/)
+        expect(letters[0]?.diedAt.getTime()).toBeGreaterThan(start)
+        await bus.close()
+      },
+    )
 
     test('runs as many handlers at a time as it is told, and no more', async () => {
       const queue = await make()
@@ -567,17 +571,13 @@ export const conformance = (scheme: Scheme): void => {
 
   describe('dead letters', () => {
     const withDead = async (count: number) => {
-      const queue = await make()
+      const queue = await make('q', { dedup: 0 })
       await queue.sendMany(Array.from({ length: count }, (_, i) => ({ body: i, id: `i${i}` })))
       for (const message of await queue.receive({ max: count })) await message.dead(`reason ${message.body}`)
       return queue
     }
 
-    testOf(
-      scheme,
-      'dedup',
-      'deadLetter',
-    )('are listed in pages, without being touched', async () => {
+    testOf(scheme, 'deadLetter')('are listed in pages, without being touched', async () => {
       const queue = await withDead(5)
       const first = await queue.dead.list({ max: 3 })
       const second = await queue.dead.list({ max: 3, after: first.next as string })
@@ -588,11 +588,7 @@ export const conformance = (scheme: Scheme): void => {
       expect(await queue.stats()).toMatchObject({ dead: 5, ready: 0 })
     })
 
-    testOf(
-      scheme,
-      'dedup',
-      'deadLetter',
-    )('are sent back as new, all or some', async () => {
+    testOf(scheme, 'deadLetter')('are sent back as new, all or some', async () => {
       const queue = await withDead(5)
       expect(await queue.dead.redrive({ ids: ['i1', 'i3'] })).toBe(2)
       expect(await take(queue, 2)).toEqual([1, 3])
@@ -603,11 +599,7 @@ export const conformance = (scheme: Scheme): void => {
       expect(await queue.stats()).toMatchObject({ dead: 0, ready: 2 })
     })
 
-    testOf(
-      scheme,
-      'dedup',
-      'deadLetter',
-    )('are dropped, all or some', async () => {
+    testOf(scheme, 'deadLetter')('are dropped, all or some', async () => {
       const queue = await withDead(3)
       expect(await queue.dead.discard({ ids: ['i0', 'unknown'] })).toBe(1)
       expect(await queue.stats()).toMatchObject({ dead: 2 })

@@ -104,12 +104,24 @@ export const can = (scheme: Scheme, capability: keyof Capabilities): boolean =>
 
 export interface TestClock extends Clock {
   advance(ms: number): void | Promise<void>
+  /** So much of a time that it is not over yet. */
+  before(ms: number): number
 }
 
 /** Engines that keep the time themselves: for them it has to pass. */
 const timekeepers: readonly Scheme[] = ['nats', 'amqp']
 
+class StandingClock extends ManualClock {
+  before(ms: number): number {
+    return ms - 1
+  }
+}
+
 class PassingClock extends ManualClock {
+  before(ms: number): number {
+    return ms / 2
+  }
+
   override now(): number {
     return Date.now()
   }
@@ -124,9 +136,38 @@ class PassingClock extends ManualClock {
   }
 }
 
+/** One that says what it is told, and waits for as long: a delay of an engine is counted from it. */
+class SteppingClock extends ManualClock {
+  before(ms: number): number {
+    return ms / 2
+  }
+
+  override async advance(ms: number): Promise<void> {
+    await new Promise((resolve) => setTimeout(resolve, ms + 5))
+    super.advance(ms)
+  }
+}
+
+/** Whether time cannot be told to have passed. */
+export const isSlow = (scheme: Scheme): boolean => timekeepers.includes(scheme)
+
 /** One that stands still until it is told how much time has passed, or waits for so long. */
-export const newClock = (scheme: Scheme, start: number): TestClock =>
-  timekeepers.includes(scheme) ? new PassingClock() : new ManualClock(start)
+export function newClock(scheme: Scheme, start: number): TestClock {
+  if (scheme === 'nats') return new SteppingClock(start)
+  return timekeepers.includes(scheme) ? new PassingClock() : new StandingClock(start)
+}
+
+/** Whether what is retried goes back to where it was. */
+export const hasPlaces = (scheme: Scheme): boolean => scheme === 'memory' || scheme === 'local'
+
+/** A test of what a transport can only do if it has these; one that has not has to refuse it, by name. */
+export function testOf(scheme: Scheme, ...needed: (keyof Capabilities)[]) {
+>>>>>>>
+  scheme === 'nats'
+    ? new SteppingClock(start)
+    : timekeepers.includes(scheme)
+      ? new PassingClock()
+      : new ManualClock(start)
 
 /** A test of what a transport can only do if it has these; one that has not has to refuse it, by name. */
 export function testOf(scheme: Scheme, ...needed: (keyof Capabilities)[]) {

@@ -18,6 +18,10 @@ export class Holding<H> {
     this.#timer ??= setInterval(() => void this.#keep([...this.#held]).catch(() => {}), this.#every).unref()
   }
 
+  get all(): H[] {
+    return [...this.#held]
+  }
+
   has(one: H): boolean {
     return this.#held.has(one)
   }
