@@ -143,7 +143,8 @@ class SteppingClock extends ManualClock {
   }
 
   override async advance(ms: number): Promise<void> {
-    await new Promise((resolve) => setTimeout(resolve, ms + 5))
+    // The server looks every 50 ms for what is over.
+    await new Promise((resolve) => setTimeout(resolve, ms + 60))
     super.advance(ms)
   }
 }
@@ -159,15 +160,6 @@ export function newClock(scheme: Scheme, start: number): TestClock {
 
 /** Whether what is retried goes back to where it was. */
 export const hasPlaces = (scheme: Scheme): boolean => scheme === 'memory' || scheme === 'local'
-
-/** A test of what a transport can only do if it has these; one that has not has to refuse it, by name. */
-export function testOf(scheme: Scheme, ...needed: (keyof Capabilities)[]) {
->>>>>>>
-  scheme === 'nats'
-    ? new SteppingClock(start)
-    : timekeepers.includes(scheme)
-      ? new PassingClock()
-      : new ManualClock(start)
 
 /** A test of what a transport can only do if it has these; one that has not has to refuse it, by name. */
 export function testOf(scheme: Scheme, ...needed: (keyof Capabilities)[]) {

@@ -70,7 +70,8 @@ const DELETED = 409
 
 /** What JetStream answers, by the numbers of its documentation. */
 const NO_CONSUMER = 10014
-const FULL: readonly number[] = [10_122, 10_077, 10_054]
+/** Limits of the account, memory, disk. */
+const NO_ROOM: readonly number[] = [10_002, 10_023, 10_028, 10_047, 10_077]
 
 /** A message in the hands of this process. */
 export class Held {
@@ -385,7 +386,9 @@ export class Stream {
   }
 
   #refused(call: string, { err_code, description }: NonNullable<PubAck['error']>): Error {
-    const code = FULL.includes(err_code) ? 'ERR_BUS_QUEUE_FULL' : 'ERR_BUS_DISK_FULL'
+    const isFull = /maximum (?:messages|bytes)/.test(description)
+    if (!isFull && !NO_ROOM.includes(err_code)) return new ApiError({ err_code, description })
+    const code = isFull ? 'ERR_BUS_QUEUE_FULL' : 'ERR_BUS_DISK_FULL'
     const hint = 'see the limits of the stream and of the account: nats stream info, nats account info'
     return new QueueError(code, { syscall: call, path: this.queue, detail: description, hint })
   }
