@@ -172,6 +172,7 @@ interface StreamInfo {
     readonly messages: number
     readonly bytes: number
     readonly first_ts: string
+    readonly last_seq: number
     readonly subjects?: Readonly<Record<string, number>>
   }
 }
@@ -180,6 +181,9 @@ interface ConsumerInfo {
   readonly name: string
   readonly num_pending: number
   readonly num_ack_pending: number
+  readonly delivered: { readonly stream_seq: number }
+  /** All up to it is acknowledged. */
+  readonly ack_floor: { readonly stream_seq: number }
 }
 
 const closed = (): QueueError => new QueueError('ERR_MQ_CLOSED', { syscall: 'receive' })
@@ -222,6 +226,8 @@ export class Stream {
   readonly #holding: Holding<Held>
   #turn = 0
   #refresh: NodeJS.Timeout | undefined
+  /** The server may have been killed. */
+  #hasRemains = true
   #stashed: NodeJS.Timeout | undefined
   #isClosed = false
   /** Of the beats before, so that a process that was stopped knows. */
@@ -461,6 +467,25 @@ export class Stream {
     if (this.#line.isEmpty) return
     await this.#findLanes()
     this.#stand()
+    if (this.#hasRemains) await this.#sweep()
+  }
+
+  /**
+   * A server that was killed may have forgotten that what was acknowledged is to go: its consumers never give it out
+   * again, and it would be there for ever.
+   */
+  async #sweep(): Promise<void> {
+    const [info, consumers] = await Promise.all([this.#info(), this.#consumers()])
+    if (info === undefined) return
+    const known = consumers.reduce((sum, { num_pending, num_ack_pending }) => sum + num_pending + num_ack_pending, 0)
+    this.#hasRemains = info.messages > known
+    if (!this.#hasRemains) return
+    for (const { name, ack_floor, delivered } of consumers) {
+      // Of a server that has lost its last messages too, the numbers begin anew.
+      if (!isLane(name) || ack_floor.stream_seq === 0 || delivered.stream_seq > info.last_seq) continue
+      const range = { filter: `${this.#root}.${filterOf(name)}`, seq: ack_floor.stream_seq + 1 }
+      await this.#settings.link.api(`STREAM.PURGE.${this.name}`, range)
+    }
   }
 
   /** All that was asked for on the connection before is forgotten. */
@@ -471,6 +496,7 @@ export class Stream {
       lane.stands = 0
       lane.look?.end()
     }
+    this.#hasRemains = true
     // They look for themselves; there may be more now than there was.
     this.#line.wake()
     void this.#keep(this.#holding.all).catch(() => {})
@@ -787,7 +813,8 @@ export class Stream {
     const total = dues.reduce((sum, [, count]) => sum + count, 0)
     const own = this.#holding.all.filter(({ lane }) => lane.name === 'd').length
     // A lane that nobody has ever received from has no consumer yet.
-    const unseen = Math.max(info.messages - total - ready - held - taken, 0)
+    const isNew = consumers.every(({ name }) => name !== 'p0')
+    const unseen = isNew ? Math.max(info.messages - total - ready - held - taken, 0) : 0
     const due = Math.max(total - delayed - own, 0)
     // The server counts what was given back as taken; this process knows what it gave back, not what became of that.
     const others = Math.max(taken - (this.#holding.all.length - own), 0)
