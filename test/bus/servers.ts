@@ -22,5 +22,5 @@ export interface Server {
 /** What a server needs that is not there: the name of its package; undefined if all is there. */
 export const missingFor = (name: ServerName): string | undefined => missing(name)
 
-/** Starts a server, which is to be closed; resolves when it answers. */
-export const startServer = (name: ServerName): Promise<Server> => start(name)
+/** Starts a server, which is to be closed, with these arguments, too; resolves when it answers. */
+export const startServer = (name: ServerName, more: string[] = []): Promise<Server> => start(name, more)

@@ -98,8 +98,8 @@ function answers(port) {
   })
 }
 
-/** Starts a server, which is to be closed; resolves when it answers. */
-export async function startServer(name) {
+/** Starts a server, which is to be closed, with these arguments, too; resolves when it answers. */
+export async function startServer(name, more = []) {
   const recipe = recipes[name]
   const directory = mkdtempSync(join(tmpdir(), `kernelmq-${name}-`))
   const port = await freePort()
@@ -127,7 +127,11 @@ export async function startServer(name) {
   const start = async () => {
     const { args, env } = recipe.command(directory, port, others)
     const environment = { ...process.env, PATH: `${process.env.PATH}:/usr/sbin:/usr/local/sbin`, ...env }
-    const running = spawn(recipe.program, args, { stdio: ['ignore', 'pipe', 'pipe'], detached: true, env: environment })
+    const running = spawn(recipe.program, [...args, ...more], {
+      stdio: ['ignore', 'pipe', 'pipe'],
+      detached: true,
+      env: environment,
+    })
     child = running
     let output = ''
     const listen = (text) => {

@@ -101,7 +101,7 @@ class Nats implements Transport {
     this.#prefix = prefix
     this.#clock = clock
     const ledger = (name: string, more: object) =>
-      new Ledger(link, `${prefix}==${name}`, `${prefix}==${name}`, { num_replicas: replicas, ...more })
+      new Ledger(link, `${prefix}~${name}`, `${prefix}~${name}`, { num_replicas: replicas, ...more })
     this.#records = ledger('records', {})
     this.#settings = { link, clock, prefix, lease, replicas, notes: ledger('notes', { max_age: FORGOTTEN }) }
     this.capabilities = { ...capabilities, maxBytes: Math.max(link.maxPayload - BESIDE, 0) }
@@ -148,22 +148,27 @@ class Nats implements Transport {
     const headers = toHeaders(this.#link.client, message, { sentAt: this.#clock.now() })
     const subject = this.#subjectOf(queue)
     const until = performance.now() + patience
-    for (;;) {
-      try {
-        await this.#link.ready(call)
-        const answer = await this.#link.ask(subject, message.body, headers)
-        if (answer.string() !== FULL) return true
-        throw new QueueError('ERR_BUS_QUEUE_FULL', { syscall: call, path: queue })
-      } catch (error) {
-        if (!(error instanceof Trouble)) throw error
-        if (error.kind !== 'lost' && performance.now() >= until) return false
-        await sleep(20)
+    this.#link.hold(true)
+    try {
+      for (;;) {
+        try {
+          await this.#link.ready(call)
+          const answer = await this.#link.ask(subject, message.body, headers)
+          if (answer.string() !== FULL) return true
+          throw new QueueError('ERR_BUS_QUEUE_FULL', { syscall: call, path: queue })
+        } catch (error) {
+          if (!(error instanceof Trouble)) throw error
+          if (error.kind !== 'lost' && performance.now() >= until) return false
+          await sleep(20)
+        }
       }
+    } finally {
+      this.#link.hold(false)
     }
   }
 
   #subjectOf(borrowed: string): string {
-    return `${this.#prefix}==borrowed.${nameOf(borrowed)}`
+    return `${this.#prefix}~borrowed.${nameOf(borrowed)}`
   }
 
   async receive(queue: string, options: ReceiveOptions): Promise<Delivery[]> {
@@ -316,8 +321,7 @@ class Nats implements Transport {
       const { total, limit, streams } = await this.#link.api<List>('STREAM.LIST', { offset })
       for (const { config } of streams ?? []) {
         const { name, description } = config
-        const isOurs = name.startsWith(`${this.#prefix}=`) && !name.startsWith(`${this.#prefix}==`)
-        if (isOurs && description !== undefined) names.push(description)
+        if (name.startsWith(`${this.#prefix}=`) && description !== undefined) names.push(description)
       }
       offset += limit
       if (offset >= total || limit === 0) return names

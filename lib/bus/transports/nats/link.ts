@@ -343,10 +343,13 @@ export class Link {
   async flush(): Promise<void> {
     const connection = this.#connection
     if (connection === undefined) throw new Trouble('lost', this.#lastError)
+    this.hold(true)
     try {
       await connection.flush()
     } catch (error) {
       throw new Trouble('lost', error)
+    } finally {
+      this.hold(false)
     }
   }
 

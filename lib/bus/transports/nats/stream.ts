@@ -50,14 +50,14 @@ const MOST_RETURNED = 10_000
 const NANOS = 1_000_000
 /** Milliseconds for which a pull waits at the server. */
 const PULL = 30_000
-/** Milliseconds for an answer to a look; of a lane whose one message somebody has there is none. */
-const LOOK = 5000
+/** Milliseconds for an answer to a look; of a lane whose one message somebody has there is none, nor of none. */
+const LOOK = 2000
 const TAKEN = 30
 /** Milliseconds for which somebody may still come for what arrives when nobody waits. */
 const STASHED = 10
 /** Milliseconds between looks for lanes that others have made, and for pulls that were forgotten. */
-const REFRESH = 10_000
-/** Milliseconds: what came may have come so long before it was seen. */
+const REFRESH = 5000
+/** Milliseconds between beats, by which a process knows that it was stopped; at most a part of the lease. */
 const BEAT = 500
 /** The part of a lease for which it is sure that it is ours. */
 const SAFE = 0.9
@@ -147,6 +147,8 @@ class Lane {
   looking: Promise<unknown> = Promise.resolve()
   /** Until this point of performance.now() a pull waits at the server. */
   stands = 0
+  /** When it was sent there. */
+  asked = 0
   /** How many messages of it this process has. */
   held = 0
 
@@ -241,7 +243,7 @@ export class Stream {
     const name = nameOf(queue)
     this.name = `${settings.prefix}=${name}`
     this.#root = `${settings.prefix}.${name}`
-    this.#news = `${settings.prefix}==lanes.${name}`
+    this.#news = `${settings.prefix}~lanes.${name}`
     this.#holding = new Holding(settings.lease / 3, (held) => this.#keep(held))
     const now = performance.now()
     this.#beats = [now, now]
@@ -317,8 +319,17 @@ export class Stream {
     this.#made = undefined
     this.#isMade = false
     await this.#make()
-    const names = [...this.#lanes.keys()]
-    await Promise.all(names.map((name) => this.#makeConsumer(name)))
+    const lanes = await Promise.all(this.#lanes.values())
+    await Promise.all(lanes.map((lane) => this.#mendLane(lane)))
+    this.#stand()
+  }
+
+  async #mendLane(lane: Lane): Promise<void> {
+    if (!(await this.#makeConsumer(lane.name))) return
+    // The pull that waited went with it, and so did its numbers.
+    lane.stands = 0
+    for (const held of this.#holding.all) if (held.lane === lane) this.#remove(held)
+    this.#returned.clear()
   }
 
   #lane(name: LaneName): Promise<Lane> {
@@ -450,16 +461,20 @@ export class Stream {
     if (this.#isClosed) throw closed()
     const now = performance.now()
     this.#beats = [now, now]
-    this.#beat ??= setInterval(() => {
-      this.#beats = [this.#beats[1], performance.now()]
-    }, BEAT).unref()
+    this.#beat ??= setInterval(
+      () => {
+        this.#beats = [this.#beats[1], performance.now()]
+      },
+      Math.min(BEAT, this.#settings.lease / 10),
+    ).unref()
     this.#refresh ??= setInterval(() => void this.#look().catch(() => {}), REFRESH).unref()
     this.#detach ??= this.#settings.link.onConnection(() => this.#connected())
   }
 
   async #findLanes(): Promise<void> {
-    const { consumers } = await this.#settings.link.api<{ consumers: string[] | null }>(`CONSUMER.NAMES.${this.name}`)
-    await Promise.all((consumers ?? []).filter(isLane).map((name) => this.#lane(name)))
+    const names = (await this.#consumers()).map(({ name }) => name)
+    if (this.#open.some(({ name }) => !names.includes(name))) await this.#mend()
+    await Promise.all(names.filter(isLane).map((name) => this.#lane(name)))
   }
 
   /** Whether there are new lanes, and whether those who wait are waited for. */
@@ -530,12 +545,13 @@ export class Stream {
     for (;;) {
       // It has one at a time, which is here, or will come.
       if (lane.isSerial && (lane.held > 0 || lane.stands > performance.now())) return []
+      const asked = performance.now()
       const messages = await this.#pull(lane, lane.isSerial ? 1 : max)
       if (messages === undefined) {
         await this.#mend()
         continue
       }
-      const admitted = await Promise.all(messages.map((message) => this.#admit(lane, message)))
+      const admitted = await Promise.all(messages.map((message) => this.#admit(lane, message, asked)))
       const found = admitted.filter((one) => one !== undefined)
       // There may be more behind what is not due, or nobody wants any more.
       if (found.length > 0 || messages.length === 0) return found
@@ -554,8 +570,13 @@ export class Stream {
         resolve(status === GONE && messages.length === 0 ? undefined : messages)
       }
       const late = () => {
+        if (!lane.isSerial) {
+          end(GONE)
+          return
+        }
         // Somebody else has its one message, and ours is still asked for.
-        if (lane.isSerial) lane.stands = performance.now() + PULL
+        lane.asked = performance.now()
+        lane.stands = lane.asked + PULL
         end()
       }
       const timer = setTimeout(late, lane.isSerial ? TAKEN : LOOK)
@@ -599,6 +620,7 @@ export class Stream {
       const inbox = this.#inboxOf(lane)
       if (inbox === undefined) return
       lane.stands = now + left + LOOK
+      lane.asked = now
       this.#ask(lane, { batch: 1, expires: Math.ceil(left) * NANOS }, `${inbox}.stand`)
     }
   }
@@ -622,7 +644,7 @@ export class Stream {
   /** One that nobody has looked for. */
   async #came(lane: Lane, message: Msg): Promise<void> {
     lane.stands = 0
-    const delivery = await this.#admit(lane, message).catch(() => undefined)
+    const delivery = await this.#admit(lane, message, lane.asked).catch(() => undefined)
     if (delivery === undefined) this.#stand()
     else if (this.#isClosed) this.#giveBack([delivery])
     else if (this.#line.hand(delivery)) this.#stand()
@@ -635,8 +657,11 @@ export class Stream {
     }
   }
 
-  /** Makes it one of those that this process has; undefined if nobody is to have it now. */
-  async #admit(lane: Lane, message: Msg): Promise<Delivery | undefined> {
+  /**
+   * Makes it one of those that this process has; undefined if nobody is to have it now. It cannot have come before it
+   * was `asked` for; but long ago, if the process was stopped since.
+   */
+  async #admit(lane: Lane, message: Msg, asked: number): Promise<Delivery | undefined> {
     const { clock, link, lease } = this.#settings
     const { sequence, count } = placeOf(message)
     const reply = message.reply as string
@@ -644,7 +669,7 @@ export class Stream {
     this.#returned.delete(sequence)
     const isKnown = count === 1 || before?.count === count - 1
     // Kept alive from here on, while it is found out what it has been through.
-    const held = new Held(lane, message, isKnown ? before : undefined, this.#beats[0] + lease * SAFE)
+    const held = new Held(lane, message, isKnown ? before : undefined, Math.max(this.#beats[0], asked) + lease * SAFE)
     this.#add(held)
     if (!isKnown) {
       try {
