@@ -1,10 +1,11 @@
 // The transports of engines against the bare clients: the same work on a real server, in turns, each result as a ratio in
 // one run.
+import { randomUUID } from 'node:crypto'
 import { parseArgs } from 'node:util'
 import { connect } from 'kernelmq/bus'
 import { missingFor, startServer } from '../test/reliability/servers.mjs'
 
-const help = `npm run bench:engines -- [--engine redis] [--quick]
+const help = `npm run bench:engines -- [--engine redis | nats] [--quick]
 
 Sends and handles messages of 64 bytes through each engine by kernelmq and by its bare client, with the same guarantees:
 sends are confirmed, a batch is all or nothing, what is handled is acknowledged after its handler, and gone then. No
@@ -68,6 +69,50 @@ const engines = {
           })
         },
         close: () => client.quit(),
+      }
+    },
+  },
+  nats: {
+    server: 'nats',
+    async bare(url, name) {
+      const { connect: connectTo } = await import('@nats-io/transport-node')
+      const { jetstream, jetstreamManager } = await import('@nats-io/jetstream')
+      const connection = await connectTo({ servers: url })
+      const manager = await jetstreamManager(connection)
+      await manager.streams.add({ name, subjects: [name], retention: 'workqueue', duplicate_window: 300e9 })
+      await manager.consumers.add(name, { durable_name: 'c', ack_policy: 'explicit', max_ack_pending: -1 })
+      const client = jetstream(connection)
+      const consumer = await client.consumers.get(name, 'c')
+      // So that one that has to be sent again is not there twice.
+      const send = (body) => client.publish(name, body, { msgID: randomUUID() })
+      return {
+        send,
+        sendMany: (bodies) => Promise.all(bodies.map(send)),
+        async handleTogether(count, handler) {
+          for (let done = 0; done < count; ) {
+            const messages = []
+            const fetched = await consumer.fetch({ max_messages: Math.min(BATCH, count - done), expires: 1000 })
+            for await (const message of fetched) messages.push(message)
+            handler(messages.map((message) => message.string()))
+            // The server answers the last one when it has done all before it.
+            for (const message of messages.slice(0, -1)) message.ack()
+            await messages.at(-1).ackAck()
+            done += messages.length
+          }
+        },
+        handleEach(count, handler) {
+          let left = count
+          return new Promise((resolve, reject) => {
+            const handle = async (message) => {
+              await handler(message.string())
+              await message.ackAck()
+              if (--left === 0) resolve()
+            }
+            const callback = (message) => void handle(message).catch(reject)
+            consumer.consume({ max_messages: BATCH, callback }).catch(reject)
+          })
+        },
+        close: () => connection.close(),
       }
     },
   },

@@ -197,7 +197,8 @@ export function chaos(scheme: Engine, server: Server, rounds = Number(process.en
     const queue = bus.queue('q')
     for (;;) {
       const { ready, leased, delayed, held } = await queue.stats()
-      if (ready + leased + delayed + held === 0 || performance.now() > over) break
+      const isDone = ready + leased + delayed + held === 0 && judge(directory).lost.length === 0
+      if (isDone || performance.now() > over) break
       await sleep(100)
     }
     const { sent, got, lost, again, wrong } = judge(directory)

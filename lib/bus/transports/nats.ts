@@ -255,9 +255,10 @@ class Nats implements Transport {
       if (counted || held.begun) await stream.write(held, { due })
       return stream.take(held) && stream.nak(held, due)
     } catch (error) {
-      // It will be handed out again by itself.
-      if ((error as QueueError).code === 'ERR_BUS_CONNECTION') return false
-      throw error
+      if ((error as QueueError).code !== 'ERR_BUS_CONNECTION') throw error
+      // It will be handed out again by itself, once nobody keeps it.
+      stream.take(held)
+      return false
     }
   }
 

@@ -56,7 +56,11 @@ const TAKEN = 30
 /** Milliseconds for which somebody may still come for what arrives when nobody waits. */
 const STASHED = 10
 /** Milliseconds between looks for lanes that others have made, and for pulls that were forgotten. */
-const REFRESH = 5000
+const REFRESH = 2000
+/** Milliseconds after which nobody seems to want messages any more. */
+const RESTING = 60_000
+/** In how many looks a lane has to have more than its consumer knows of. */
+const CERTAIN = 3
 /** Milliseconds between beats, by which a process knows that it was stopped; at most a part of the lease. */
 const BEAT = 500
 /** The part of a lease for which it is sure that it is ours. */
@@ -149,12 +153,18 @@ class Lane {
   stands = 0
   /** When it was sent there. */
   asked = 0
-  /** How many messages of it this process has. */
-  held = 0
+  /** Milliseconds for which the server waits for a word of who has a message; the first process has said so. */
+  readonly lease: number
+  readonly holding: Holding<Held>
+  /** When its consumer was made, and how often there was more than that knows of. */
+  created = ''
+  strays = 0
 
-  constructor(stream: Stream, name: LaneName) {
+  constructor(stream: Stream, name: LaneName, lease: number, keep: (held: readonly Held[]) => Promise<void>) {
     this.stream = stream
     this.name = name
+    this.lease = lease
+    this.holding = new Holding(lease / 3, keep)
   }
 
   /** The highest is looked into first. */
@@ -183,9 +193,7 @@ interface ConsumerInfo {
   readonly name: string
   readonly num_pending: number
   readonly num_ack_pending: number
-  readonly delivered: { readonly stream_seq: number }
-  /** All up to it is acknowledged. */
-  readonly ack_floor: { readonly stream_seq: number }
+  readonly created: string
 }
 
 const closed = (): QueueError => new QueueError('ERR_MQ_CLOSED', { syscall: 'receive' })
@@ -225,11 +233,12 @@ export class Stream {
   readonly #line = new Line<Delivery>()
   #stash: Delivery[] = []
   readonly #returned = new Map<number, Returned>()
-  readonly #holding: Holding<Held>
   #turn = 0
   #refresh: NodeJS.Timeout | undefined
   /** The server may have been killed. */
-  #hasRemains = true
+  #isSuspicious = true
+  /** When somebody last wanted a message, as performance.now() says. */
+  #received = 0
   #stashed: NodeJS.Timeout | undefined
   #isClosed = false
   /** Of the beats before, so that a process that was stopped knows. */
@@ -244,7 +253,6 @@ export class Stream {
     this.name = `${settings.prefix}=${name}`
     this.#root = `${settings.prefix}.${name}`
     this.#news = `${settings.prefix}~lanes.${name}`
-    this.#holding = new Holding(settings.lease / 3, (held) => this.#keep(held))
     const now = performance.now()
     this.#beats = [now, now]
   }
@@ -325,10 +333,11 @@ export class Stream {
   }
 
   async #mendLane(lane: Lane): Promise<void> {
-    if (!(await this.#makeConsumer(lane.name))) return
+    const { isNew } = await this.#makeConsumer(lane.name, lane.lease)
+    if (!isNew) return
     // The pull that waited went with it, and so did its numbers.
     lane.stands = 0
-    for (const held of this.#holding.all) if (held.lane === lane) this.#remove(held)
+    for (const held of lane.holding.all) this.#remove(held)
     this.#returned.clear()
   }
 
@@ -344,21 +353,24 @@ export class Stream {
 
   async #openLane(name: LaneName): Promise<Lane> {
     await this.#make()
-    const isNew = await this.#makeConsumer(name)
-    const lane = new Lane(this, name)
+    const { isNew, lease } = await this.#makeConsumer(name)
+    const lane = new Lane(this, name, lease, (held) => this.#keep(held))
     this.#open = [...this.#open, lane].sort((a, b) => b.rank - a.rank)
     // Who receives from the queue has to know.
     if (isNew) this.#settings.link.tell(this.#news, name)
     return lane
   }
 
-  /** Whether it was not there. */
-  async #makeConsumer(name: LaneName): Promise<boolean> {
-    const { link, lease } = this.#settings
+  /** @param wanted milliseconds, if it is not there */
+  async #makeConsumer(
+    name: LaneName,
+    wanted: number = this.#settings.lease,
+  ): Promise<{ isNew: boolean; lease: number }> {
+    const { link } = this.#settings
     const call = `${this.name}.${name}`
     try {
-      await link.api(`CONSUMER.INFO.${call}`)
-      return false
+      const { config } = await link.api<{ config: { ack_wait: number } }>(`CONSUMER.INFO.${call}`)
+      return { isNew: false, lease: config.ack_wait / NANOS }
     } catch (error) {
       if (!(error instanceof ApiError && error.number === NO_CONSUMER)) throw error
     }
@@ -367,14 +379,14 @@ export class Stream {
       filter_subject: `${this.#root}.${filterOf(name)}`,
       deliver_policy: 'all',
       ack_policy: 'explicit',
-      ack_wait: lease * NANOS,
+      ack_wait: wanted * NANOS,
       max_deliver: -1,
       max_ack_pending: name.startsWith('k') ? 1 : -1,
       max_waiting: 4096,
       replay_policy: 'instant',
     }
     await link.api(`CONSUMER.DURABLE.CREATE.${call}`, { stream_name: this.name, config })
-    return true
+    return { isNew: true, lease: wanted }
   }
 
   // Sending.
@@ -434,6 +446,7 @@ export class Stream {
   async #receive({ max, deadline, signal, lease }: ReceiveOptions): Promise<Delivery[]> {
     const { link } = this.#settings
     if (signal?.aborted) throw new AbortError(signal.reason)
+    this.#received = performance.now()
     this.#receives ??= this.#begin().catch((error: unknown) => {
       this.#receives = undefined
       throw error
@@ -477,44 +490,77 @@ export class Stream {
     await Promise.all(names.filter(isLane).map((name) => this.#lane(name)))
   }
 
-  /** Whether there are new lanes, and whether those who wait are waited for. */
+  /** Whether there are new lanes, whether those who wait are waited for, and what the server has forgotten. */
   async #look(): Promise<void> {
-    if (this.#line.isEmpty) return
+    if (this.#line.isEmpty && performance.now() > this.#received + RESTING) return
     await this.#findLanes()
     this.#stand()
-    if (this.#hasRemains) await this.#sweep()
+    if (this.#isSuspicious) await this.#search()
+  }
+
+  /** There is a new lane, or a consumer was made anew, and with the one before went the pulls that waited. */
+  async #onNews(name: string): Promise<void> {
+    for (const lane of this.#open) if (lane.name === name) lane.stands = 0
+    await this.#look()
   }
 
   /**
-   * A server that was killed may have forgotten that what was acknowledged is to go: its consumers never give it out
-   * again, and it would be there for ever.
+   * A server that was killed may come back with messages that it will never hand out: its consumers believe that they
+   * are done, or have forgotten who had them. What can be seen is that there are more than a consumer knows of.
    */
-  async #sweep(): Promise<void> {
-    const [info, consumers] = await Promise.all([this.#info(), this.#consumers()])
-    if (info === undefined) return
-    const known = consumers.reduce((sum, { num_pending, num_ack_pending }) => sum + num_pending + num_ack_pending, 0)
-    this.#hasRemains = info.messages > known
-    if (!this.#hasRemains) return
-    for (const { name, ack_floor, delivered } of consumers) {
-      // Of a server that has lost its last messages too, the numbers begin anew.
-      if (!isLane(name) || ack_floor.stream_seq === 0 || delivered.stream_seq > info.last_seq) continue
-      const range = { filter: `${this.#root}.${filterOf(name)}`, seq: ack_floor.stream_seq + 1 }
-      await this.#settings.link.api(`STREAM.PURGE.${this.name}`, range)
+  async #search(): Promise<void> {
+    const clean: boolean[] = []
+    for (const lane of this.#open) clean.push(await this.#searchLane(lane))
+    this.#isSuspicious = clean.includes(false)
+  }
+
+  /** Whether there is nothing that its consumer does not know. */
+  async #searchLane(lane: Lane): Promise<boolean> {
+    const call = `CONSUMER.INFO.${this.name}.${lane.name}`
+    const before = await this.#count(lane)
+    const { created, num_pending, num_ack_pending } = await this.#settings.link.api<ConsumerInfo>(call)
+    const after = await this.#count(lane)
+    const known = num_pending + num_ack_pending
+    const sent = after.last - before.last
+    if (before.messages + sent <= known) {
+      lane.strays = 0
+      return true
     }
+    // An acknowledgement takes a moment.
+    const isCertain = after.messages - sent > known
+    lane.strays = isCertain ? (lane.created === created ? lane.strays : 0) + 1 : 0
+    lane.created = created
+    if (lane.strays >= CERTAIN) await this.#reset(lane)
+    return false
+  }
+
+  async #count(lane: Lane): Promise<{ messages: number; last: number }> {
+    const filter = { subjects_filter: `${this.#root}.${filterOf(lane.name)}` }
+    const { state } = await this.#settings.link.api<StreamInfo>(`STREAM.INFO.${this.name}`, filter)
+    const messages = Object.values(state.subjects ?? {}).reduce((sum, count) => sum + count, 0)
+    return { messages, last: state.last_seq }
+  }
+
+  /** All that is in a lane is handed out again, also what somebody has: twice rather than never. */
+  async #reset(lane: Lane): Promise<void> {
+    const { link } = this.#settings
+    await link.api(`CONSUMER.DELETE.${this.name}.${lane.name}`)
+    await this.#makeConsumer(lane.name, lane.lease)
+    link.tell(this.#news, lane.name)
   }
 
   /** All that was asked for on the connection before is forgotten. */
   #connected(): void {
-    this.#settings.link.subscribe(this.#news, () => void this.#look().catch(() => {}))
+    this.#settings.link.subscribe(this.#news, (news) => void this.#onNews(news.string()).catch(() => {}))
     for (const lane of this.#open) {
       lane.inbox = undefined
       lane.stands = 0
       lane.look?.end()
     }
-    this.#hasRemains = true
+    this.#isSuspicious = true
     // They look for themselves; there may be more now than there was.
     this.#line.wake()
-    void this.#keep(this.#holding.all).catch(() => {})
+    void this.#keep(this.#all).catch(() => {})
   }
 
   /** What is there, or has come for nobody. */
@@ -544,7 +590,7 @@ export class Stream {
   async #lookNow(lane: Lane, max: number): Promise<Delivery[]> {
     for (;;) {
       // It has one at a time, which is here, or will come.
-      if (lane.isSerial && (lane.held > 0 || lane.stands > performance.now())) return []
+      if (lane.isSerial && (lane.holding.all.length > 0 || lane.stands > performance.now())) return []
       const asked = performance.now()
       const messages = await this.#pull(lane, lane.isSerial ? 1 : max)
       if (messages === undefined) {
@@ -662,21 +708,27 @@ export class Stream {
    * was `asked` for; but long ago, if the process was stopped since.
    */
   async #admit(lane: Lane, message: Msg, asked: number): Promise<Delivery | undefined> {
-    const { clock, link, lease } = this.#settings
+    const { clock, link } = this.#settings
     const { sequence, count } = placeOf(message)
     const reply = message.reply as string
     const before = this.#returned.get(sequence)
     this.#returned.delete(sequence)
     const isKnown = count === 1 || before?.count === count - 1
     // Kept alive from here on, while it is found out what it has been through.
-    const held = new Held(lane, message, isKnown ? before : undefined, Math.max(this.#beats[0], asked) + lease * SAFE)
-    this.#add(held)
+    const held = new Held(
+      lane,
+      message,
+      isKnown ? before : undefined,
+      Math.max(this.#beats[0], asked) + lane.lease * SAFE,
+    )
+    lane.holding.add(held)
     if (!isKnown) {
       try {
         await this.#recall(held)
-      } catch (error) {
+      } catch {
+        // It comes again.
         this.#remove(held)
-        throw error
+        return undefined
       }
     }
     const now = clock.now()
@@ -737,17 +789,10 @@ export class Stream {
     this.#settings.link.tell(held.reply, ACK)
   }
 
-  #add(held: Held): void {
-    held.lane.held++
-    this.#holding.add(held)
-  }
-
   /** False if it was not ours any more. */
   #remove(held: Held): boolean {
     held.cancel?.()
-    if (!this.#holding.delete(held)) return false
-    held.lane.held--
-    return true
+    return held.lane.holding.delete(held)
   }
 
   #grant(deliveries: Delivery[], lease: number): Delivery[] {
@@ -757,11 +802,15 @@ export class Stream {
     return deliveries
   }
 
+  get #all(): Held[] {
+    return this.#open.flatMap(({ holding }) => holding.all)
+  }
+
   // Settling.
 
   /** Whether this process may still do something with it. */
   has(held: Held): boolean {
-    if (performance.now() < held.safe) return this.#holding.has(held)
+    if (performance.now() < held.safe) return held.lane.holding.has(held)
     this.#remove(held)
     return false
   }
@@ -775,11 +824,11 @@ export class Stream {
   async #keep(all: readonly Held[]): Promise<void> {
     const kept = all.filter((held) => this.has(held))
     if (kept.length === 0) return
-    const { link, lease } = this.#settings
+    const { link } = this.#settings
     const now = performance.now()
     for (const { reply } of kept) link.tell(reply, WORKING)
     await link.flush()
-    for (const held of kept) held.safe = now + lease * SAFE
+    for (const held of kept) held.safe = now + held.lane.lease * SAFE
   }
 
   extend(held: Held, until: number): void {
@@ -836,13 +885,13 @@ export class Stream {
       taken += num_ack_pending
     }
     const total = dues.reduce((sum, [, count]) => sum + count, 0)
-    const own = this.#holding.all.filter(({ lane }) => lane.name === 'd').length
+    const own = this.#all.filter(({ lane }) => lane.name === 'd').length
     // A lane that nobody has ever received from has no consumer yet.
     const isNew = consumers.every(({ name }) => name !== 'p0')
     const unseen = isNew ? Math.max(info.messages - total - ready - held - taken, 0) : 0
     const due = Math.max(total - delayed - own, 0)
     // The server counts what was given back as taken; this process knows what it gave back, not what became of that.
-    const others = Math.max(taken - (this.#holding.all.length - own), 0)
+    const others = Math.max(taken - (this.#all.length - own), 0)
     const returned = [...this.#returned.values()].filter(({ isDelayed }) => !isDelayed)
     const waiting = Math.min(returned.filter((one) => one.due > now).length, others)
     const back = Math.min(returned.filter((one) => one.due <= now).length, others - waiting) + this.#stash.length
@@ -915,7 +964,7 @@ export class Stream {
     for (const timer of [this.#beat, this.#refresh, this.#stashed]) clearInterval(timer)
     this.#line.fail(reason)
     for (const { look } of this.#open) look?.end()
-    const all = this.#holding.all.filter((held) => this.has(held))
+    const all = this.#all.filter((held) => this.has(held))
     for (const held of all.sort((a, b) => a.sequence - b.sequence)) this.#return(held, 0)
   }
 }
