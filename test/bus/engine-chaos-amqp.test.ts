@@ -1,4 +1,0 @@
-import { chaos } from './engine-chaos.ts'
-import { describeEngine } from './support.ts'
-
-await describeEngine('amqp', chaos)
