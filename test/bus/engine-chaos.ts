@@ -167,7 +167,10 @@ export function chaos(scheme: Engine, server: Server, rounds = Number(process.en
         const idle = [...workers].filter((worker) => linesOf(worker.log).length <= (before.get(worker) ?? 0) + 1)
         if (idle.length === 0) return performance.now() - began
         const dead = [...workers].filter(({ child }) => child.exitCode !== null || child.signalCode !== null)
-        if (dead.length > 0) throw new Error(`${dead.map(({ name, child }) => `${name} (${child.exitCode ?? child.signalCode})`)} ended by itself`)
+        if (dead.length > 0)
+          throw new Error(
+            `${dead.map(({ name, child }) => `${name} (${child.exitCode ?? child.signalCode})`)} ended by itself`,
+          )
         if (performance.now() - began > PATIENCE) {
           throw new Error(`after ${after}, ${idle.map(({ name }) => name).join(', ')} did not go on`)
         }

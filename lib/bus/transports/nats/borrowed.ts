@@ -1,10 +1,9 @@
 // A queue that goes with this process: a subscription, and what came by it. Whoever sends waits until it is here.
-import type { Msg } from '@nats-io/transport-node'
 import type { Clock } from '../../clock.ts'
 import { type Delivery, NO_HEADERS, type Outgoing, type ReceiveOptions, type TransportStats } from '../../transport.ts'
 import { read } from './envelope.ts'
 import { Line } from './line.ts'
-import type { Link } from './link.ts'
+import type { Link, Msg } from './link.ts'
 
 /** How many messages it has room for, and how many bytes of them. */
 const ROOM = 10_000

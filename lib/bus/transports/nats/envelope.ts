@@ -1,12 +1,11 @@
 // A message as NATS has it: headers, and the body as it is.
-import type { Msg, MsgHdrs } from '@nats-io/transport-node'
 import { invalidValue } from '../../../errors.ts'
 import type { Outgoing } from '../../transport.ts'
 import { type Fields, fromFields, type Past, type Read, toFields } from '../engine/wire.ts'
-import type { Client } from './link.ts'
+import type { Client, Msg, MsgHdrs } from './link.ts'
 
 /** The header by which JetStream knows what was sent before. */
-export const MESSAGE_ID = 'Nats-Msg-Id'
+const MESSAGE_ID = 'Nats-Msg-Id'
 
 const PLAIN = /^[\x21-\x24\x26-\x7e](?:[\x20-\x24\x26-\x7e]*[\x21-\x24\x26-\x7e])?$/
 

@@ -1,14 +1,17 @@
 // The connection to a NATS server: made anew when it is lost, and asked again by those who can wait.
 import { setTimeout as sleep } from 'node:timers/promises'
-import type { Msg, MsgHdrs, NatsConnection, Subscription } from '@nats-io/transport-node'
+import type * as nats from '@nats-io/transport-node'
 import { QueueError } from '../../../errors.ts'
 import { MAX_TIMER } from '../../../waiting.ts'
 import { type Address, noAccess, noConnection } from '../engine/address.ts'
 import { loadClient } from '../engine/client.ts'
 
-export type Client = typeof import('@nats-io/transport-node')
+export type Client = typeof nats
+export type Msg = nats.Msg
+export type MsgHdrs = nats.MsgHdrs
+type NatsConnection = nats.NatsConnection
 
-export const PORT = 4222
+const PORT = 4222
 
 /** Milliseconds to wait for one answer, or for a connection. */
 const ANSWER = 5000
@@ -354,7 +357,7 @@ export class Link {
   }
 
   /** Undefined while there is no connection. */
-  subscribe(subject: string, callback: (message: Msg) => void): Subscription | undefined {
+  subscribe(subject: string, callback: (message: Msg) => void): nats.Subscription | undefined {
     return this.#connection?.subscribe(subject, {
       callback(error, message) {
         if (error === null) callback(message)

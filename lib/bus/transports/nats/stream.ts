@@ -1,6 +1,5 @@
 // A queue as a stream of JetStream, and what this process has of it.
 import { setTimeout as sleep } from 'node:timers/promises'
-import type { Msg } from '@nats-io/transport-node'
 import { AbortError, QueueError } from '../../../errors.ts'
 import type { Cancel, Clock } from '../../clock.ts'
 import type { Delivery, Outgoing, Page, Receipt, ReceiveOptions, TransportStats } from '../../transport.ts'
@@ -9,7 +8,7 @@ import type { Read } from '../engine/wire.ts'
 import { headersOf, placeOf, read, toHeaders } from './envelope.ts'
 import { type Ledger, NAME_IN_USE, NO_MESSAGE, NO_STREAM, type PubAck } from './ledger.ts'
 import { Line } from './line.ts'
-import { ApiError, type Link } from './link.ts'
+import { ApiError, type Link, type Msg } from './link.ts'
 import { filterOf, isLane, type LaneName, laneOf, nameOf } from './names.ts'
 
 /** What the streams and consumers of a bus are to be. */
