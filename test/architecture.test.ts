@@ -32,6 +32,24 @@ const order = [
   ],
   ['bus/transports/mq.ts', 'bus/transports/sysv.ts'],
   [
+    'bus/transports/engine/client.ts',
+    'bus/transports/engine/address.ts',
+    'bus/transports/engine/wire.ts',
+    'bus/transports/engine/holding.ts',
+    'bus/transports/engine/hold.ts',
+  ],
+  ['bus/transports/redis/scripts.ts', 'bus/transports/redis/connection.ts', 'bus/transports/redis/redis.ts'],
+  [
+    'bus/transports/nats/names.ts',
+    'bus/transports/nats/line.ts',
+    'bus/transports/nats/link.ts',
+    'bus/transports/nats/envelope.ts',
+    'bus/transports/nats/ledger.ts',
+    'bus/transports/nats/stream.ts',
+    'bus/transports/nats/borrowed.ts',
+    'bus/transports/nats.ts',
+  ],
+  [
     'bus/meter.ts',
     'bus/message.ts',
     'bus/consumer.ts',
@@ -102,7 +120,7 @@ test.each(library)('lib/%s imports only what lies below it', (name) => {
   expect(below).toEqual(expect.arrayContaining(own))
 })
 
-test('only lib/native.ts imports a package, and that is bindings; lib/bus/tracing.ts has types of one', () => {
+test('only lib/native.ts imports a package, and that is bindings; others have types of one', () => {
   const packages = library
     .filter((name) => !name.startsWith('cli/'))
     .flatMap((name) =>
@@ -110,7 +128,13 @@ test('only lib/native.ts imports a package, and that is bindings; lib/bus/tracin
         .filter((specifier) => !specifier.startsWith('.') && !specifier.startsWith('node:'))
         .map((specifier) => `${name}: ${specifier}`),
     )
-  expect(packages.sort()).toEqual(['bus/tracing.ts: @opentelemetry/api', 'native.ts: bindings'])
+  expect(packages.sort()).toEqual([
+    'bus/tracing.ts: @opentelemetry/api',
+    'bus/transports/nats/link.ts: @nats-io/transport-node',
+    'native.ts: bindings',
+  ])
+  const link = readFileSync(join(root, 'lib/bus/transports/nats/link.ts'), 'utf8')
+  expect(link).toContain("import type * as nats from '@nats-io/transport-node'")
   const tracing = readFileSync(join(root, 'lib/bus/tracing.ts'), 'utf8')
   expect(tracing).toContain("import type * as api from '@opentelemetry/api'")
 })

@@ -24,6 +24,7 @@ import { Schedules } from './schedules.ts'
 import { Topic } from './topic.ts'
 import { Tracing } from './tracing.ts'
 import type { Capabilities, Transport } from './transport.ts'
+import { shown } from './transports/engine/address.ts'
 
 /** Milliseconds. */
 const DAY = 86_400_000
@@ -60,8 +61,20 @@ interface Settings {
   readonly clock: Clock
 }
 
+type OpenTransport = (url: URL, settings: Settings) => Promise<Transport>
+
+async function openRedis(url: URL, { clock }: Settings): Promise<Transport> {
+  const { openRedis } = await import('./transports/redis/redis.ts')
+  return openRedis(url, clock)
+}
+
+const openNats: OpenTransport = async (url, settings) => {
+  const { openNats: open } = await import('./transports/nats.ts')
+  return open(url, settings)
+}
+
 /** Loaded when their URL is used. */
-const transports: Record<string, (url: URL, settings: Settings) => Promise<Transport>> = {
+const transports: Record<string, OpenTransport> = {
   'local:': async (url, { clock, mode, busyTimeout, create }) => {
     const { openLocal } = await import('./transports/local/local.ts')
     return openLocal(directoryOf(url), clock, { mode, create, patience: busyTimeout })
@@ -74,6 +87,10 @@ const transports: Record<string, (url: URL, settings: Settings) => Promise<Trans
     const { openSysv } = await import('./transports/sysv.ts')
     return openSysv(directoryOf(url, ['maxBytes']), sizesOf(url), clock, { mode, create })
   },
+  'redis:': openRedis,
+  'rediss:': openRedis,
+  'nats:': openNats,
+  'tls:': openNats,
   'memory:': async (_, { clock }) => {
     const { openMemory } = await import('./transports/memory.ts')
     return openMemory(clock)
@@ -104,7 +121,7 @@ function sizesOf({ href, searchParams }: URL): Record<string, number> {
  * Opens the bus at a URL, and makes it if there is none, unless `create` is false.
  *
  * @throws {QueueError} ERR_BUS_DIRECTORY, ERR_BUS_NOT_FOUND, ERR_BUS_NOT_A_BUS, ERR_BUS_VERSION, ERR_BUS_BUSY, ERR_BUS_DISK_FULL,
- * ERR_BUS_NO_SQLITE, ERR_BUS_NO_TELEMETRY
+ * ERR_BUS_NO_SQLITE, ERR_BUS_NO_TELEMETRY, ERR_BUS_NO_CLIENT, ERR_BUS_CONNECTION, ERR_BUS_ACCESS
  */
 export async function connect(url: string | URL, options: ConnectOptions = {}): Promise<Bus> {
   if (typeof url !== 'string' && !(url instanceof URL)) throw invalidType('URL', 'a string or a URL', url)
@@ -126,12 +143,16 @@ export async function connect(url: string | URL, options: ConnectOptions = {}): 
   const parsed = URL.canParse(String(url)) ? new URL(url) : undefined
   const open = parsed === undefined ? undefined : transports[parsed.protocol]
   if (parsed === undefined || open === undefined) {
-    throw invalidValue('URL', `one that begins with ${Object.keys(transports).join(' or ')}`, String(url))
+    throw invalidValue(
+      'URL',
+      `one that begins with ${Object.keys(transports).join(' or ')}`,
+      parsed === undefined ? String(url) : shown(parsed),
+    )
   }
   if (typeof telemetry !== 'boolean') throw invalidType('"telemetry" option', 'true or false', telemetry)
   const tracing = telemetry ? new Tracing() : undefined
   const transport = await open(parsed, { create, mode, busyTimeout, clock })
-  return new Bus(parsed.href, transport, durability, clock, new Codecs(codecs), signals, tracing)
+  return new Bus(shown(parsed), transport, durability, clock, new Codecs(codecs), signals, tracing)
 }
 
 export class Bus {

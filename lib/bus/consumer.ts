@@ -177,8 +177,9 @@ export class Consumer<M = Message> {
     try {
       await promise
     } catch (error) {
-      // A message that is not ours any more is somebody else's, by right.
-      if ((error as QueueError)?.code !== 'ERR_BUS_LEASE_LOST') this.#stop({ error })
+      // A message that is not ours any more is somebody else's, by right; one of a lost connection comes again.
+      const { code } = (error ?? {}) as QueueError
+      if (code !== 'ERR_BUS_LEASE_LOST' && code !== 'ERR_BUS_CONNECTION') this.#stop({ error })
     }
     this.#running--
     if (this.#start !== undefined) this.#lookAgain()

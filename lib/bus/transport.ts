@@ -138,6 +138,8 @@ export interface Capabilities {
   readonly dedup: Capability
   /** By key, with parallelism across keys. */
   readonly order: Capability
+  /** Of an `order` that is emulated: into how many partitions the keys are hashed, with one active consumer each. */
+  readonly partitions?: number
   /** What ends a lease: the death of its holder, a timer. */
   readonly lease: 'alive' | 'timer' | false
   readonly deadLetter: Capability

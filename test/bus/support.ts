@@ -1,13 +1,52 @@
 import { mkdtempSync, rmSync } from 'node:fs'
 import { tmpdir } from 'node:os'
 import { join } from 'node:path'
-import { type Bus, type Capabilities, type ConnectOptions, connect, type Message, type Queue } from 'kernelmq/bus'
-import { expect, onTestFinished, test } from 'vitest'
+import {
+  type Bus,
+  type Capabilities,
+  type Clock,
+  type ConnectOptions,
+  connect,
+  ManualClock,
+  type Message,
+  type Queue,
+} from 'kernelmq/bus'
+import { afterAll, describe, expect, onTestFinished, test } from 'vitest'
 import { fixture, start } from '../support.ts'
+import { missingFor, type Server, startServer } from './servers.ts'
 
+/** Of one machine. */
 export const schemes = ['memory', 'local', 'mq', 'sysv'] as const
 
-export type Scheme = (typeof schemes)[number]
+const engines = { redis: 'redis', nats: 'nats', amqp: 'rabbitmq' } as const
+
+export type Engine = keyof typeof engines
+export type Scheme = (typeof schemes)[number] | Engine
+
+/** Those of this file of tests that have a server. */
+const servers: Partial<Record<Scheme, Server>> = {}
+
+/** Each bus has a server's room of its own. */
+let count = 0
+
+/**
+ * The tests of an engine, with a server of its own for all of a file; it is there when `suite` is called. Where the
+ * server is not installed they are skipped.
+ */
+export async function describeEngine(scheme: Engine, suite: (scheme: Engine, server: Server) => void): Promise<void> {
+  const missing = missingFor(engines[scheme])
+  if (missing !== undefined) {
+    describe.skip(`${scheme}: needs a server: install ${missing} (Debian)`, () => test('its tests', () => {}))
+    return
+  }
+  const server = await startServer(engines[scheme])
+  servers[scheme] = server
+  capabilities[scheme] = await capabilitiesOf(scheme)
+  describe(`${scheme}:`, () => {
+    afterAll(() => server.close())
+    suite(scheme, server)
+  })
+}
 
 /** A directory that is gone when the test has ended. */
 export function temporaryDirectory(): string {
@@ -19,8 +58,11 @@ export function temporaryDirectory(): string {
 /** Queues of the kernel are small: a user has room for a few. */
 const parameters: Partial<Record<Scheme, string>> = { mq: '?maxMessages=10&messageSize=1024' }
 
-const urlOf = (scheme: Scheme, directory: string): string =>
-  scheme === 'memory' ? 'memory:' : `${scheme}:${directory}${parameters[scheme] ?? ''}`
+function urlOf(scheme: Scheme, directory: string): string {
+  const server = servers[scheme]
+  if (server !== undefined) return `${server.url}?prefix=test-${++count}`
+  return scheme === 'memory' ? 'memory:' : `${scheme}:${directory}${parameters[scheme] ?? ''}`
+}
 
 /** Another process of the bus. */
 export function startBus(url: string, what: string, argument: unknown = null, through: string[] = []) {
@@ -55,10 +97,69 @@ async function capabilitiesOf(scheme: Scheme): Promise<Capabilities> {
 
 const capabilities = Object.fromEntries(
   await Promise.all(schemes.map(async (scheme) => [scheme, await capabilitiesOf(scheme)] as const)),
-) as Record<Scheme, Capabilities>
+) as Partial<Record<Scheme, Capabilities>>
 
 export const can = (scheme: Scheme, capability: keyof Capabilities): boolean =>
-  capabilities[scheme][capability] !== false
+  capabilities[scheme]?.[capability] !== false
+
+export interface TestClock extends Clock {
+  advance(ms: number): void | Promise<void>
+  /** So much of a time that it is not over yet. */
+  before(ms: number): number
+}
+
+/** Engines that keep the time themselves: for them it has to pass. */
+const timekeepers: readonly Scheme[] = ['nats', 'amqp']
+
+class StandingClock extends ManualClock {
+  before(ms: number): number {
+    return ms - 1
+  }
+}
+
+class PassingClock extends ManualClock {
+  before(ms: number): number {
+    return ms / 2
+  }
+
+  override now(): number {
+    return Date.now()
+  }
+
+  override after(ms: number, callback: () => void): () => void {
+    const timer = setTimeout(callback, ms)
+    return () => clearTimeout(timer)
+  }
+
+  override async advance(ms: number): Promise<void> {
+    await new Promise((resolve) => setTimeout(resolve, ms))
+  }
+}
+
+/** One that says what it is told, and waits for as long: a delay of an engine is counted from it. */
+class SteppingClock extends ManualClock {
+  before(ms: number): number {
+    return ms / 2
+  }
+
+  override async advance(ms: number): Promise<void> {
+    // The server looks every 50 ms for what is over.
+    await new Promise((resolve) => setTimeout(resolve, ms + 60))
+    super.advance(ms)
+  }
+}
+
+/** Whether time cannot be told to have passed. */
+export const isSlow = (scheme: Scheme): boolean => timekeepers.includes(scheme)
+
+/** One that stands still until it is told how much time has passed, or waits for so long. */
+export function newClock(scheme: Scheme, start: number): TestClock {
+  if (scheme === 'nats') return new SteppingClock(start)
+  return timekeepers.includes(scheme) ? new PassingClock() : new StandingClock(start)
+}
+
+/** Whether what is retried goes back to where it was. */
+export const hasPlaces = (scheme: Scheme): boolean => scheme === 'memory' || scheme === 'local'
 
 /** A test of what a transport can only do if it has these; one that has not has to refuse it, by name. */
 export function testOf(scheme: Scheme, ...needed: (keyof Capabilities)[]) {

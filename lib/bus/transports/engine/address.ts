@@ -1,0 +1,63 @@
+// The URL of an engine, what it says, and what may be said of it.
+import { invalidValue, QueueError } from '../../../errors.ts'
+
+/** What the names of all that a bus makes in an engine begin with. */
+const PREFIX = /^[\w-]{1,64}$/
+
+/** Milliseconds to wait for an engine that is not to be had. */
+const PATIENCE = 30_000
+
+export interface Address {
+  readonly prefix: string
+  /** Milliseconds to wait for an engine that is not to be had. */
+  readonly patience: number
+  /** The other parameters, which are numbers > 0. */
+  readonly numbers: Readonly<Record<string, number>>
+}
+
+/** As it may be seen: without the password. */
+export function shown(url: URL): string {
+  if (url.password === '') return url.href
+  const copy = new URL(url)
+  copy.password = '***'
+  return copy.href
+}
+
+/** @param names what else may stand behind the "?", beside `prefix` and `timeout` */
+export function addressOf(url: URL, names: readonly string[] = []): Address {
+  const { prefix = 'kmq', ...rest } = Object.fromEntries(url.searchParams)
+  const known = ['timeout', ...names]
+  const unknown = Object.keys(rest).find((name) => !known.includes(name))
+  if (unknown !== undefined) {
+    throw invalidValue(
+      'URL',
+      `one with nothing behind "?" but prefix, ${known.join(', ')}, not "${unknown}"`,
+      shown(url),
+    )
+  }
+  if (!PREFIX.test(prefix))
+    throw invalidValue('URL', 'one whose prefix is 1 to 64 letters, digits, "_" or "-"', shown(url))
+  const numbers = Object.fromEntries(Object.entries(rest).map(([name, value]) => [name, Number(value)]))
+  for (const [name, value] of Object.entries(numbers)) {
+    if (!(Number.isSafeInteger(value) && value > 0))
+      throw invalidValue('URL', `one whose ${name} is a number`, shown(url))
+  }
+  return { prefix, patience: numbers.timeout ?? PATIENCE, numbers }
+}
+
+/** It refuses, cannot be reached, or was lost for longer than anybody waits. */
+export function noConnection(url: URL, port: number, call: string, cause: unknown): QueueError {
+  const path = `${url.hostname || 'localhost'}:${url.port || port}`
+  const detail = cause instanceof Error ? cause.message || (cause as NodeJS.ErrnoException).code : undefined
+  const hint = `is the server up, and does it listen at ${path}?`
+  return Object.assign(new QueueError('ERR_BUS_CONNECTION', { syscall: call, path, detail, hint }), { cause })
+}
+
+/** The engine knows who asks, or does not, and lets him not. */
+export function noAccess(url: URL, port: number, call: string, cause: unknown): QueueError {
+  const path = `${url.hostname || 'localhost'}:${url.port || port}`
+  const user = url.username === '' ? 'a user' : `user "${decodeURIComponent(url.username)}"`
+  const detail = cause instanceof Error ? cause.message : undefined
+  const hint = `give the URL ${user} with the right password and permissions: ${url.protocol}//user:password@${path}`
+  return Object.assign(new QueueError('ERR_BUS_ACCESS', { syscall: call, path, detail, hint }), { cause })
+}

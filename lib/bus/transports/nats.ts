@@ -1,0 +1,522 @@
+// nats://host: each queue is a stream of JetStream, with the retention of work queues.
+import { randomUUID } from 'node:crypto'
+import { setTimeout as sleep } from 'node:timers/promises'
+import { outOfRange, QueueError } from '../../errors.ts'
+import type { Clock } from '../clock.ts'
+import { isBound } from '../topic-pattern.ts'
+import {
+  type Addressed,
+  type Binding,
+  BORROWED,
+  type Capabilities,
+  type Delivery,
+  type Outgoing,
+  type Page,
+  type PutOptions,
+  type Receipt,
+  type ReceiveOptions,
+  type SendOptions,
+  type Settlement,
+  type Transport,
+  type TransportStats,
+  unsupported,
+} from '../transport.ts'
+import { addressOf } from './engine/address.ts'
+import { Borrowed, FULL, Lent, outgoing } from './nats/borrowed.ts'
+import { toHeaders } from './nats/envelope.ts'
+import { type Entry, Ledger } from './nats/ledger.ts'
+import { Link, Trouble } from './nats/link.ts'
+import { nameOf, PARTITIONS, tokenOf } from './nats/names.ts'
+import { Held, Stream, type StreamSettings } from './nats/stream.ts'
+
+/** Bytes that a message may have beside its body. */
+const BESIDE = 16_384
+/** Milliseconds after which a message is taken away from a process that says nothing. */
+const LEASE = 30_000
+/** Milliseconds for a process to come back for what was sent to a queue that it has borrowed. */
+const BACK = 1000
+/** Milliseconds between looks for records that may be forgotten, and how many are looked at. */
+const SWEEP = 60_000
+const SWEPT = 1000
+/** Nanoseconds after which a note of a message is forgotten: thirty days. */
+const FORGOTTEN = 30 * 86_400 * 1e9
+const BINDINGS = 'bindings'
+/** The longest key of a record, in bytes of its subject. */
+const LONGEST_KEY = 3000
+
+const capabilities = {
+  persist: 'process',
+  delay: 'native',
+  priority: 'emulated',
+  dedup: 'native',
+  order: 'emulated',
+  partitions: PARTITIONS,
+  lease: 'timer',
+  deadLetter: 'emulated',
+  transaction: 'emulated',
+  browse: 'native',
+  fanout: 'emulated',
+  bounds: false,
+  replay: false,
+  start: false,
+  quotas: false,
+  records: 'emulated',
+} as const
+
+/** @throws {QueueError} ERR_BUS_NO_CLIENT, ERR_BUS_CONNECTION, ERR_BUS_ACCESS */
+export async function openNats(url: URL, { clock }: { clock: Clock }): Promise<Transport> {
+  const address = addressOf(url, ['lease', 'replicas'])
+  const { lease = LEASE, replicas = 1 } = address.numbers
+  const link = await Link.open(url, address)
+  return new Nats(link, address.prefix, { lease, replicas }, clock)
+}
+
+/** A record: what was put, and when it may be forgotten. */
+interface Kept {
+  readonly value: string
+  readonly until: number
+}
+
+class Nats implements Transport {
+  readonly capabilities: Capabilities
+  readonly overflow = 'reject'
+  readonly #link: Link
+  readonly #prefix: string
+  readonly #clock: Clock
+  readonly #settings: StreamSettings
+  readonly #records: Ledger
+  readonly #streams = new Map<string, Stream>()
+  readonly #borrowed = new Map<string, Borrowed>()
+  /** Of queues that this process has borrowed. */
+  readonly #own: Binding[] = []
+  #bindings: { sequence: number; list: readonly Binding[] } = { sequence: 0, list: [] }
+  #count = 0
+  readonly #nonce = randomUUID()
+  #swept = Number.NEGATIVE_INFINITY
+  #sweepFrom = 0
+  #closed: Promise<void> | undefined
+
+  constructor(link: Link, prefix: string, { lease, replicas }: { lease: number; replicas: number }, clock: Clock) {
+    this.#link = link
+    this.#prefix = prefix
+    this.#clock = clock
+    const ledger = (name: string, more: object) =>
+      new Ledger(link, `${prefix}~${name}`, `${prefix}~${name}`, { num_replicas: replicas, ...more })
+    this.#records = ledger('records', {})
+    this.#settings = { link, clock, prefix, lease, replicas, notes: ledger('notes', { max_age: FORGOTTEN }) }
+    this.capabilities = { ...capabilities, maxBytes: Math.max(link.maxPayload - BESIDE, 0) }
+    // Who publishes while this process is away takes it for gone.
+    link.onConnection(() => {
+      for (const binding of this.#own) void this.#bind(binding).catch(() => {})
+    })
+  }
+
+  #check(call: string): void {
+    if (this.#closed !== undefined) throw new QueueError('ERR_MQ_CLOSED', { syscall: call })
+  }
+
+  #stream(queue: string): Stream {
+    let stream = this.#streams.get(queue)
+    if (stream === undefined) {
+      stream = new Stream(queue, this.#settings)
+      this.#streams.set(queue, stream)
+    }
+    return stream
+  }
+
+  async declare(): Promise<void> {}
+
+  async send(batch: readonly Addressed[], { disk }: SendOptions): Promise<Receipt[]> {
+    this.#check('send')
+    if (disk) throw unsupported('persist', 'send')
+    const sent = await Promise.allSettled(batch.map(({ queue, message }) => this.#send('send', queue, message)))
+    return receiptsOf(sent)
+  }
+
+  /** @param source by which the server knows that it has it; a message with an id that was given has that */
+  async #send(call: string, queue: string, message: Outgoing, source?: string): Promise<Receipt> {
+    if (queue.startsWith(BORROWED)) {
+      await this.#lend(call, queue, message, BACK)
+      return { id: message.id, duplicate: false }
+    }
+    const once = source ?? `${this.#nonce}~${++this.#count}`
+    return this.#stream(queue).send(call, message, message.dedup > 0 ? message.id : once)
+  }
+
+  /** Whether it has come to the process that has borrowed the queue; if that is gone, what was for it is, too. */
+  async #lend(call: string, queue: string, message: Outgoing, patience: number): Promise<boolean> {
+    const headers = toHeaders(this.#link.client, message, { sentAt: this.#clock.now() })
+    const subject = this.#subjectOf(queue)
+    const until = performance.now() + patience
+    this.#link.hold(true)
+    try {
+      for (;;) {
+        try {
+          await this.#link.ready(call)
+          const answer = await this.#link.ask(subject, message.body, headers)
+          if (answer.string() !== FULL) return true
+          throw new QueueError('ERR_BUS_QUEUE_FULL', { syscall: call, path: queue })
+        } catch (error) {
+          if (!(error instanceof Trouble)) throw error
+          if (error.kind !== 'lost' && performance.now() >= until) return false
+          await sleep(20)
+        }
+      }
+    } finally {
+      this.#link.hold(false)
+    }
+  }
+
+  #subjectOf(borrowed: string): string {
+    return `${this.#prefix}~borrowed.${nameOf(borrowed)}`
+  }
+
+  async receive(queue: string, options: ReceiveOptions): Promise<Delivery[]> {
+    this.#check('receive')
+    const borrowed = this.#borrowed.get(queue)
+    const deliveries = await (borrowed ?? this.#stream(queue)).receive(options)
+    return deliveries
+  }
+
+  async settle(batch: readonly Settlement[]): Promise<boolean[]> {
+    this.#check('settle')
+    const settled = new Array<boolean>(batch.length).fill(false)
+    /** What the server is told, by consumer. */
+    const words = new Map<object, [at: number, held: Held, word: string][]>()
+    const tell = (at: number, held: Held, word: string) => {
+      const list = words.get(held.lane)
+      if (list === undefined) words.set(held.lane, [[at, held, word]])
+      else list.push([at, held, word])
+    }
+    const prepared: Promise<void>[] = []
+    for (const [at, settlement] of batch.entries()) {
+      const { token } = settlement
+      if (token instanceof Lent) {
+        const done = this.#settleLent(token, settlement).then((isDone) => {
+          settled[at] = isDone
+        })
+        prepared.push(done)
+      } else if (token instanceof Held) {
+        // Most are only acknowledged.
+        if (settlement.outcome === 'ack' && settlement.send === undefined) {
+          if (token.stream.take(token)) tell(at, token, '+ACK')
+        } else {
+          const done = this.#prepare(token, settlement).then((word) => {
+            if (typeof word === 'string') tell(at, token, word)
+            else settled[at] = word
+          })
+          prepared.push(done)
+        }
+      }
+    }
+    const failed = (await Promise.allSettled(prepared)).find(({ status }) => status === 'rejected')
+    await Promise.all(
+      [...words.values()].map(async (list) => {
+        const done = await this.#tell(list)
+        for (const [at] of list) settled[at] = done
+      }),
+    )
+    if (failed !== undefined) throw (failed as PromiseRejectedResult).reason
+    return settled
+  }
+
+  /** What comes before the server is told, and what that is; or whether there is nothing to be told. */
+  async #prepare(held: Held, settlement: Settlement): Promise<string | boolean> {
+    const { stream, sequence } = held
+    if (!stream.has(held)) return false
+    try {
+      if (settlement.outcome === 'ack') {
+        const send = settlement.send ?? []
+        const source = `${stream.name}~${sequence}`
+        const sent = send.map(({ queue, message }, at) => this.#send('ack', queue, message, `${source}~${at}`))
+        receiptsOf(await Promise.allSettled(sent))
+        return stream.take(held) && '+ACK'
+      }
+      if (settlement.outcome === 'dead') {
+        const { id, format, sentAt } = held.fields
+        const { queue, headers } = settlement
+        const nothing = { dedup: 0, key: undefined, priority: 0, due: 0, expires: 0 }
+        const copy: Outgoing = { id, body: held.body, format, headers, ...nothing }
+        await this.#stream(queue).send('dead', copy, `${stream.name}~${sequence}~dead`, sentAt)
+        return stream.take(held) && '+TERM'
+      }
+      if (settlement.outcome === 'begin') {
+        await stream.write(held, { begun: true })
+        held.begun = true
+        return true
+      }
+      if (settlement.outcome === 'extend') {
+        stream.extend(held, settlement.until)
+        return true
+      }
+      const { due, counted } = settlement
+      if (counted) held.attempts++
+      // Who gets it next has to know, unless nothing has happened.
+      if (counted || held.begun) await stream.write(held, { due })
+      return stream.take(held) && stream.nak(held, due)
+    } catch (error) {
+      if ((error as QueueError).code !== 'ERR_BUS_CONNECTION') throw error
+      // It will be handed out again by itself, once nobody keeps it.
+      stream.take(held)
+      return false
+    }
+  }
+
+  /** All of one consumer; it answers the last when it has done all that came before. */
+  async #tell(list: [at: number, held: Held, word: string][]): Promise<boolean> {
+    const last = list.sort(([, a], [, b]) => a.sequence - b.sequence).at(-1) as [number, Held, string]
+    const until = Math.min(...list.map(([, { safe }]) => safe))
+    this.#link.hold(true)
+    try {
+      while (performance.now() < until) {
+        try {
+          await this.#link.ready('settle', until)
+          for (const one of list) if (one !== last) this.#link.tell(one[1].reply, one[2])
+          await this.#link.ask(last[1].reply, last[2])
+          for (const [, { note }, word] of list) if (note !== undefined && !word.startsWith('-')) this.#forget(note)
+          return true
+        } catch (error) {
+          // It may have been done, or not: the same again does no harm as long as it is ours.
+          if (!(error instanceof Trouble || (error as QueueError).code === 'ERR_BUS_CONNECTION')) throw error
+          await sleep(20)
+        }
+      }
+      return false
+    } finally {
+      this.#link.hold(false)
+    }
+  }
+
+  #forget(note: number): void {
+    void this.#settings.notes.remove(note).catch(() => {})
+  }
+
+  async #settleLent(lent: Lent, settlement: Settlement): Promise<boolean> {
+    const { borrowed, delivery } = lent
+    const { outcome } = settlement
+    if (outcome === 'retry') return borrowed.again(lent, settlement.due, settlement.counted)
+    if (outcome === 'begin' || outcome === 'extend') return lent.isHeld
+    if (outcome === 'dead') {
+      const copy = { ...outgoing(delivery), headers: settlement.headers }
+      await this.#send('dead', settlement.queue, copy)
+    } else {
+      await Promise.all((settlement.send ?? []).map(({ queue, message }) => this.#send('ack', queue, message)))
+    }
+    return borrowed.done(lent)
+  }
+
+  async stats(queue: string): Promise<TransportStats> {
+    this.#check('stats')
+    return this.#borrowed.get(queue)?.stats() ?? this.#stream(queue).stats()
+  }
+
+  async queues(): Promise<string[]> {
+    this.#check('queues')
+    const names: string[] = []
+    for (let offset = 0; ; ) {
+      interface List {
+        total: number
+        limit: number
+        streams: { config: { name: string; description?: string } }[] | null
+      }
+      const { total, limit, streams } = await this.#link.api<List>('STREAM.LIST', { offset })
+      for (const { config } of streams ?? []) {
+        const { name, description } = config
+        if (name.startsWith(`${this.#prefix}=`) && description !== undefined) names.push(description)
+      }
+      offset += limit
+      if (offset >= total || limit === 0) return names
+    }
+  }
+
+  async browse(queue: string, { max, after }: { max: number; after: string | undefined }): Promise<Page> {
+    this.#check('browse')
+    return this.#stream(queue).browse(max, after)
+  }
+
+  async bind(binding: Binding): Promise<void> {
+    this.#check('bind')
+    if (this.#borrowed.has(binding.queue)) this.#own.push(binding)
+    await this.#bind(binding)
+  }
+
+  #bind(binding: Binding): Promise<void> {
+    return this.#change((list) => (list.some((one) => isSame(one, binding)) ? list : [...list, binding]))
+  }
+
+  async unbind(binding: Binding): Promise<void> {
+    this.#check('unbind')
+    await this.#change((list) => list.filter((one) => !isSame(one, binding)))
+  }
+
+  /** One after the other: whoever comes second does it again. */
+  async #change(work: (list: readonly Binding[]) => readonly Binding[]): Promise<void> {
+    for (;;) {
+      const { list, sequence } = await this.#bound()
+      const changed = work(list)
+      if (changed === list || (changed.length === list.length && changed.length === 0)) return
+      if ((await this.#records.put('bind', BINDINGS, JSON.stringify(changed), sequence)) !== undefined) return
+      await sleep(Math.random() * 20)
+    }
+  }
+
+  /** What is bound now. */
+  async #bound(): Promise<{ sequence: number; list: readonly Binding[] }> {
+    const entry = await this.#records.get(BINDINGS)
+    if (entry === undefined) return { sequence: 0, list: [] }
+    if (entry.sequence !== this.#bindings.sequence) {
+      this.#bindings = { sequence: entry.sequence, list: JSON.parse(entry.value) as Binding[] }
+    }
+    return this.#bindings
+  }
+
+  /** To one after the other. */
+  async publish(topic: string, message: Outgoing, { disk }: SendOptions): Promise<number> {
+    this.#check('publish')
+    if (disk) throw unsupported('persist', 'publish')
+    const { list } = await this.#bound()
+    const bound = list.filter((binding) => isBound(binding, topic, message.headers ?? {}))
+    const queues = [...new Set(bound.map(({ queue }) => queue))]
+    const source = `${this.#nonce}~${++this.#count}`
+    const sent = await Promise.allSettled(queues.map((queue) => this.#publishTo(queue, message, source)))
+    const failed = sent.find(({ status }) => status === 'rejected')
+    if (failed !== undefined) throw (failed as PromiseRejectedResult).reason
+    return sent.filter((one) => (one as PromiseFulfilledResult<boolean>).value).length
+  }
+
+  async #publishTo(queue: string, message: Outgoing, source: string): Promise<boolean> {
+    if (!queue.startsWith(BORROWED)) {
+      await this.#send('publish', queue, message, source)
+      return true
+    }
+    try {
+      if (await this.#lend('publish', queue, message, 0)) return true
+    } catch (error) {
+      // Who is slow misses it.
+      if ((error as QueueError).code !== 'ERR_BUS_QUEUE_FULL') throw error
+      return false
+    }
+    await this.#unbindAll(queue)
+    return false
+  }
+
+  #unbindAll(queue: string): Promise<void> {
+    return this.#change((list) =>
+      list.some((one) => one.queue === queue) ? list.filter((one) => one.queue !== queue) : list,
+    )
+  }
+
+  async borrow(prefix = ''): Promise<string> {
+    this.#check('borrow')
+    const name = `${BORROWED}${prefix}${randomUUID()}`
+    this.#borrowed.set(name, new Borrowed(name, this.#subjectOf(name), this.#link, this.#clock))
+    // Nobody may send to it before the server knows of it.
+    await this.#link.flush().catch(() => {})
+    return name
+  }
+
+  async drop(queue: string): Promise<void> {
+    const borrowed = this.#borrowed.get(queue)
+    this.#borrowed.delete(queue)
+    borrowed?.close(new QueueError('ERR_MQ_CLOSED', { syscall: 'drop' }))
+    this.#own.splice(0, this.#own.length, ...this.#own.filter((one) => one.queue !== queue))
+    if (this.#closed !== undefined) return
+    await this.#unbindAll(queue)
+    if (queue.startsWith(BORROWED)) return
+    const stream = this.#stream(queue)
+    this.#streams.delete(queue)
+    await stream.drop()
+  }
+
+  async entries(prefix: string): Promise<[key: string, value: string][]> {
+    this.#check('entries')
+    const found: [string, string][] = []
+    const now = this.#clock.now()
+    for await (const entry of this.#records.all(`${subjectOf(prefix)}.>`)) {
+      const { value, until } = JSON.parse(entry.value) as Kept
+      if (until === 0 || until > now) found.push([keyOf(entry), value])
+      else await this.#records.remove(entry.sequence)
+    }
+    return found.sort(([a], [b]) => (a < b ? -1 : 1))
+  }
+
+  /** What is sent goes first: what is put without it would be a promise that nobody keeps. */
+  async put(key: string, value: string | undefined, { send = [], until = 0 }: PutOptions = {}): Promise<void> {
+    this.#check('put')
+    const subject = `${subjectOf(key)}.$`
+    if (subject.length > LONGEST_KEY) throw outOfRange('key', `at most ${LONGEST_KEY} bytes`, subject.length)
+    receiptsOf(await Promise.allSettled(send.map(({ queue, message }) => this.#send('put', queue, message))))
+    if (value === undefined) {
+      const entry = await this.#records.get(subject)
+      if (entry !== undefined) await this.#records.remove(entry.sequence)
+      return
+    }
+    await this.#records.put('put', subject, JSON.stringify({ value, until } satisfies Kept))
+    if (until > 0) this.#sweep()
+  }
+
+  /** Records whose time is over go, some at a time. */
+  #sweep(): void {
+    if (performance.now() < this.#swept + SWEEP) return
+    this.#swept = performance.now()
+    void this.#sweepSome().catch(() => {})
+  }
+
+  async #sweepSome(): Promise<void> {
+    const now = this.#clock.now()
+    let left = SWEPT
+    for await (const entry of this.#records.all('k.>', this.#sweepFrom)) {
+      this.#sweepFrom = entry.sequence
+      const { until } = JSON.parse(entry.value) as Kept
+      if (until > 0 && until <= now) await this.#records.remove(entry.sequence)
+      if (--left === 0) return
+    }
+    this.#sweepFrom = 0
+  }
+
+  async allot(): Promise<never> {
+    throw unsupported('quotas', 'namespace')
+  }
+
+  async history(): Promise<never> {
+    throw unsupported('replay', 'history')
+  }
+
+  close(): Promise<void> {
+    this.#closed ??= this.#close()
+    return this.#closed
+  }
+
+  async #close(): Promise<void> {
+    const reason = new QueueError('ERR_MQ_CLOSED', { syscall: 'receive' })
+    const borrowed = [...this.#borrowed.values()]
+    for (const one of borrowed) one.close(reason)
+    for (const stream of this.#streams.values()) stream.close(reason)
+    if (this.#own.length > 0 && this.#link.isConnected) {
+      const queues = new Set(this.#own.map(({ queue }) => queue))
+      await this.#change((list) => list.filter(({ queue }) => !queues.has(queue))).catch(() => {})
+    }
+    await this.#link.flush().catch(() => {})
+    await this.#link.close()
+  }
+}
+
+/** All of them; the error of the first that was not sent says how many were. */
+function receiptsOf(sent: readonly PromiseSettledResult<Receipt>[]): Receipt[] {
+  const receipts = sent.filter((one) => one.status === 'fulfilled').map(({ value }) => value)
+  const failed = sent.find(({ status }) => status === 'rejected') as PromiseRejectedResult | undefined
+  if (failed === undefined) return receipts
+  if (failed.reason instanceof QueueError) failed.reason.sent = receipts.length
+  throw failed.reason
+}
+
+const isSame = (a: Binding, b: Binding): boolean =>
+  a.queue === b.queue && a.pattern === b.pattern && JSON.stringify(a.headers) === JSON.stringify(b.headers)
+
+/** A word for each character, so that a filter can mean what begins so. */
+const subjectOf = (key: string): string => ['k', ...Array.from(key, tokenOf)].join('.')
+
+function keyOf({ subject }: Entry): string {
+  const words = subject.split('.').slice(1, -1)
+  return decodeURIComponent(words.join('').replaceAll('=', '%'))
+}

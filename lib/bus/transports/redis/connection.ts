@@ -1,0 +1,281 @@
+// The connection to a server: made again when it is lost, with patience for what is asked meanwhile.
+import { QueueError } from '../../../errors.ts'
+import { MAX_TIMER } from '../../../waiting.ts'
+import { type Address, noAccess, noConnection } from '../engine/address.ts'
+import { Hold } from '../engine/hold.ts'
+import { type ScriptName, scripts } from './scripts.ts'
+
+/** What is used of the client. */
+export interface Client {
+  readonly stream: { unref(): void; destroy(): void } | undefined
+  connect(): Promise<void>
+  disconnect(): void
+  subscribe(...channels: string[]): Promise<unknown>
+  unsubscribe(...channels: string[]): Promise<unknown>
+  config(call: 'GET', ...names: string[]): Promise<string[]>
+  on(event: 'error', listener: (error: Error) => void): this
+  on(event: 'message', listener: (channel: string) => void): this
+  once(event: 'connect' | 'end', listener: () => void): this
+}
+
+export type ClientClass = new (options: object) => Client
+
+export type Args = readonly (string | number | Buffer)[]
+
+type Script = (...args: Args) => Promise<unknown>
+
+export interface How {
+  /** Milliseconds to wait for a connection; default: those of the URL. */
+  readonly patience?: number
+  /** It does not hold the process. */
+  readonly background?: boolean
+}
+
+export interface Listeners {
+  /** Somebody has published to a channel. */
+  rung(channel: string): void
+  /** The connection is there again; whatever was published meanwhile is not known. */
+  up(): void
+}
+
+/** Milliseconds between attempts to connect. */
+const SOONEST = 50
+const LATEST = 2000
+
+/** The server's answers that will be others in a moment. */
+const PASSING = /^(?:LOADING|BUSY|MASTERDOWN|READONLY|TRYAGAIN|CLUSTERDOWN)\b/
+const DENIED = /^(?:WRONGPASS|NOAUTH|NOPERM)\b|invalid password|AUTH failed/
+
+export const PORT = 6379
+
+export class Connection {
+  readonly #Client: ClientClass
+  readonly #url: URL
+  readonly #address: Address
+  readonly #listeners: Listeners
+  readonly #channels = new Set<string>()
+  readonly #hold = new Hold()
+  readonly #waiting = new Set<{ resolve: (client: Client) => void; reject: (error: unknown) => void }>()
+  #client: Client | undefined
+  /** Why there is none. */
+  #reason: unknown
+  #timer: NodeJS.Timeout | undefined
+  /** What was sent and not answered; the server may have stopped. */
+  #asked = 0
+  #watchdog: NodeJS.Timeout | undefined
+  #over = false
+
+  constructor(Client: ClientClass, url: URL, address: Address, listeners: Listeners) {
+    this.#Client = Client
+    this.#url = url
+    this.#address = address
+    this.#listeners = listeners
+  }
+
+  /** Connects for the first time. */
+  async open(): Promise<Client> {
+    try {
+      const client = await this.#connect()
+      this.#use(client)
+      return client
+    } catch (error) {
+      throw this.#explain(error, 'connect')
+    }
+  }
+
+  async #connect(): Promise<Client> {
+    const { protocol, hostname, port, username, password, pathname } = this.#url
+    const client = new this.#Client({
+      host: hostname.replace(/^\[|\]$/g, '') || 'localhost',
+      port: Number(port || PORT),
+      username: decodeURIComponent(username) || undefined,
+      password: decodeURIComponent(password) || undefined,
+      db: Number(pathname.slice(1) || 0),
+      ...(protocol === 'rediss:' && { tls: {} }),
+      lazyConnect: true,
+      connectTimeout: Math.min(this.#address.patience, 10_000),
+      // What is sent again, and when, is for us to say.
+      enableOfflineQueue: false,
+      autoResendUnfulfilledCommands: false,
+      autoResubscribe: false,
+      retryStrategy: null,
+      scripts,
+    })
+    let reason: Error | undefined
+    client.on('error', (error) => {
+      reason ??= error
+    })
+    client.on('message', (channel) => this.#listeners.rung(channel))
+    client.once('connect', () => client.stream?.unref())
+    // It takes connections even when it is stopped.
+    const watchdog = setTimeout(() => client.stream?.destroy(), Math.min(this.#address.patience, 10_000)).unref()
+    try {
+      await client.connect()
+      if (this.#channels.size > 0) await client.subscribe(...this.#channels)
+      return client
+    } catch (error) {
+      client.disconnect()
+      throw reason ?? error
+    } finally {
+      clearTimeout(watchdog)
+    }
+  }
+
+  #use(client: Client): void {
+    if (this.#over) {
+      client.disconnect()
+      return
+    }
+    this.#client = client
+    client.once('end', () => this.#lost(client))
+    for (const { resolve } of this.#waiting) resolve(client)
+    this.#waiting.clear()
+  }
+
+  #lost(client: Client): void {
+    if (this.#client !== client) return
+    this.#client = undefined
+    this.#reason = new Error('the connection was lost')
+    this.#again(0)
+  }
+
+  /** Nobody is held by it: who waits for it is. */
+  #again(tries: number): void {
+    if (this.#over) return
+    const delay = tries === 0 ? 0 : Math.min(SOONEST * 2 ** tries, LATEST) * (0.5 + Math.random() / 2)
+    this.#timer = setTimeout(async () => {
+      try {
+        this.#use(await this.#connect())
+        if (!this.#over) this.#listeners.up()
+      } catch (error) {
+        this.#reason = error
+        this.#again(tries + 1)
+      }
+    }, delay).unref()
+  }
+
+  #ready(call: string, end: number): Promise<Client> | Client {
+    if (this.#over) throw new QueueError('ERR_MQ_CLOSED', { syscall: call })
+    if (this.#client !== undefined) return this.#client
+    return new Promise((resolve, reject) => {
+      const late = () => settle(() => reject(this.#explain(this.#reason, call)))
+      const left = Math.max(end - performance.now(), 0)
+      const timer = left > MAX_TIMER ? undefined : setTimeout(late, left).unref()
+      const settle = (work: () => void) => {
+        clearTimeout(timer)
+        this.#waiting.delete(waiting)
+        work()
+      }
+      const waiting = {
+        resolve: (client: Client) => settle(() => resolve(client)),
+        reject: (error: unknown) => settle(() => reject(error)),
+      }
+      this.#waiting.add(waiting)
+    })
+  }
+
+  /** Runs a script, again if its outcome is not known: `args` are told whether that is so. */
+  run<T>(
+    script: ScriptName,
+    call: string,
+    args: (isAgain: boolean) => Args | Promise<Args>,
+    how: How = {},
+  ): Promise<T> {
+    const work = async (client: Client, isAgain: boolean) => {
+      const made = args(isAgain)
+      const list = made instanceof Promise ? await made : made
+      return (client as unknown as Record<string, Script>)[`${script}Buffer`]?.(...list) as Promise<T>
+    }
+    return this.#patiently(call, work, how)
+  }
+
+  async #patiently<T>(
+    call: string,
+    work: (client: Client, isAgain: boolean) => Promise<T>,
+    { patience = this.#address.patience, background = false }: How = {},
+  ): Promise<T> {
+    const end = performance.now() + patience
+    if (!background) this.#hold.take()
+    try {
+      for (let isAgain = false; ; ) {
+        const client = await this.#ready(call, end)
+        this.#asking(client, 1)
+        try {
+          return await work(client, isAgain)
+        } catch (error) {
+          const { name, message } = error as Error
+          const isReply = name === 'ReplyError' || error instanceof QueueError
+          if (isReply && !PASSING.test(message)) throw this.#explain(error, call)
+          if (performance.now() >= end) throw this.#over ? error : this.#explain(error, call)
+          // A script that was refused did nothing.
+          if (isReply) await new Promise((resolve) => setTimeout(resolve, SOONEST))
+          else {
+            isAgain = true
+            // That it has ended may be told a moment later.
+            if (this.#client === client) await new Promise((resolve) => setTimeout(resolve, 1))
+          }
+        } finally {
+          this.#asking(client, -1)
+        }
+      }
+    } finally {
+      if (!background) this.#hold.release()
+    }
+  }
+
+  /** A server that was stopped says nothing, and does not hang up. */
+  #asking(client: Client, change: number): void {
+    this.#asked += change
+    clearTimeout(this.#watchdog)
+    if (this.#asked === 0) return
+    this.#watchdog = setTimeout(() => client.stream?.destroy(), this.#address.patience).unref()
+  }
+
+  /** What somebody who waits for it is told while there is no connection. */
+  get failure(): unknown {
+    return this.#client === undefined ? this.#explain(this.#reason, 'receive') : undefined
+  }
+
+  /** Resolves when what is published to a channel from now on is heard. */
+  async listen(channel: string, how: How): Promise<void> {
+    if (this.#channels.has(channel)) return
+    this.#channels.add(channel)
+    try {
+      await this.#patiently('receive', (client) => client.subscribe(channel), how)
+    } catch (error) {
+      this.#channels.delete(channel)
+      throw error
+    }
+  }
+
+  hears(channel: string): boolean {
+    return this.#channels.has(channel)
+  }
+
+  async ignore(channel: string): Promise<void> {
+    if (this.#channels.delete(channel)) await this.#client?.unsubscribe(channel).catch(() => {})
+  }
+
+  #explain(error: unknown, call: string): unknown {
+    if (error instanceof QueueError) return error
+    const { message = '' } = (error ?? {}) as Error
+    // The client puts what was sent into its errors: bodies, passwords.
+    if (typeof error === 'object' && error !== null) Reflect.deleteProperty(error, 'command')
+    const wrap = (code: string, hint: string) =>
+      Object.assign(new QueueError(code, { syscall: call, detail: message, hint }), { cause: error })
+    if (DENIED.test(message)) return noAccess(this.#url, PORT, call, error)
+    if (message.startsWith('OOM')) return wrap('ERR_BUS_QUEUE_FULL', 'the "maxmemory" of the server is used up')
+    if (message.startsWith('MISCONF'))
+      return wrap('ERR_BUS_DISK_FULL', 'the server cannot write to its disk: see its log')
+    if ((error as Error)?.name === 'ReplyError') return error
+    return noConnection(this.#url, PORT, call, error)
+  }
+
+  close(): void {
+    this.#over = true
+    clearTimeout(this.#timer)
+    clearTimeout(this.#watchdog)
+    this.#client?.disconnect()
+    for (const { reject } of [...this.#waiting]) reject(new QueueError('ERR_MQ_CLOSED', { syscall: 'close' }))
+  }
+}

@@ -1,0 +1,626 @@
+// What the server does in one step. The keys of a queue: a stream with one group for each priority, and beside them
+// what is not in anybody's turn yet. See ARCHITECTURE.md, "The keys of redis:".
+
+/** In each script: the names of keys, the time, and the moves that several of them make. */
+const prelude = `
+local P, client = ARGV[1], tonumber(ARGV[2])
+local call, G = redis.call, 'kmq'
+local BACK, RETRY = '-back', '-retry'
+local function server()
+  local t = call('TIME')
+  return t[1] * 1000 + math.floor(t[2] / 1000)
+end
+-- A clock of the caller's own rules; else the server's does, and times that were reckoned by another are moved to it.
+local now = ARGV[3] == '1' and server() or client
+local shift = now - client
+
+local function at(queue, part) return P .. 'q:' .. queue .. ':' .. part end
+local function stream(queue, rank) return at(queue, 's' .. rank) end
+
+local bells, rooms = {}, {}
+local function ring(queue) bells[queue] = true end
+local function ringAll()
+  for queue in pairs(bells) do call('PUBLISH', P .. 'bell:' .. queue, '') end
+  for queue in pairs(rooms) do
+    if call('HEXISTS', at(queue, 'conf'), 'bounds') == 1 then call('PUBLISH', P .. 'room:' .. queue, '') end
+  end
+end
+
+local known = {}
+local function enter(queue, rank)
+  local name = stream(queue, rank)
+  if known[name] then return end
+  known[name] = true
+  if call('ZADD', at(queue, 'ranks'), rank, rank) == 1 then
+    call('SADD', P .. 'queues', queue)
+    redis.pcall('XGROUP', 'CREATE', name, G, '0', 'MKSTREAM')
+  end
+end
+
+local function ranksOf(queue) return call('ZREVRANGE', at(queue, 'ranks'), 0, -1) end
+
+-- A message is one field: its head, which is a line of JSON, and its body.
+local function add(queue, rank, message)
+  enter(queue, rank)
+  call('XADD', stream(queue, rank), '*', 'kmq', message)
+end
+
+local function park(queue, rank, key, message)
+  local place = call('HINCRBY', at(queue, 'conf'), 'place', 1)
+  call('HSET', at(queue, 'parked'), place, cmsgpack.pack({ rank, key or false, message }))
+  return place
+end
+
+local function unpark(queue, place)
+  local packed = call('HGET', at(queue, 'parked'), place)
+  call('HDEL', at(queue, 'parked'), place)
+  return packed and cmsgpack.unpack(packed)
+end
+
+-- Behind another of its key, or at once.
+local function join(queue, rank, key, message)
+  if key and call('HSETNX', at(queue, 'keys'), key, 1) == 0 then
+    call('RPUSH', at(queue, 'key:' .. key), park(queue, rank, key, message))
+  else
+    add(queue, rank, message)
+  end
+end
+
+local function freeKey(queue, key)
+  local place = call('LPOP', at(queue, 'key:' .. key))
+  local next = place and unpark(queue, place)
+  if next then
+    add(queue, next[1], next[3])
+    ring(queue)
+  else
+    call('HDEL', at(queue, 'keys'), key)
+  end
+end
+
+local function put(queue, f, message)
+  local rank, key, due = 0, nil, 0
+  if f then
+    rank, key = f.p or 0, f.k
+    due = f.d and f.d + shift or 0
+  end
+  if due > now then
+    enter(queue, rank)
+    local place = park(queue, rank, key, message)
+    call('ZADD', at(queue, 'later'), due, place)
+  else
+    join(queue, rank, key, message)
+  end
+  ring(queue)
+end
+
+local function headOf(fields)
+  return fields[1] == 'kmq' and string.match(fields[2], '^[^\\n]*') or '{}'
+end
+
+-- Of one that somebody else has added it is a field that the caller has chosen.
+local function bodyOf(fields, name)
+  if fields[1] == 'kmq' then return string.sub(fields[2], (string.find(fields[2], '\\n', 1, true) or #fields[2]) + 1) end
+  for i = 1, #fields, 2 do if fields[i] == name then return fields[i + 1] end end
+  return ''
+end
+
+-- Attempts, losses, whether it is suspect, whether its handler has begun.
+local function wearOf(queue, place)
+  local text = call('HGET', at(queue, 'wear'), place)
+  if not text then return { 0, 0, 0, 0 } end
+  local wear = {}
+  for n in string.gmatch(text, '%d+') do wear[#wear + 1] = tonumber(n) end
+  return wear
+end
+local function setWear(queue, place, wear) call('HSET', at(queue, 'wear'), place, table.concat(wear, ':')) end
+
+-- Entries of one priority, in few things to read: how they are called, how long each is, all of them; how often they were
+-- handed out and what is noted of them, if any of them was before. One that somebody else has added is its fields as JSON.
+local function columns(rank, entries, times, wears)
+  local ids, lengths, messages = {}, {}, {}
+  for i, e in ipairs(entries) do
+    local f = e[2]
+    local message = f[1] == 'kmq' and f[2] or cjson.encode(f)
+    ids[i], lengths[i], messages[i] = e[1], #message, message
+  end
+  return {
+    rank, table.concat(ids, ','), table.concat(lengths, ','), table.concat(messages),
+    times and table.concat(times, ',') or '', wears and table.concat(wears, ',') or '',
+  }
+end
+
+local function wearsOf(queue, rank, entries)
+  local places = {}
+  for i, e in ipairs(entries) do places[i] = rank .. ':' .. e[1] end
+  local wears = call('HMGET', at(queue, 'wear'), unpack(places))
+  for i = 1, #places do wears[i] = wears[i] or '' end
+  return wears
+end
+
+local function unlimit(queue, place) call('ZREM', at(queue, 'lease'), '0:' .. place, '1:' .. place) end
+
+-- To its old place, where the next who asks gets it.
+local function give(queue, rank, id)
+  unlimit(queue, rank .. ':' .. id)
+  call('XCLAIM', stream(queue, rank), G, BACK, 0, id, 'JUSTID')
+  ring(queue)
+end
+
+-- What was lost alone, or had begun, has to answer for it; of the others it is not known.
+local function lose(queue, rank, id, alone)
+  local place = rank .. ':' .. id
+  local wear = wearOf(queue, place)
+  if alone or wear[4] == 1 then wear[2] = wear[2] + 1 end
+  wear[3], wear[4] = 1, 0
+  setWear(queue, place, wear)
+  give(queue, rank, id)
+end
+
+local function drop(queue)
+  for _, rank in ipairs(ranksOf(queue)) do call('DEL', stream(queue, rank)) end
+  for _, key in ipairs(call('HKEYS', at(queue, 'keys'))) do call('DEL', at(queue, 'key:' .. key)) end
+  for _, part in ipairs({ 'ranks', 'later', 'retry', 'lease', 'parked', 'keys', 'conf', 'wear', 'ids' }) do
+    call('DEL', at(queue, part))
+  end
+  call('SREM', P .. 'queues', queue)
+  for _, binding in ipairs(call('SMEMBERS', P .. 'bindings')) do
+    if cjson.decode(binding)[2] == queue then call('SREM', P .. 'bindings', binding) end
+  end
+  call('PUBLISH', P .. 'room:' .. queue, '')
+end
+
+local function dropAll(queue)
+  drop(queue)
+  if call('SISMEMBER', P .. 'queues', queue .. '/dead') == 1 then drop(queue .. '/dead') end
+end
+
+-- Whom it had, in a group: the heir gets what it is known to hold, the others go back.
+local function scatter(consumer, isLost, held, heir)
+  local queues, places = call('SMEMBERS', P .. 'c:' .. consumer), {}
+  for _, queue in ipairs(queues) do
+    for _, rank in ipairs(ranksOf(queue)) do
+      local name, from = stream(queue, rank), '-'
+      repeat
+        local pending = redis.pcall('XPENDING', name, G, from, '+', 500, consumer)
+        if pending.err then pending = {} end
+        for _, one in ipairs(pending) do
+          places[#places + 1] = { queue, rank, one[1] }
+          from = '(' .. one[1]
+        end
+      until #pending < 500
+    end
+  end
+  for _, place in ipairs(places) do
+    local queue, rank, id = place[1], place[2], place[3]
+    if held and held[queue .. '/' .. rank .. ':' .. id] then
+      call('XCLAIM', stream(queue, rank), G, heir, 0, id, 'JUSTID')
+    elseif isLost then lose(queue, rank, id, #places == 1)
+    else give(queue, rank, id) end
+  end
+  for _, queue in ipairs(queues) do
+    for _, rank in ipairs(ranksOf(queue)) do redis.pcall('XGROUP', 'DELCONSUMER', stream(queue, rank), G, consumer) end
+    if heir then call('SADD', P .. 'c:' .. heir, queue) end
+  end
+  call('DEL', P .. 'c:' .. consumer)
+  call('ZREM', P .. 'alive', consumer)
+  if heir and call('EXISTS', P .. 'b:' .. consumer) == 1 then call('RENAME', P .. 'b:' .. consumer, P .. 'b:' .. heir) end
+  for _, queue in ipairs(call('SMEMBERS', P .. 'b:' .. consumer)) do dropAll(queue) end
+  call('DEL', P .. 'b:' .. consumer)
+end
+
+local function isGone(queue) return string.sub(queue, 1, 9) == 'borrowed/' and call('SISMEMBER', P .. 'queues', queue) == 0 end
+
+local function count(queue)
+  local n = call('HLEN', at(queue, 'parked'))
+  for _, rank in ipairs(ranksOf(queue)) do n = n + call('XLEN', stream(queue, rank)) end
+  return n
+end
+
+local function sizeOf(fields) return #bodyOf(fields) end
+
+-- The oldest of the lowest priority that nobody has, until there is room for what is beyond the bounds.
+local function victims(queue, messages, bytes)
+  local found, ranks = {}, ranksOf(queue)
+  for r = #ranks, 1, -1 do
+    local name, rank = stream(queue, ranks[r]), ranks[r]
+    local function take(entries)
+      for _, e in ipairs(entries) do
+        if messages <= 0 and bytes <= 0 then return end
+        found[#found + 1] = { rank, e[1], sizeOf(e[2]), headOf(e[2]) }
+        messages, bytes = messages - 1, bytes - sizeOf(e[2])
+      end
+    end
+    for _, p in ipairs(call('XPENDING', name, G, '-', '+', 1000, BACK)) do take(call('XRANGE', name, p[1], p[1])) end
+    local last = '0-0'
+    local group = call('XINFO', 'GROUPS', name)[1] or {}
+    for i = 1, #group, 2 do if group[i] == 'last-delivered-id' then last = group[i + 1] end end
+    while messages > 0 or bytes > 0 do
+      local entries = call('XRANGE', name, '(' .. last, '+', 'COUNT', 100)
+      if #entries == 0 then break end
+      take(entries)
+      last = entries[#entries][1]
+    end
+  end
+  return (messages <= 0 and bytes <= 0) and found or nil
+end
+
+local function lines(text)
+  local all = {}
+  for line in string.gmatch(text, '[^\\n]+') do all[#all + 1] = line end
+  return all
+end
+
+-- From argument 'from' on: how many queues, and of each its name, the bytes of all bodies, and of its messages, in lines,
+-- what is to be known of them, if there is anything, and how long they are; then the messages, one after the other. All or
+-- nothing: which of them are duplicates, or what is full.
+local function send(from, overflow)
+  local groups = {}
+  for g = 1, tonumber(ARGV[from]) do
+    local i = from + 5 * g - 4
+    local queue, flags, lengths = ARGV[i], lines(ARGV[i + 2]), lines(ARGV[i + 3])
+    local n = #lengths
+    local group = { queue = queue, i = i, n = n, flags = flags, lengths = lengths, gone = isGone(queue), doubles = {} }
+    groups[g] = group
+    local messages, bytes, ids = n, tonumber(ARGV[i + 1]), {}
+    for m = 1, #flags do
+      local f = cjson.decode(flags[m])
+      flags[m] = f
+      if f.i then
+        local limit = ids[f.i] and now + 1 or tonumber(call('ZSCORE', at(queue, 'ids'), f.i) or now)
+        if limit > now then
+          group.doubles[m] = true
+          messages, bytes = messages - 1, bytes - f.b
+        end
+        ids[f.i] = true
+      end
+    end
+    group.bytes = bytes
+    local conf = call('HMGET', at(queue, 'conf'), 'maxMessages', 'maxBytes', 'bytes')
+    local maxMessages, maxBytes = tonumber(conf[1] or 0), tonumber(conf[2] or 0)
+    if messages > 0 and (maxMessages > 0 or maxBytes > 0) then
+      local all, sum = count(queue) + messages, tonumber(conf[3] or 0) + bytes
+      local over = maxMessages > 0 and all - maxMessages or 0
+      local heavy = maxBytes > 0 and sum - maxBytes or 0
+      if over > 0 or heavy > 0 then
+        group.victims = overflow == 'drop-oldest' and victims(queue, over, heavy)
+        if not group.victims then
+          return { 'full', queue, all, maxMessages, sum, maxBytes, messages, bytes }
+        end
+      end
+    end
+  end
+  local receipts = { 'sent' }
+  for _, group in ipairs(groups) do
+    local queue = group.queue
+    for _, v in ipairs(group.victims or {}) do
+      call('XACK', stream(queue, v[1]), G, v[2])
+      call('XDEL', stream(queue, v[1]), v[2])
+      call('HDEL', at(queue, 'wear'), v[1] .. ':' .. v[2])
+      group.bytes = group.bytes - v[3]
+      local isOurs, head = pcall(cjson.decode, v[4])
+      local key = isOurs and type(head) == 'table' and head['kmq-key']
+      if key then freeKey(queue, key) end
+    end
+    local start = 1
+    for m = 1, group.n do
+      local stop = start + group.lengths[m]
+      receipts[#receipts + 1] = group.doubles[m] and 1 or 0
+      if not group.doubles[m] and not group.gone then
+        local f = group.flags[m]
+        if f and f.i then
+          -- Two go for one that comes: what is remembered does not grow beyond the window.
+          for _, old in ipairs(call('ZRANGEBYSCORE', at(queue, 'ids'), '-inf', now, 'LIMIT', 0, 2)) do
+            call('ZREM', at(queue, 'ids'), old)
+          end
+          call('ZADD', at(queue, 'ids'), now + f.w, f.i)
+        end
+        put(queue, f, string.sub(ARGV[group.i + 4], start, stop - 1))
+      end
+      start = stop
+    end
+    if not group.gone and group.bytes ~= 0 then call('HINCRBY', at(queue, 'conf'), 'bytes', group.bytes) end
+  end
+  return receipts
+end
+`
+
+const bodies = {
+  /** overflow, then what {@link prelude}'s send() reads. */
+  send: `
+local receipts = send(5, ARGV[4])
+ringAll()
+return receipts`,
+
+  /** queue, consumer, max, the limit of the lease in milliseconds or nothing. */
+  claim: `
+local queue, consumer, max, limit = ARGV[4], ARGV[5], tonumber(ARGV[6]), ARGV[7]
+if not call('ZSCORE', P .. 'alive', consumer) then return { 'gone' } end
+local function dueOf(part) return call('ZRANGEBYSCORE', at(queue, part), '-inf', now, 'LIMIT', 0, 500) end
+for _, place in ipairs(dueOf('later')) do
+  call('ZREM', at(queue, 'later'), place)
+  local p = unpark(queue, place)
+  if p then join(queue, p[1], p[2], p[3]) end
+end
+for _, place in ipairs(dueOf('retry')) do
+  call('ZREM', at(queue, 'retry'), place)
+  local rank, id = string.match(place, '(%d+):(.+)')
+  give(queue, rank, id)
+end
+for _, place in ipairs(dueOf('lease')) do
+  local alone, rank, id = string.match(place, '(%d):(%d+):(.+)')
+  lose(queue, rank, id, alone == '1')
+end
+if isGone(queue) then return { 'dropped' } end
+local ranks = ranksOf(queue)
+if #ranks == 0 then
+  enter(queue, 0)
+  ranks = { '0' }
+end
+local out, taken = {}, 0
+for _, rank in ipairs(ranks) do
+  if taken == max then break end
+  local name = stream(queue, rank)
+  local back = redis.pcall('XPENDING', name, G, '-', '+', max - taken, BACK)
+  if back.err then
+    -- Somebody has removed the stream, or its group.
+    redis.pcall('XGROUP', 'CREATE', name, G, '0', 'MKSTREAM')
+    back = {}
+  end
+  if #back > 0 then
+    local wanted, count, entries, times = {}, {}, {}, {}
+    for i, p in ipairs(back) do wanted[i], count[p[1]] = p[1], p[4] + 1 end
+    for _, e in ipairs(call('XCLAIM', name, G, consumer, 0, unpack(wanted))) do
+      if e then
+        entries[#entries + 1] = e
+        times[#times + 1] = count[e[1]]
+      end
+    end
+    if #entries > 0 then
+      out[#out + 1] = columns(rank, entries, times, wearsOf(queue, rank, entries))
+      taken = taken + #entries
+    end
+  end
+  local read = taken < max and call('XREADGROUP', 'GROUP', G, consumer, 'COUNT', max - taken, 'STREAMS', name, '>')
+  if read then
+    out[#out + 1] = columns(rank, read[1][2])
+    taken = taken + #read[1][2]
+  end
+end
+if taken == 0 then
+  local first
+  for _, part in ipairs({ 'later', 'retry', 'lease' }) do
+    local one = call('ZRANGE', at(queue, part), 0, 0, 'WITHSCORES')
+    if one[2] and (not first or tonumber(one[2]) < first) then first = tonumber(one[2]) end
+  end
+  -- What was promoted may have come to nothing: then there is nothing to wait for.
+  return { 'none', first and tostring(math.max(first - now, 0)) or '' }
+end
+call('SADD', P .. 'c:' .. consumer, queue)
+if limit ~= '' then
+  for _, chunk in ipairs(out) do
+    for id in string.gmatch(chunk[2], '[^,]+') do
+      call('ZADD', at(queue, 'lease'), now + tonumber(limit), (taken == 1 and '1:' or '0:') .. chunk[1] .. ':' .. id)
+    end
+  end
+end
+return { 'some', out }`,
+
+  /**
+   * consumer, whether it is a repetition, how many groups of acknowledgements; of each its queue, priority, bytes,
+   * the lines of their entries; then how many others in JSON; then, of an acknowledgement that sends, what send() reads.
+   */
+  settle: `
+local consumer, again, i = ARGV[4], ARGV[5] == '1', 7
+local alive = call('ZSCORE', P .. 'alive', consumer) and true or false
+local out = {}
+local function size(queue, bytes) if bytes ~= 0 then call('HINCRBY', at(queue, 'conf'), 'bytes', 0 - bytes) end end
+for g = 1, tonumber(ARGV[6]) do
+  local queue, rank, bytes, ids = ARGV[i], ARGV[i + 1], tonumber(ARGV[i + 2]), lines(ARGV[i + 3])
+  -- As long as its consumer is thought to live nobody takes anything from it: they are all there, or their stream is not.
+  local gone = alive and redis.pcall('XACK', stream(queue, rank), G, unpack(ids)) or 0
+  if gone == #ids then
+    call('XDEL', stream(queue, rank), unpack(ids))
+    size(queue, bytes)
+    rooms[queue] = true
+  end
+  local held = alive and (again or gone == #ids) and 1 or 0
+  for _ = 1, #ids do out[#out + 1] = held end
+  i = i + 4
+end
+local function remove(s)
+  local place = s.r .. ':' .. s.id
+  unlimit(s.q, place)
+  call('HDEL', at(s.q, 'wear'), place)
+  call('XACK', stream(s.q, s.r), G, s.id)
+  call('XDEL', stream(s.q, s.r), s.id)
+  size(s.q, s.b)
+  rooms[s.q] = true
+  if s.k then freeKey(s.q, s.k) end
+end
+local n = tonumber(ARGV[i])
+for o = 1, n do
+  local s = cjson.decode(ARGV[i + o])
+  local name, place = stream(s.q, s.r), s.r .. ':' .. s.id
+  local pending = redis.pcall('XPENDING', name, G, s.id, s.id, 1)[1]
+  local mine = alive and pending and pending[2] == consumer and pending[4] == s.t
+  local token = P .. 'done:' .. s.q .. ':' .. place .. ':' .. s.t
+  if not mine then
+    local before = again and (s.send and call('EXISTS', token) == 1 or (not s.send and alive and not s.l))
+    out[#out + 1] = before and 1 or 0
+  elseif s.o == 'ack' then
+    if s.send then
+      local sent = send(i + n + 1, 'reject')
+      if sent[1] == 'full' then return sent end
+      call('SET', token, '', 'EX', 600)
+    end
+    remove(s)
+    out[#out + 1] = 1
+  elseif s.o == 'dead' then
+    local entry = call('XRANGE', name, s.id, s.id)[1]
+    if entry then
+      local body = bodyOf(entry[2], s.f)
+      add(s.dq, 0, s.m .. '\\n' .. body)
+      size(s.dq, 0 - #body)
+      ring(s.dq)
+    end
+    remove(s)
+    out[#out + 1] = 1
+  elseif s.o == 'retry' then
+    local wear = wearOf(s.q, place)
+    wear[1], wear[3], wear[4] = wear[1] + s.c, 0, 0
+    setWear(s.q, place, wear)
+    if s.d == 0 or s.d + shift <= now then give(s.q, s.r, s.id)
+    else
+      unlimit(s.q, place)
+      call('XCLAIM', name, G, RETRY, 0, s.id, 'JUSTID')
+      call('ZADD', at(s.q, 'retry'), s.d + shift, place)
+      ring(s.q)
+    end
+    out[#out + 1] = 1
+  elseif s.o == 'begin' then
+    local wear = wearOf(s.q, place)
+    wear[4] = 1
+    setWear(s.q, place, wear)
+    out[#out + 1] = 1
+  else
+    call('ZADD', at(s.q, 'lease'), s.d + shift, s.a .. ':' .. place)
+    ring(s.q)
+    out[#out + 1] = 1
+  end
+end
+ringAll()
+return out`,
+
+  /** consumer, how long it is thought to live without a word, whether it is new. Who said nothing for too long is no more. */
+  beat: `
+local consumer, ttl, t = ARGV[4], tonumber(ARGV[5]), server()
+local last = tonumber(call('GET', P .. 'beat') or t)
+call('SET', P .. 'beat', t)
+if t - last > ttl / 2 then
+  -- Nobody was heard: it was the server that was away, or all were. Each has his time again.
+  for _, one in ipairs(call('ZRANGE', P .. 'alive', 0, -1)) do call('ZADD', P .. 'alive', t + ttl, one) end
+end
+if ARGV[6] ~= '1' and not call('ZSCORE', P .. 'alive', consumer) then return 0 end
+call('ZADD', P .. 'alive', t + ttl, consumer)
+for _, dead in ipairs(call('ZRANGEBYSCORE', P .. 'alive', '-inf', t, 'LIMIT', 0, 5)) do scatter(dead, true) end
+ringAll()
+return 1`,
+
+  /** consumer, its next name or nothing, how long that is thought to live, what it holds, in JSON. */
+  renew: `
+local consumer, heir = ARGV[4], ARGV[5] ~= '' and ARGV[5]
+if heir and call('ZSCORE', P .. 'alive', heir) then return 1 end
+if not call('ZSCORE', P .. 'alive', consumer) then return 0 end
+if heir then call('ZADD', P .. 'alive', server() + tonumber(ARGV[6]), heir) end
+scatter(consumer, false, heir and cjson.decode(ARGV[7]), heir)
+ringAll()
+return 1`,
+
+  /** queue, messages, bytes. */
+  declare: `
+local queue = ARGV[4]
+enter(queue, 0)
+call('HSET', at(queue, 'conf'), 'maxMessages', ARGV[5], 'maxBytes', ARGV[6], 'bounds', 1)
+call('PUBLISH', P .. 'room:' .. queue, '')`,
+
+  /** queue, consumer. */
+  borrow: `
+if not call('ZSCORE', P .. 'alive', ARGV[5]) then return 0 end
+call('SADD', P .. 'b:' .. ARGV[5], ARGV[4])
+enter(ARGV[4], 0)
+return 1`,
+
+  /** queue. */
+  drop: `dropAll(ARGV[4])`,
+
+  /** queue, the binding in JSON, whether it is to be. */
+  bind: `
+if ARGV[6] ~= '1' then return call('SREM', P .. 'bindings', ARGV[5]) end
+if isGone(ARGV[4]) then return 0 end
+enter(ARGV[4], 0)
+return call('SADD', P .. 'bindings', ARGV[5])`,
+
+  queues: `return call('SMEMBERS', P .. 'queues')`,
+
+  bindings: `return call('SMEMBERS', P .. 'bindings')`,
+
+  /** queue. */
+  stats: `
+local queue, total, taken, back, retrying, first = ARGV[4], 0, 0, 0, 0, {}
+for _, rank in ipairs(ranksOf(queue)) do
+  local name = stream(queue, rank)
+  total = total + call('XLEN', name)
+  local pending = redis.pcall('XPENDING', name, G)
+  if not pending.err then
+    taken = taken + pending[1]
+    for _, c in ipairs(pending[4] or {}) do
+      if c[1] == BACK then back = back + c[2] elseif c[1] == RETRY then retrying = retrying + c[2] end
+    end
+    local one = call('XPENDING', name, G, '-', '+', 1, BACK)[1]
+    local entry = one and call('XRANGE', name, one[1], one[1])[1]
+    if not entry then
+      local group = call('XINFO', 'GROUPS', name)[1] or {}
+      local last = '0-0'
+      for i = 1, #group, 2 do if group[i] == 'last-delivered-id' then last = group[i + 1] end end
+      entry = call('XRANGE', name, '(' .. last, '+', 'COUNT', 1)[1]
+    end
+    if entry then first[#first + 1] = { entry[1], headOf(entry[2]) } end
+  end
+end
+local later, parked = call('ZCARD', at(queue, 'later')), call('HLEN', at(queue, 'parked'))
+local leased = taken - back - retrying
+local bytes = call('HGET', at(queue, 'conf'), 'bytes') or '0'
+return { total - leased - retrying, leased, later + retrying, parked - later, bytes, first }`,
+
+  /** queue, max, from which priority, after which entry. */
+  browse: `
+local queue, left, after, from, out = ARGV[4], tonumber(ARGV[5]), tonumber(ARGV[6]), ARGV[7], {}
+for _, rank in ipairs(ranksOf(queue)) do
+  local r = tonumber(rank)
+  if r <= after and left > 0 then
+    local start = r == after and from ~= '' and '(' .. from or '-'
+    local entries = call('XRANGE', stream(queue, rank), start, '+', 'COUNT', left)
+    if #entries > 0 then out[#out + 1] = columns(rank, entries, nil, wearsOf(queue, rank, entries)) end
+    left = left - #entries
+  end
+end
+return out`,
+
+  /** prefix. */
+  entries: `
+local keys, out = call('ZRANGEBYLEX', P .. 'note', '[' .. ARGV[4], '(' .. ARGV[4] .. string.char(255)), {}
+for _, key in ipairs(keys) do
+  local limit = call('ZSCORE', P .. 'note:until', key)
+  if not limit or tonumber(limit) > now then
+    out[#out + 1] = key
+    out[#out + 1] = call('HGET', P .. 'note:value', key)
+  end
+end
+return out`,
+
+  /** key, value, whether there is one, until; then what send() reads. */
+  put: `
+local key = ARGV[4]
+local sent = send(8, 'reject')
+if sent[1] == 'full' then return sent end
+local function forget(one)
+  call('ZREM', P .. 'note', one)
+  call('ZREM', P .. 'note:until', one)
+  call('HDEL', P .. 'note:value', one)
+end
+for _, old in ipairs(call('ZRANGEBYSCORE', P .. 'note:until', '-inf', now, 'LIMIT', 0, 2)) do forget(old) end
+forget(key)
+if ARGV[6] == '1' then
+  call('ZADD', P .. 'note', 0, key)
+  call('HSET', P .. 'note:value', key, ARGV[5])
+  if ARGV[7] ~= '0' then call('ZADD', P .. 'note:until', tonumber(ARGV[7]) + shift, key) end
+end
+ringAll()
+return sent`,
+} as const
+
+export type ScriptName = keyof typeof bodies
+
+export const scripts = Object.fromEntries(
+  Object.entries(bodies).map(([name, body]) => [name, { lua: prelude + body, numberOfKeys: 0 }]),
+) as Record<ScriptName, { lua: string; numberOfKeys: number }>

@@ -1,0 +1,320 @@
+// What is particular to nats:, on real servers.
+import { type ChildProcess, spawn } from 'node:child_process'
+import { once } from 'node:events'
+import { mkdtempSync, readdirSync, readFileSync, rmSync } from 'node:fs'
+import { tmpdir } from 'node:os'
+import { join } from 'node:path'
+import { setTimeout as sleep } from 'node:timers/promises'
+import { connect as connectTo, headers as newHeaders } from '@nats-io/transport-node'
+import { connect } from 'kernelmq/bus'
+import { describe, expect, onTestFinished, test } from 'vitest'
+import { startServer } from './servers.ts'
+import { deferred, describeEngine, nothing, one, openBus, startBus, take } from './support.ts'
+
+/** A server as it is when nobody asks for JetStream; its URL. */
+async function startPlain(): Promise<string> {
+  const directory = mkdtempSync(join(tmpdir(), 'kernelmq-nats-'))
+  const child: ChildProcess = spawn('nats-server', ['-a', '127.0.0.1', '-p', '-1', '--ports_file_dir', directory], {
+    stdio: 'ignore',
+    env: { ...process.env, PATH: `${process.env.PATH}:/usr/sbin` },
+  })
+  onTestFinished(async () => {
+    child.kill()
+    await once(child, 'exit')
+    rmSync(directory, { recursive: true, force: true })
+  })
+  for (;;) {
+    const [file] = readdirSync(directory)
+    const text = file === undefined ? '' : readFileSync(join(directory, file), 'utf8')
+    if (text !== '') return (JSON.parse(text) as { nats: string[] }).nats[0] as string
+    await sleep(10)
+  }
+}
+
+await describeEngine('nats', (_, server) => {
+  let count = 0
+  /** Of a bus that nobody else has. */
+  const newUrl = (more = '') => `${server.url}?prefix=own-${++count}${more}`
+  const prefixOf = (url: string) => new URL(url).searchParams.get('prefix') as string
+
+  /** The server without a bus. */
+  async function bare() {
+    const connection = await connectTo({ servers: `127.0.0.1:${server.port}` })
+    onTestFinished(() => connection.close())
+    const api = async (call: string) => (await connection.request(`$JS.API.${call}`)).json<Record<string, unknown>>()
+    return { connection, api }
+  }
+
+  describe('a URL', () => {
+    test('of nobody is told to be refused, where, and what to do', async () => {
+      await expect(connect('nats://127.0.0.1:1')).rejects.toMatchObject({
+        code: 'ERR_BUS_CONNECTION',
+        path: '127.0.0.1:1',
+        hint: expect.stringContaining('is the server up'),
+      })
+    })
+
+    test('with a wrong password is told so, without the password', async () => {
+      const guarded = await startServer('nats', ['--user', 'me', '--pass', 'right'])
+      onTestFinished(() => guarded.close())
+      const url = new URL(guarded.url)
+      url.username = 'me'
+      url.password = 'wr0ng'
+      const error = await connect(url).catch((refused: Error) => refused)
+      expect(error).toMatchObject({ code: 'ERR_BUS_ACCESS', hint: expect.stringContaining('user "me"') })
+      expect(JSON.stringify([error, String(error), (error as Error).stack])).not.toContain('wr0ng')
+      url.password = 'right'
+      const bus = await openBus(url.href)
+      expect(bus.url).not.toContain('right')
+      await bus.queue('q').send('x')
+      expect(await take(bus.queue('q'), 1)).toEqual(['x'])
+    })
+
+    test('of a server without JetStream is told so', async () => {
+      await expect(connect(await startPlain())).rejects.toMatchObject({
+        code: 'ERR_BUS_CONNECTION',
+        message: expect.stringContaining('it has no JetStream'),
+        hint: expect.stringContaining('nats-server -js'),
+      })
+    })
+
+    test('with a parameter that is not known is refused', async () => {
+      await expect(connect(newUrl('&lesae=5'))).rejects.toThrow('not "lesae"')
+    })
+  })
+
+  test('a send that the power of the machine must not undo is refused', async () => {
+    const bus = await openBus(newUrl())
+    const refused = bus.queue('q').send('x', { durability: 'disk' })
+    await expect(refused).rejects.toMatchObject({
+      code: 'ERR_BUS_UNSUPPORTED',
+      message: expect.stringMatching('persist'),
+    })
+  })
+
+  test('a stream that somebody has removed is made again, for those who send and those who wait', async () => {
+    const url = newUrl()
+    const bus = await openBus(url)
+    const { api } = await bare()
+    const queue = bus.queue('q')
+    await queue.send('before')
+    expect(await take(queue, 1)).toEqual(['before'])
+    const waiting = take(queue, 1)
+    await api(`STREAM.DELETE.${prefixOf(url)}=q`)
+    await queue.send('after')
+    expect(await waiting).toEqual(['after'])
+  })
+
+  test('a consumer that somebody has removed is made again, and nothing is lost', async () => {
+    const url = newUrl()
+    const bus = await openBus(url)
+    const { api } = await bare()
+    const queue = bus.queue('q')
+    await queue.send(1)
+    expect(await take(queue, 1)).toEqual([1])
+    await api(`CONSUMER.DELETE.${prefixOf(url)}=q.p0`)
+    await queue.send(2)
+    expect(await take(queue, 1)).toEqual([2])
+    const waiting = take(queue, 1)
+    await sleep(20)
+    await api(`CONSUMER.DELETE.${prefixOf(url)}=q.p0`)
+    await queue.send(3)
+    expect(await waiting).toEqual([3])
+  })
+
+  test('what somebody else has put there comes as bytes, with his id and his headers', async () => {
+    const url = newUrl()
+    const bus = await openBus(url)
+    const queue = bus.queue('q')
+    expect(await queue.receive(nothing)).toEqual([])
+    const { connection } = await bare()
+    const headers = newHeaders()
+    headers.set('Nats-Msg-Id', 'his')
+    headers.set('kind', 'odd % one')
+    await connection.request(`${prefixOf(url)}.q.p.0`, 'hello', { headers, timeout: 5000 })
+    const message = await one(queue)
+    expect(message).toMatchObject({ id: 'his', headers: { kind: 'odd % one' }, attempts: 0 })
+    expect(message.body).toEqual(Buffer.from('hello'))
+    await message.ack()
+    await connection.request(`${prefixOf(url)}.q.p.0`, 'bare')
+    expect((await one(queue)).body).toEqual(Buffer.from('bare'))
+  })
+
+  test.each(['plain', 'with.dots:and_more-', 'X'.repeat(128), '.'.repeat(128)])(
+    'a queue is called %s',
+    async (name) => {
+      const bus = await openBus(newUrl())
+      await bus.queue(name).send(name)
+      expect(await take(bus.queue(name), 1)).toEqual([name])
+      expect(await bus.metrics()).toContain(`"${name}"`)
+    },
+  )
+
+  test.each(['ü€', ' a b ', 'a\r\nb: c', '100%', '%41', '\ud83d\ude00'])(
+    'texts are kept as they are: %j',
+    async (text) => {
+      const bus = await openBus(newUrl())
+      const queue = bus.queue('q')
+      await queue.send('x', { id: text, key: text, headers: { [text]: text } })
+      expect(await one(queue)).toMatchObject({ id: text, key: text, headers: { [text]: text } })
+      expect(await queue.send('x', { id: text })).toEqual({ id: text, duplicate: true })
+    },
+  )
+
+  test('who waits hears of priorities, keys and delays that others use first', async () => {
+    const url = newUrl()
+    const [from, to] = [await openBus(url), await openBus(url)]
+    for (const options of [{}, { priority: 9 }, { key: 'k' }, { delay: 30 }]) {
+      const waiting = one(to.queue('q'))
+      await sleep(20)
+      await from.queue('q').send('x', options)
+      await (await waiting).ack()
+    }
+    expect(await from.queue('q').stats()).toMatchObject({ ready: 0, leased: 0, delayed: 0, held: 0 })
+  })
+
+  test('a key has one consumer at a time, wherever it is, also while it is tried again', async () => {
+    const url = newUrl()
+    const [a, b] = [(await openBus(url)).queue('q'), (await openBus(url)).queue('q')]
+    for (const body of [1, 2, 3]) await a.send(body, { key: 'k' })
+    const first = await one(a)
+    expect(await b.receive(nothing)).toEqual([])
+    const waiting = one(b)
+    await first.retry(50)
+    const again = await waiting
+    expect(again).toMatchObject({ body: 1, attempts: 1 })
+    expect(await a.receive(nothing)).toEqual([])
+    await again.ack()
+    expect(await take(a, 2)).toEqual([2, 3])
+  })
+
+  test('what was delayed and has a key is behind others of its key', async () => {
+    const bus = await openBus(newUrl())
+    const queue = bus.queue('q')
+    await queue.send('late', { key: 'k', delay: 100 })
+    await queue.send('first', { key: 'k' })
+    const first = await one(queue)
+    expect(first.body).toBe('first')
+    await sleep(150)
+    expect(await queue.receive(nothing)).toEqual([])
+    await first.ack()
+    expect(await one(queue)).toMatchObject({ body: 'late', key: 'k' })
+  })
+
+  test('attempts are known to those who come later', async () => {
+    const url = newUrl()
+    const bus = await openBus(url)
+    await bus.queue('q').send('x')
+    await (await one(bus.queue('q'))).retry(0)
+    await (await one(bus.queue('q'))).retry(0)
+    await bus.close()
+    const other = await openBus(url)
+    const message = await one(other.queue('q'))
+    expect(message).toMatchObject({ attempts: 2, losses: 0 })
+    await message.ack()
+  })
+
+  test('a handler may take longer than the server waits', async () => {
+    const bus = await openBus(newUrl('&lease=500'))
+    const queue = bus.queue('q')
+    await queue.send('slow')
+    const done = deferred()
+    let calls = 0
+    const consumer = queue.consume(async () => {
+      calls++
+      await sleep(1500)
+      done.resolve()
+    })
+    await done.promise
+    await consumer.close()
+    expect(calls).toBe(1)
+    expect(await queue.stats()).toMatchObject({ ready: 0, leased: 0, dead: 0 })
+  })
+
+  test('a process that says nothing for too long has lost its message, and knows', async () => {
+    const url = newUrl('&lease=400')
+    const bus = await openBus(url)
+    await bus.queue('q').send('x')
+    const message = await one(bus.queue('q'))
+    Atomics.wait(new Int32Array(new SharedArrayBuffer(4)), 0, 0, 1000)
+    await expect(message.ack()).rejects.toMatchObject({ code: 'ERR_BUS_LEASE_LOST' })
+    expect(await take(bus.queue('q'), 1)).toEqual(['x'])
+  })
+
+  test('a message that kills its consumers is known for it, and dies in the end', async () => {
+    const url = newUrl('&lease=300')
+    const bus = await openBus(url)
+    const queue = bus.queue('q')
+    await queue.send('die')
+    const losses: unknown[] = []
+    while ((await queue.stats()).dead === 0) {
+      const worker = startBus(url, 'consume', {})
+      for (;;) {
+        const line = await worker.line().catch(() => undefined)
+        if (line === undefined) break
+        const said = JSON.parse(line) as { losses?: number } | string
+        if (typeof said === 'object') losses.push(said.losses)
+        // It was buried before it could do harm.
+        if (said === 'consumes' && losses.length > 4) {
+          while ((await queue.stats()).dead === 0) await sleep(20)
+          worker.kill('SIGKILL')
+        }
+      }
+    }
+    expect(losses).toEqual([0, 0, 1, 2, 3])
+    const { letters } = await queue.dead.list()
+    expect(letters).toMatchObject([{ body: 'die', reason: '4 consumers were lost over it', losses: 4 }])
+  })
+
+  test('a process that waits for nothing ends, with its bus open', async () => {
+    const url = newUrl()
+    expect(await startBus(url, 'leave', { count: 3, exit: false }).outcome).toMatchObject({ code: 0, stdout: '3\n' })
+    expect(await startBus(url, 'post', 'posted').outcome).toMatchObject({ code: 0 })
+    const bus = await openBus(url)
+    expect(await take(bus.queue('q'), 4)).toEqual(['x', 'x', 'x', 'posted'])
+  })
+
+  test('a request is answered by another process, and what a killed one had borrowed goes with it', async () => {
+    const url = newUrl()
+    const bus = await openBus(url)
+    bus.queue('q').consume(({ body }) => `re: ${body}`)
+    expect(await startBus(url, 'request', 'hello').outcome).toMatchObject({ stdout: '"re: hello"\n' })
+    const other = await openBus(url)
+    await other.topic('t').subscribe(undefined, () => {})
+    expect(await bus.topic('t').publish('x')).toBe(1)
+    await other.close()
+    expect(await bus.topic('t').publish('x')).toBe(0)
+  })
+})
+
+await describeEngine('nats', (_, server) => {
+  test('a server that is away is waited for, and not for ever', async () => {
+    const bus = await openBus(`${server.url}?timeout=300`)
+    const patient = await openBus(server.url)
+    const queue = bus.queue('q')
+    const seen: unknown[] = []
+    const all = deferred()
+    const consumer = patient.queue('q').consume(({ body }) => {
+      seen.push(body)
+      if (body === 'after') all.resolve()
+    })
+    const heard = deferred<unknown>()
+    await patient.topic('t').subscribe(undefined, ({ body }) => heard.resolve(body))
+    await queue.send('before')
+    await server.kill()
+    const waiting = patient.queue('other').send('waited')
+    await expect(queue.send('x')).rejects.toMatchObject({
+      code: 'ERR_BUS_CONNECTION',
+      path: `127.0.0.1:${server.port}`,
+    })
+    await server.start()
+    await waiting
+    await queue.send('after')
+    await all.promise
+    await consumer.close()
+    expect(seen).toContain('before')
+    while ((await bus.topic('t').publish('still there')) === 0) await sleep(10)
+    expect(await heard.promise).toBe('still there')
+    expect(await take(patient.queue('other'), 1)).toEqual(['waited'])
+  })
+})

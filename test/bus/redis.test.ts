@@ -1,0 +1,279 @@
+// What is particular to redis:, beside what every transport does.
+import { Redis } from 'ioredis'
+import { connect, type Message } from 'kernelmq/bus'
+import { expect, onTestFinished, test, vi } from 'vitest'
+import { deferred, describeEngine, nothing, one, openBus, startBus, take } from './support.ts'
+
+await describeEngine('redis', (_, server) => {
+  let count = 0
+  /** A bus of its own, by its URL; what was taken from it comes back within a moment. */
+  const newUrl = (parameters = 'lease=900') => `${server.url}?prefix=own-${++count}&${parameters}`
+  const prefixOf = (url: string) => new URL(url).searchParams.get('prefix')
+  const newClient = (url = server.url): Redis => {
+    const client = new Redis(url)
+    onTestFinished(() => client.disconnect())
+    return client
+  }
+  const queueOf = async (url: string) => (await openBus(url)).queue('q')
+
+  test('what a killed process had comes back, and of several it is not known which was to blame', async () => {
+    const url = newUrl()
+    const queue = await queueOf(url)
+    await queue.sendMany([{ body: 'a' }, { body: 'b' }])
+    const child = startBus(url, 'hold', { max: 2 })
+    expect(await child.line()).toBe('["a","b"]')
+    expect(await queue.stats()).toMatchObject({ leased: 2, ready: 0 })
+    child.kill('SIGKILL')
+    const first = await one(queue)
+    expect(first).toMatchObject({ body: 'a', losses: 0 })
+    await first.ack()
+    expect(await take(queue, 1)).toEqual(['b'])
+    expect(await queue.stats()).toMatchObject({ leased: 0, ready: 0, bytes: 0 })
+  })
+
+  test('a message whose consumer dies over it again and again is dead in the end', async () => {
+    const url = newUrl('lease=400')
+    const queue = await queueOf(url)
+    await queue.send('die')
+    for (let losses = 0; losses <= 3; losses++) {
+      const child = startBus(url, 'consume', {})
+      let line = await child.line()
+      if (line === '"consumes"') line = await child.line()
+      expect(JSON.parse(line)).toEqual({ body: 'die', losses, attempts: 0 })
+      await child.outcome
+    }
+    queue.consume(() => {})
+    await vi.waitFor(async () => expect((await queue.stats()).dead).toBe(1), 60_000)
+    expect((await queue.dead.list()).letters).toMatchObject([{ reason: '4 consumers were lost over it', losses: 4 }])
+  })
+
+  test('what another process sends wakes one that waits', async () => {
+    const url = newUrl()
+    const waiting = one(await queueOf(url))
+    await (await queueOf(url)).send('x')
+    expect((await waiting).body).toBe('x')
+  })
+
+  test('a long handler keeps its message longer than a lease', async () => {
+    const url = newUrl('lease=300')
+    const [queue, other] = [await queueOf(url), await queueOf(url)]
+    await queue.send('slow')
+    const message = await one(queue)
+    expect(await other.receive({ wait: 1200 })).toEqual([])
+    await message.ack()
+  })
+
+  test('one that was thought dead has lost what it had, and goes on', async () => {
+    const url = newUrl('lease=400')
+    const [queue, other] = [await queueOf(url), await queueOf(url)]
+    await queue.send('x')
+    const message = await one(queue)
+    // Nobody hears of it any more: as if its loop had been blocked.
+    await newClient().zadd(`${prefixOf(url)}:alive`, 0, await consumerOf(url))
+    expect(await one(other)).toMatchObject({ body: 'x', losses: 1 })
+    await expect(message.ack()).rejects.toMatchObject({ code: 'ERR_BUS_LEASE_LOST' })
+    await queue.send('y')
+    expect((await one(queue)).body).toBe('y')
+  })
+
+  /** The only one that has something. */
+  const consumerOf = async (url: string): Promise<string> => {
+    const client = newClient()
+    const groups = (await client.xpending(`${prefixOf(url)}:q:q:s0`, 'kmq')) as [
+      number,
+      string,
+      string,
+      [string, string][],
+    ]
+    return groups[3][0]?.[0] as string
+  }
+
+  test('a connection that is cut again and again loses nothing, and doubles only what has the same id', async () => {
+    const url = newUrl()
+    const [queue, other] = [await queueOf(url), await queueOf(url)]
+    const killer = newClient()
+    const seen = new Map<unknown, string>()
+    const all = deferred()
+    const total = 2000
+    const consumer = other.consume(
+      ({ body, id }: Message) => {
+        expect(seen.get(body) ?? id).toBe(id)
+        seen.set(body, id)
+        if (seen.size === total) all.resolve()
+      },
+      { concurrency: 20, prefetch: 20 },
+    )
+    for (let body = 0; body < total; body += 20) {
+      const sent = Array.from({ length: 20 }, (_, at) => queue.send(body + at))
+      // Somewhere in the midst of it.
+      if (body % 100 === 0)
+        void setTimeout(() => void killer.call('CLIENT', 'KILL', 'TYPE', 'normal', 'SKIPME', 'yes'), body % 7)
+      await Promise.all(sent)
+    }
+    await all.promise
+    await consumer.close()
+    await vi.waitFor(async () => {
+      // What came twice is still to be handled.
+      for (const message of await other.receive({ max: 100, wait: 0 })) await message.ack()
+      expect(await other.stats()).toMatchObject({ ready: 0, leased: 0, held: 0, delayed: 0 })
+    }, 20_000)
+  })
+
+  test('killed and started again it goes on where it was; paused it is waited for', async () => {
+    const queue = await queueOf(newUrl())
+    await queue.send('before')
+    const message = await one(queue)
+    const waiting = take(queue, 1)
+    await server.kill()
+    const late = queue.send('while it is away')
+    await server.start()
+    await late
+    expect(await waiting).toEqual(['while it is away'])
+    await message.ack()
+    server.pause()
+    const paused = queue.send('while it is paused')
+    server.resume()
+    await paused
+    expect(await take(queue, 1)).toEqual(['while it is paused'])
+    expect(await queue.stats()).toMatchObject({ ready: 0, leased: 0 })
+  })
+
+  test('away for longer than anybody waits, it is said where it was looked for', async () => {
+    const queue = await queueOf(newUrl('timeout=200'))
+    await server.kill()
+    onTestFinished(() => server.start())
+    const gone = {
+      code: 'ERR_BUS_CONNECTION',
+      path: `127.0.0.1:${server.port}`,
+      hint: expect.stringContaining('is the server up'),
+    }
+    await expect(queue.send('x')).rejects.toMatchObject(gone)
+    await expect(queue.receive({ wait: 10 })).rejects.toMatchObject(gone)
+    await expect(connect(`${server.url}?prefix=x`)).rejects.toMatchObject(gone)
+  })
+
+  test('what others have added comes as bytes, with its other fields as headers', async () => {
+    const url = newUrl()
+    const queue = await queueOf(url)
+    await queue.send('ours')
+    const stream = `${prefixOf(url)}:q:q:s0`
+    const client = newClient()
+    const id = await client.xadd(stream, '*', 'kind', 'theirs', 'body', 'bytes')
+    await client.xadd(stream, '*', 'kmq', 'neither')
+    expect(await take(queue, 1)).toEqual(['ours'])
+    const theirs = await one(queue)
+    expect(theirs).toMatchObject({ id, body: Buffer.from('bytes'), headers: { kind: 'theirs' } })
+    await theirs.dead('enough')
+    expect((await queue.dead.list()).letters).toMatchObject([{ id, body: Buffer.from('bytes'), reason: 'enough' }])
+    expect(await take(queue, 1)).toEqual([Buffer.alloc(0)])
+  })
+
+  test('a queue that somebody removed is there again', async () => {
+    const url = newUrl()
+    const queue = await queueOf(url)
+    await queue.send('x')
+    await newClient().del(`${prefixOf(url)}:q:q:s0`)
+    expect(await queue.receive(nothing)).toEqual([])
+    await queue.send('y')
+    expect(await take(queue, 1)).toEqual(['y'])
+    await newClient().flushall()
+    await queue.send('z')
+    expect(await take(queue, 1)).toEqual(['z'])
+  })
+
+  test('a wrong password is told from a missing one, and never shown', async () => {
+    const admin = newClient()
+    await admin.acl('SETUSER', 'ada', 'on', '>secret', '~*', '&*', '+@all')
+    const url = new URL(newUrl())
+    url.username = 'ada'
+    url.password = 'wrong-one'
+    const denied = await connect(url).catch((error: unknown) => error)
+    expect(denied).toMatchObject({ code: 'ERR_BUS_ACCESS', hint: expect.stringContaining('user "ada"') })
+    const { inspect } = await import('node:util')
+    expect(inspect(denied, { depth: 10 })).not.toContain('wrong-one')
+    url.password = 'secret'
+    const bus = await openBus(url.href)
+    expect(bus.url).not.toContain('secret')
+    await bus.queue('q').send('x')
+    await admin.acl('SETUSER', 'ada', '-evalsha', '-eval')
+    await expect(bus.queue('q').send('x')).rejects.toMatchObject({ code: 'ERR_BUS_ACCESS' })
+  })
+
+  test.each([
+    ['?colour=red', /nothing behind "\?" but prefix, timeout, lease/],
+    ['?prefix=a/b', /prefix is 1 to 64 letters/],
+    ['?timeout=soon', /timeout is a number/],
+    ['?lease=0', /lease is a number/],
+    ['/first', /database is a number/],
+  ])('a URL that ends with %s is refused', async (end, message) => {
+    const url = server.url.replace('//', '//ada:secret@') + end
+    const refused = await connect(url).catch((error: Error) => error)
+    expect(refused).toMatchObject({ code: 'ERR_INVALID_ARG_VALUE', message: expect.stringMatching(message) })
+    expect(String(refused)).not.toContain('secret')
+  })
+
+  test('messages and the bus of each prefix and each database are their own', async () => {
+    const [a, b] = [newUrl(), newUrl()]
+    await (await queueOf(a)).send('a')
+    expect(await (await queueOf(b)).receive(nothing)).toEqual([])
+    const other = await queueOf(a.replace('?', '/1?'))
+    expect(await other.receive(nothing)).toEqual([])
+    expect(await take(await queueOf(a), 1)).toEqual(['a'])
+  })
+
+  test('is as safe as the server: on the disk only with appendfsync always', async () => {
+    const url = newUrl()
+    const bus = await openBus(url)
+    expect(bus.capabilities.persist).toBe('process')
+    const refused = { code: 'ERR_BUS_UNSUPPORTED', message: expect.stringContaining('persist') }
+    await expect(bus.queue('q').send('x', { durability: 'disk' })).rejects.toMatchObject(refused)
+    const client = newClient()
+    await client.config('SET', 'appendfsync', 'always')
+    onTestFinished(() => client.config('SET', 'appendfsync', 'everysec').then(() => {}))
+    const safe = await openBus(url)
+    expect(safe.capabilities.persist).toBe('disk')
+    await safe.queue('q').send('x', { durability: 'disk' })
+  })
+
+  test('a process ends when nobody waits any more, with its bus open', async () => {
+    const url = newUrl()
+    const child = startBus(url, 'leave', { count: 3 })
+    expect(await child.line()).toBe('3')
+    expect(await child.outcome).toMatchObject({ code: 0, stderr: '' })
+    expect(await (await queueOf(url)).stats()).toMatchObject({ ready: 3 })
+  })
+
+  test('what was sent and acknowledged at once is done once', async () => {
+    const url = newUrl()
+    const bus = await openBus(url)
+    const [from, to] = [bus.queue('from'), bus.queue('to')]
+    await from.send('work')
+    const message = await one(from)
+    await message.ack({ send: [await to.prepare('more', { key: 'k', id: 'i', priority: 3, delay: 1 })] })
+    expect(await take(to, 1)).toEqual(['more'])
+    expect((await from.stats()).leased + (await to.stats()).ready).toBe(0)
+  })
+
+  test('what a process had borrowed goes with it', async () => {
+    const url = newUrl('lease=400')
+    const bus = await openBus(url)
+    const child = startBus(url, 'listen', 't')
+    expect(await child.line()).toBe('"listens"')
+    expect(await bus.topic('t').publish('x')).toBe(1)
+    child.kill('SIGKILL')
+    const consumer = bus.queue('q').consume(() => {})
+    await vi.waitFor(async () => expect(await bus.topic('t').publish('y')).toBe(0), 20_000)
+    await consumer.close()
+  })
+
+  test('leaves nothing behind of a queue that is dropped, nor of a message that is done', async () => {
+    const url = newUrl()
+    const bus = await openBus(url)
+    const queue = bus.queue('q', { dedup: 1 })
+    for (let i = 0; i < 20; i++) await queue.send('x', { id: `i${i}`, key: `k${i % 3}`, priority: i % 2, delay: i % 5 })
+    const all = await take(queue, 20)
+    expect(all).toHaveLength(20)
+    const left = (await newClient().keys(`${prefixOf(url)}:*`)).map((key) => key.replace(`${prefixOf(url)}:`, ''))
+    expect(left.filter((key) => /:(?:key|keys|parked|later|retry|lease|wear)/.test(key))).toEqual([])
+  })
+})

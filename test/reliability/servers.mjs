@@ -1,0 +1,168 @@
+// Real servers: each on free ports of the loopback interface, with a directory of its own, gone with the tests of a file.
+import { spawn, spawnSync } from 'node:child_process'
+import { once } from 'node:events'
+import { accessSync, constants, mkdtempSync, rmSync, writeFileSync } from 'node:fs'
+import { connect as connectTo, createServer } from 'node:net'
+import { tmpdir } from 'node:os'
+import { delimiter, join } from 'node:path'
+import { setTimeout as sleep } from 'node:timers/promises'
+
+/**
+ * Of each: what to run, the Debian package it is in, how many ports it needs beside the one of its clients, and how many
+ * milliseconds it may take to come up on a machine that has little time; `sweep` ends what outlives the process that was
+ * started.
+ */
+const recipes = {
+  redis: {
+    program: 'redis-server',
+    package: 'redis-server',
+    protocol: 'redis',
+    ports: 0,
+    patience: 30_000,
+    command: (directory, port) => ({
+      args: ['--bind', '127.0.0.1', '--port', String(port), '--dir', directory, '--appendonly', 'yes', '--save', ''],
+    }),
+  },
+  nats: {
+    program: 'nats-server',
+    package: 'nats-server',
+    protocol: 'nats',
+    ports: 0,
+    patience: 30_000,
+    command: (directory, port) => ({ args: ['-js', '-sd', directory, '-a', '127.0.0.1', '-p', String(port)] }),
+  },
+  rabbitmq: {
+    program: '/usr/lib/rabbitmq/bin/rabbitmq-server',
+    package: 'rabbitmq-server',
+    protocol: 'amqp',
+    ports: 2,
+    patience: 180_000,
+    command(directory, port, [epmd, distribution]) {
+      writeFileSync(join(directory, 'rabbitmq.conf'), `listeners.tcp.1 = 127.0.0.1:${port}\n`)
+      const env = {
+        HOME: directory,
+        ERL_EPMD_ADDRESS: '127.0.0.1',
+        ERL_EPMD_PORT: String(epmd),
+        RABBITMQ_NODENAME: `kmq${port}@localhost`,
+        RABBITMQ_CONFIG_FILE: join(directory, 'rabbitmq.conf'),
+        RABBITMQ_MNESIA_BASE: join(directory, 'mnesia'),
+        RABBITMQ_LOG_BASE: join(directory, 'log'),
+        RABBITMQ_PID_FILE: join(directory, 'pid'),
+        RABBITMQ_DIST_PORT: String(distribution),
+        RABBITMQ_SERVER_ADDITIONAL_ERL_ARGS: '-kernel inet_dist_use_interface {127,0,0,1}',
+      }
+      return { args: [], env }
+    },
+    sweep(_, [epmd]) {
+      // It is nobody's child, and ends by itself only when it is asked, and has no node.
+      spawnSync('epmd', ['-kill'], { env: { ...process.env, ERL_EPMD_PORT: String(epmd) }, stdio: 'ignore' })
+    },
+  },
+}
+
+/** What a server needs that is not there: the name of its package; undefined if all is there. */
+export function missingFor(name) {
+  const { program, package: debian } = recipes[name]
+  const directories = [...(process.env.PATH ?? '').split(delimiter), '/usr/sbin', '/usr/local/sbin']
+  const paths = program.startsWith('/') ? [program] : directories.map((directory) => join(directory, program))
+  return paths.some(isExecutable) ? undefined : debian
+}
+
+function isExecutable(path) {
+  try {
+    accessSync(path, constants.X_OK)
+    return true
+  } catch {
+    return false
+  }
+}
+
+async function freePort() {
+  const server = createServer().listen(0, '127.0.0.1')
+  await once(server, 'listening')
+  const { port } = server.address()
+  server.close()
+  await once(server, 'close')
+  return port
+}
+
+/** Whether somebody takes connections. */
+function answers(port) {
+  return new Promise((resolve) => {
+    const socket = connectTo(port, '127.0.0.1')
+    socket.once('connect', () => {
+      socket.destroy()
+      resolve(true)
+    })
+    socket.once('error', () => resolve(false))
+  })
+}
+
+/** Starts a server, which is to be closed, with these arguments, too; resolves when it answers. */
+export async function startServer(name, more = []) {
+  const recipe = recipes[name]
+  const directory = mkdtempSync(join(tmpdir(), `kernelmq-${name}-`))
+  const port = await freePort()
+  const others = []
+  while (others.length < recipe.ports) others.push(await freePort())
+  let child
+  const signal = (what) => {
+    if (child?.pid === undefined || child.exitCode !== null || child.signalCode !== null) return
+    try {
+      // A script and what it has started are one group.
+      process.kill(-child.pid, what)
+    } catch {
+      // Gone a moment ago.
+    }
+  }
+  const kill = async () => {
+    const running = child
+    if (running === undefined) return
+    const ended = running.exitCode !== null || running.signalCode !== null ? undefined : once(running, 'exit')
+    signal('SIGKILL')
+    await ended
+    child = undefined
+    while (await answers(port)) await sleep(5)
+  }
+  const start = async () => {
+    const { args, env } = recipe.command(directory, port, others)
+    const environment = { ...process.env, PATH: `${process.env.PATH}:/usr/sbin:/usr/local/sbin`, ...env }
+    const running = spawn(recipe.program, [...args, ...more], {
+      stdio: ['ignore', 'pipe', 'pipe'],
+      detached: true,
+      env: environment,
+    })
+    child = running
+    let output = ''
+    const listen = (text) => {
+      output = `${output}${text}`.slice(-4000)
+    }
+    running.stdout.on('data', listen)
+    running.stderr.on('data', listen)
+    running.on('error', (error) => listen(Buffer.from(String(error))))
+    const end = performance.now() + recipe.patience
+    while (!(await answers(port))) {
+      if (running.exitCode !== null || performance.now() > end) throw new Error(`${name} does not come up: ${output}`)
+      await sleep(20)
+    }
+  }
+  const remove = () => {
+    signal('SIGKILL')
+    recipe.sweep?.(directory, others)
+    rmSync(directory, { recursive: true, force: true, maxRetries: 5 })
+  }
+  process.once('exit', remove)
+  const close = async () => {
+    await kill()
+    process.off('exit', remove)
+    remove()
+  }
+  try {
+    await start()
+  } catch (error) {
+    await close()
+    throw error
+  }
+  const url = `${recipe.protocol}://127.0.0.1:${port}`
+  return { port, url, start, kill, pause: () => signal('SIGSTOP'), resume: () => signal('SIGCONT'), close }
+}
