@@ -334,6 +334,7 @@ export const conformance = (scheme: Scheme): void => {
       'retries what throws, with growing waits, then dead-letters it with the error',
       async () => {
         const { queue, clock, start, bus } = await makeTimed({ retry: { max: 3, base: 100, cap: 250 } })
+        expect((await queue.dead.list()).letters).toEqual([])
         const seen: number[] = []
         let next = deferred()
         queue.consume(({ attempts }) => {
