@@ -1,7 +1,11 @@
 // Loads the addon and says what it holds. The casts of the tree are here.
+import { createRequire } from 'node:module'
 import { fileURLToPath } from 'node:url'
 import { markAsUntransferable } from 'node:worker_threads'
-import bindings from 'bindings'
+import type findAddon from 'bindings'
+
+// An import would first look through it for the names that it exports, which takes longer than loading it.
+const bindings = createRequire(import.meta.url)('bindings') as typeof findAddon
 
 /** One descriptor and its registration with the loop of this thread. */
 export interface Descriptor {

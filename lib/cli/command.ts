@@ -1,6 +1,5 @@
 // What a subcommand is: what it takes, in one place for the parser, the help, the completion and the man page.
 import { parseArgs } from 'node:util'
-import ms from 'ms'
 import { UsageError } from './errors.ts'
 
 export interface OptionSpec {
@@ -126,14 +125,4 @@ export function toMode(value: string | undefined): number | undefined {
   if (value === undefined || /^0?[0-7]{1,3}$/.test(value))
     return value === undefined ? undefined : Number.parseInt(value, 8)
   throw new UsageError(`--mode is three octal digits such as 660, not '${value}'`)
-}
-
-/** Milliseconds, given as such or as `500ms`, `2s`, `5m`. */
-export function toDuration(name: string, value: string): number
-export function toDuration(name: string, value: string | undefined): number | undefined
-export function toDuration(name: string, value: string | undefined): number | undefined {
-  if (value === undefined) return undefined
-  const duration: number | undefined = /^[\d.]+ ?[a-z]*$/i.test(value) ? ms(value as ms.StringValue) : undefined
-  if (duration !== undefined && duration >= 0 && duration < 2 ** 31) return duration
-  throw new UsageError(`--${name} is a time such as 500, 500ms, 2s or 5m, not '${value}'`)
 }

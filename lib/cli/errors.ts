@@ -41,7 +41,8 @@ export function describe(error: unknown): Described {
     sent?: unknown
     retryAfter?: unknown
   }
-  const [, missing] = (code === 'ERR_MODULE_NOT_FOUND' && /package '(.+?)'/.exec(error.message)) || []
+  const [, missing] =
+    (/MODULE_NOT_FOUND$/.test(String(code)) && /(?:package|module) '([^./].*?)'/.exec(error.message)) || []
   if (missing !== undefined) {
     return {
       code: String(code),

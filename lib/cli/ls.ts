@@ -1,4 +1,4 @@
-import { type Command, defineCommand, JSON_OPTION, toInteger } from './command.ts'
+import { type Command, defineCommand, JSON_OPTION } from './command.ts'
 import { EXIT } from './errors.ts'
 import { listQueues, type Peer, type QueueRow } from './queues.ts'
 import { complain, harmless, print, printJson, style, table } from './terminal.ts'
@@ -13,7 +13,7 @@ export const ls: Command = defineCommand({
   ],
   options: {
     watch: { type: 'boolean', short: 'w', help: 'show it again and again' },
-    interval: { type: 'string', short: 'i', value: 'MS', help: 'between two looks, in milliseconds; default: 1000' },
+    interval: { type: 'string', short: 'i', value: 'TIME', help: 'between two looks; default: 1s' },
     stale: { type: 'boolean', help: 'only stale queues' },
     ...JSON_OPTION,
   },
@@ -24,7 +24,6 @@ export const ls: Command = defineCommand({
     ['kmq ls --json | jq -r ".[].queue"', 'their names'],
   ],
   async run({ operands: [pattern], options }) {
-    const interval = toInteger('interval', options.interval, 10, 2 ** 31 - 1) ?? 1000
     const isWanted = await matcher(pattern)
     const look = async () => {
       const { rows, errors } = await listQueues()
@@ -32,8 +31,10 @@ export const ls: Command = defineCommand({
       return { wanted, errors }
     }
     if (options.watch === true) {
+      const { MAX_TIMER, toDuration } = await import('./duration.ts')
       const { interruptible } = await import('./interruption.ts')
       const { watch } = await import('./watch.ts')
+      const interval = toDuration('interval', options.interval, MAX_TIMER) ?? 1000
       return interruptible((signal) => watch(async () => draw((await look()).wanted, options.json), interval, signal))
     }
     const { wanted, errors } = await look()

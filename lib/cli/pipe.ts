@@ -1,6 +1,7 @@
 import { setTimeout as sleep } from 'node:timers/promises'
 import { PosixQueue, SysvQueue } from '../index.ts'
-import { type Command, defineCommand, JSON_OPTION, toDuration } from './command.ts'
+import { type Command, defineCommand, JSON_OPTION } from './command.ts'
+import { MAX_TIMER, toDuration } from './duration.ts'
 import { EXIT, Failure, UsageError } from './errors.ts'
 import { interruptible } from './interruption.ts'
 import { type Item, itemFor, type KernelMessage, plural, toCount, toTag } from './messages.ts'
@@ -41,7 +42,7 @@ export const pipe: Command = defineCommand({
     const source = openSource(parseTarget(from))
     const tag = toTag(target, options)
     const most = toCount(options.count) ?? Number.POSITIVE_INFINITY
-    const given = toDuration('timeout', options.timeout)
+    const given = toDuration('timeout', options.timeout, MAX_TIMER)
     const sink = { target, queue: openTarget(target, { access: 'write' }) }
     if (isSame(source, sink)) throw new UsageError('the queues are one and the same')
     const convert = (message: KernelMessage): Item => {

@@ -2,7 +2,6 @@
 import { readFileSync } from 'node:fs'
 import { PosixQueue, type QueueError, SysvQueue } from '../index.ts'
 import { UsageError } from './errors.ts'
-import { awaitedQueues } from './waiting.ts'
 
 /** What is not known is undefined: the kernel does not keep it, or this user may not see it. */
 export interface QueueRow {
@@ -95,35 +94,32 @@ async function posixRows(): Promise<QueueRow[]> {
 }
 
 async function sysvRows(): Promise<QueueRow[]> {
-  const queues = await SysvQueue.list()
-  let known: Set<number> | undefined
-  const awaited = () => {
-    known ??= awaitedQueues()
-    return known
-  }
-  return queues.map(({ id, key, messages, bytes, maxBytes, uid, mode, sentAt, receivedAt, ...stat }) => {
-    const lastSender = peerOf(stat.lastSender)
-    const lastReceiver = peerOf(stat.lastReceiver)
-    const peers = [lastSender, lastReceiver].filter((peer) => peer !== undefined)
-    return {
-      queue: Number(key) === 0 ? `#${id}` : key,
-      family: 'sysv',
-      id,
-      messages,
-      maxMessages: undefined,
-      bytes,
-      maxBytes,
-      owner: userName(uid),
-      mode: octal(mode),
-      lastSender,
-      lastReceiver,
-      sentAt,
-      receivedAt,
-      usedAt: [sentAt, receivedAt].filter((date) => date !== undefined).sort((a, b) => Number(b) - Number(a))[0],
-      // The kernel notes a receiver that had waited by its thread, which may have ended.
-      stale: peers.length > 0 && peers.every(({ name }) => name === undefined) && !awaited().has(id),
-    }
+  const queues = (await SysvQueue.list()).map(({ lastSender, lastReceiver, ...queue }) => {
+    const peers = { lastSender: peerOf(lastSender), lastReceiver: peerOf(lastReceiver) }
+    const used = Object.values(peers).filter((peer) => peer !== undefined)
+    return { ...queue, ...peers, isLeft: used.length > 0 && used.every(({ name }) => name === undefined) }
   })
+  // The kernel notes a receiver that had waited by its thread, which may have ended.
+  const awaited = queues.some(({ isLeft }) => isLeft)
+    ? (await import('./waiting.ts')).awaitedQueues()
+    : new Set<number>()
+  return queues.map(({ id, key, messages, bytes, maxBytes, uid, mode, sentAt, receivedAt, isLeft, ...peers }) => ({
+    queue: Number(key) === 0 ? `#${id}` : key,
+    family: 'sysv',
+    id,
+    messages,
+    maxMessages: undefined,
+    bytes,
+    maxBytes,
+    owner: userName(uid),
+    mode: octal(mode),
+    lastSender: peers.lastSender,
+    lastReceiver: peers.lastReceiver,
+    sentAt,
+    receivedAt,
+    usedAt: [sentAt, receivedAt].filter((date) => date !== undefined).sort((a, b) => Number(b) - Number(a))[0],
+    stale: isLeft && !awaited.has(id),
+  }))
 }
 
 /** All that there are, sorted; and why one family cannot be seen. */

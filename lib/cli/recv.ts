@@ -1,4 +1,5 @@
-import { type Command, defineCommand, toDuration } from './command.ts'
+import { type Command, defineCommand } from './command.ts'
+import { MAX_TIMER, toDuration } from './duration.ts'
 import { EXIT, Failure, UsageError } from './errors.ts'
 import { interruptible } from './interruption.ts'
 import { type KernelMessage, messageToJson, plural, toCount, toSelection } from './messages.ts'
@@ -55,7 +56,7 @@ export const recv: Command = defineCommand({
     const count = toCount(options.count)
     if (options.follow && count !== undefined) throw new UsageError('--count and --follow exclude each other')
     const most = options.follow ? Number.POSITIVE_INFINITY : (count ?? 1)
-    const timeout = toDuration('timeout', options.timeout)
+    const timeout = toDuration('timeout', options.timeout, MAX_TIMER)
     const source = openSource(target)
     const batch = batchFor(source.queue)
     return interruptible(async (signal) => {

@@ -1,7 +1,8 @@
 import { fchmodSync, fchownSync } from 'node:fs'
 import { buffer } from 'node:stream/consumers'
 import { PosixQueue, SysvQueue } from '../index.ts'
-import { type Command, defineCommand, JSON_OPTION, toDuration, toInteger } from './command.ts'
+import { type Command, defineCommand, JSON_OPTION, toInteger } from './command.ts'
+import { MAX_TIMER, toDuration } from './duration.ts'
 import { EXIT, Failure, UsageError } from './errors.ts'
 import { interruptible } from './interruption.ts'
 import { type Item, itemFor, plural } from './messages.ts'
@@ -35,7 +36,7 @@ export const restore: Command = defineCommand({
   ],
   async run({ operands: [name], options }) {
     const skip = toInteger('skip', options.skip ?? '0', 0, Number.MAX_SAFE_INTEGER)
-    const limit = toDuration('timeout', options.timeout)
+    const limit = toDuration('timeout', options.timeout, MAX_TIMER)
     const isPatient = options.wait === true || limit !== undefined
     if (name !== undefined) parseTarget(name)
     if (process.stdin.isTTY) throw new UsageError('the dump comes on standard input: kmq restore < FILE')

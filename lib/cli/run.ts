@@ -1,6 +1,7 @@
 import { type ChildProcess, spawn } from 'node:child_process'
 import { setTimeout as sleep } from 'node:timers/promises'
-import { type Command, defineCommand, JSON_OPTION, toDuration, toInteger } from './command.ts'
+import { type Command, defineCommand, JSON_OPTION, toInteger } from './command.ts'
+import { MAX_TIMER, toDuration } from './duration.ts'
 import { EXIT, Failure, UsageError } from './errors.ts'
 import { interruptible } from './interruption.ts'
 import { itemFor, type KernelMessage, plural, tagToJson, toCount, toSelection } from './messages.ts'
@@ -56,13 +57,13 @@ export const run: Command = defineCommand({
     const selection = toSelection(target, options)
     const jobs = toInteger('jobs', options.jobs ?? '1', 1, 10_000)
     const most = toCount(options.count) ?? Number.POSITIVE_INFINITY
-    const idle = toDuration('idle', options.idle)
+    const idle = toDuration('idle', options.idle, MAX_TIMER)
     const plan: Plan = {
       file,
       args,
-      timeout: toDuration('timeout', options.timeout),
+      timeout: toDuration('timeout', options.timeout, MAX_TIMER),
       attempts: toInteger('attempts', options.attempts ?? '3', 1, 1e6),
-      delay: toDuration('delay', options.delay ?? '1s'),
+      delay: toDuration('delay', options.delay ?? '1s', MAX_TIMER),
       asJson: options.json === true,
     }
     const source = openSource(target)

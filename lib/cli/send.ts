@@ -1,7 +1,8 @@
 import { createReadStream } from 'node:fs'
 import { addAbortSignal, type Readable } from 'node:stream'
 import { setTimeout as sleep } from 'node:timers/promises'
-import { type Command, defineCommand, JSON_OPTION, toDuration, toInteger } from './command.ts'
+import { type Command, defineCommand, JSON_OPTION, toInteger } from './command.ts'
+import { MAX_TIMER, toDuration } from './duration.ts'
 import { EXIT, Failure, UsageError } from './errors.ts'
 import { interruptible } from './interruption.ts'
 import { type Item, itemFor, messageFromJson, plural, toTag } from './messages.ts'
@@ -53,7 +54,7 @@ export const send: Command = defineCommand({
     if (modes.length > 1) throw new UsageError('--lines, --null and --json-lines exclude each other')
     if (options['json-lines'] && Object.keys(tag).length > 0)
       throw new UsageError('with --json-lines each message says its priority or type itself')
-    const limit = toDuration('timeout', options.timeout)
+    const limit = toDuration('timeout', options.timeout, MAX_TIMER)
     const rate = toInteger('rate', options.rate, 1, 1e6)
     const source = { target, queue: openTarget(target, { access: 'write' }) }
     const input = await open(content)

@@ -1,8 +1,12 @@
 // What is written to the terminal, or to whatever stands in its place.
 import { fstatSync, fsyncSync, writeSync } from 'node:fs'
+import { createRequire } from 'node:module'
 import { stripVTControlCharacters, styleText } from 'node:util'
-import align from 'text-table'
+import type textTable from 'text-table'
 import { describe, EXIT } from './errors.ts'
+
+// An import would first look through it for the names that it exports.
+const align = createRequire(import.meta.url)('text-table') as typeof textTable
 
 let isPipeHeld = false
 
