@@ -42,6 +42,7 @@ const descriptions: Record<string, string> = {
   ERR_BUS_NO_TELEMETRY: 'there is no OpenTelemetry',
   ERR_BUS_NOT_A_BUS: 'the file is not the store of a bus',
   ERR_BUS_NOT_FOUND: 'there is no bus',
+  ERR_BUS_OTHER_QUEUE: 'there is another queue of that name',
   ERR_BUS_QUEUE_FULL: 'the queue is full',
   ERR_BUS_SETTLED: 'the message is settled',
   ERR_BUS_UNSUPPORTED: 'this bus cannot do that',

@@ -5,7 +5,7 @@ import { join } from 'node:path'
 import { fileURLToPath } from 'node:url'
 import { PosixQueue, SysvQueue } from 'kernelmq'
 import { describe, expect, onTestFailed, onTestFinished, test } from 'vitest'
-import { isMounted } from './support.ts'
+import { anyBus, isMounted } from './support.ts'
 
 const root = fileURLToPath(new URL('..', import.meta.url))
 const examples = join(root, 'examples')
@@ -14,6 +14,7 @@ const hasCompiler = spawnSync('cc', ['--version']).status === 0
 /** What each example must print. */
 const expected: Record<string, RegExp> = {
   'abort-and-timeout.mjs': /ETIMEDOUT after 1 of 3[\s\S]*closed: ERR_MQ_CLOSED\nthe iteration ended/,
+  'any-bus.mjs': anyBus,
   'async.mjs': /receiver 1 got a, receiver 2 got b, receiver 3 got c\nin the queue: 4\nin the end: 0/,
   'batches.mjs': /20000 messages in \d+ batches\nurgent \(5\), plain \(0\), bytes \(0\)\n8 of 100 had room/,
   'blocking.mjs': /spin 0: a round trip takes [\d.]+[\s\S]*spin 100: a round trip[\s\S]*ETIMEDOUT/,

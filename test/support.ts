@@ -205,3 +205,7 @@ export async function runToEnd(name: string, args: string[]): Promise<Outcome & 
 export function countDescriptors(): number {
   return readdirSync('/proc/self/fd').length
 }
+
+/** What examples/any-bus.mjs prints, whatever the bus is. */
+export const anyBus: RegExp =
+  /^jobs: 9 done, number 7 at the 2nd try\ndead: number 3, failed 3 times\ntopic: 2 and 1 queues, mail has a boat, audit has a boat,a car\nrequests: 4,9,16\njobs: 0 ready, 0 leased, 0 delayed, 0 dead\nsquares: 0 ready, 0 leased, 0 delayed, 0 dead\n$/

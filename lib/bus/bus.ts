@@ -73,6 +73,11 @@ const openNats: OpenTransport = async (url, settings) => {
   return open(url, settings)
 }
 
+async function openAmqp(url: URL, { clock }: Settings): Promise<Transport> {
+  const { openAmqp } = await import('./transports/amqp/amqp.ts')
+  return openAmqp(url, clock)
+}
+
 /** Loaded when their URL is used. */
 const transports: Record<string, OpenTransport> = {
   'local:': async (url, { clock, mode, busyTimeout, create }) => {
@@ -91,6 +96,8 @@ const transports: Record<string, OpenTransport> = {
   'rediss:': openRedis,
   'nats:': openNats,
   'tls:': openNats,
+  'amqp:': openAmqp,
+  'amqps:': openAmqp,
   'memory:': async (_, { clock }) => {
     const { openMemory } = await import('./transports/memory.ts')
     return openMemory(clock)

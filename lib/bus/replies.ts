@@ -94,6 +94,8 @@ export class Replies {
     const deadline = deadlineOf({ timeout })
     checkSignal(signal)
     const queue = await this.#begin()
+    // It may have been given up meanwhile.
+    checkSignal(signal)
     const id = randomUUID()
     const until = now + timeout
     const waiter = new Waiter<unknown>(deadline, signal, (ended, reason) => {

@@ -1,0 +1,273 @@
+// A connection to RabbitMQ that is made again when it was lost, which its client leaves to us.
+import { setTimeout as sleep } from 'node:timers/promises'
+import type { Channel, ChannelModel } from 'amqplib'
+import { QueueError } from '../../../errors.ts'
+import { MAX_TIMER, Waiter } from '../../../waiting.ts'
+
+/** Milliseconds before the connection is made again; it doubles. */
+const FIRST_WAIT = 50
+const LONGEST_WAIT = 2000
+
+/**
+ * Milliseconds that a server which was started again is left alone: a quorum queue of RabbitMQ 3.10 that is asked for
+ * something before it has a leader never gets one.
+ */
+const ELECTION = 1500
+
+/** Codes of RabbitMQ that pass by themselves: it starts or stops, or a queue has no leader at the moment. */
+const PASSING = [320, 504, 541]
+const TRY_AGAIN = 50
+
+/** What keeps the process: not the connections, but what is waited for. */
+export class Hold {
+  #count = 0
+  #timer: NodeJS.Timeout | undefined
+
+  enter(): void {
+    if (this.#count++ === 0) this.#timer = setInterval(() => {}, MAX_TIMER)
+  }
+
+  leave(): void {
+    if (--this.#count === 0) clearInterval(this.#timer)
+  }
+
+  async during<R>(work: () => Promise<R>): Promise<R> {
+    this.enter()
+    try {
+      return await work()
+    } finally {
+      this.leave()
+    }
+  }
+}
+
+/** The server said no, and why; undefined if the connection or the channel was lost, or will be there soon. */
+export function refusalOf(error: unknown): number | undefined {
+  const { code, message = '' } = (error ?? {}) as { code?: unknown; message?: string }
+  if (typeof code !== 'number' || PASSING.includes(code)) return undefined
+  return /down or inaccessible|no process|timed out/.test(message) ? undefined : code
+}
+
+/** The connection or the channel is no more, or will be there soon: what was asked for is asked again. */
+export function isLoss(error: unknown): boolean {
+  if (error instanceof QueueError) return false
+  const { name, message = '', code } = error as { name?: string; message?: string; code?: unknown }
+  if (typeof code === 'number') return refusalOf(error) === undefined
+  return name === 'IllegalOperationError' || /closed|ended|closing/i.test(message)
+}
+
+/** What the client does not say of its connection. */
+interface Inside {
+  stream?: { unref?(): void }
+  heartbeater?: { sendTimer?: NodeJS.Timeout; recvTimer?: NodeJS.Timeout }
+}
+
+export interface LinkOptions {
+  connect(): Promise<ChannelModel>
+  /** What is told of an error of the connection. */
+  explain(cause: unknown, call: string): QueueError
+  readonly patience: number
+  readonly hold: Hold
+}
+
+export class Link {
+  readonly #options: LinkOptions
+  #model: ChannelModel | undefined
+  #connecting = false
+  #closed = false
+  #blocked: string | undefined
+  /** Why there is no connection. */
+  #cause: unknown
+  readonly #waiting = new Set<Waiter<void>>()
+  #admin: { model: ChannelModel; channel: Promise<Channel> } | undefined
+  /** Is called when there is a connection again. */
+  onUp: () => void = () => {}
+
+  constructor(options: LinkOptions) {
+    this.#options = options
+  }
+
+  get isUp(): boolean {
+    return this.#model !== undefined
+  }
+
+  /** The first number of the server's version. */
+  get version(): number {
+    return Number.parseInt(String(this.#model?.connection.serverProperties.version), 10)
+  }
+
+  get hold(): Hold {
+    return this.#options.hold
+  }
+
+  /** The point of performance.now() up to which what is begun now waits for a connection. */
+  patience(): number {
+    return performance.now() + this.#options.patience
+  }
+
+  explain(cause: unknown, call: string): QueueError {
+    return this.#options.explain(cause, call)
+  }
+
+  /** The first time: what is wrong with the URL is told at once. */
+  async open(): Promise<void> {
+    try {
+      this.#use(await this.#options.connect())
+    } catch (error) {
+      throw this.explain(error, 'connect')
+    }
+  }
+
+  #use(model: ChannelModel): void {
+    if (this.#closed) {
+      model.on('error', () => {})
+      void model.close().catch(() => {})
+      return
+    }
+    this.#model = model
+    this.#blocked = undefined
+    const { stream, heartbeater } = model.connection as Inside
+    stream?.unref?.()
+    heartbeater?.sendTimer?.unref()
+    heartbeater?.recvTimer?.unref()
+    model.on('error', (error) => {
+      this.#cause = error
+    })
+    model.on('close', () => this.#lost(model))
+    model.on('blocked', (reason) => {
+      this.#blocked = reason
+    })
+    model.on('unblocked', () => {
+      this.#blocked = undefined
+      this.#tell()
+    })
+    this.#tell()
+  }
+
+  #lost(model: ChannelModel): void {
+    if (this.#model !== model) return
+    this.#model = undefined
+    this.#cause ??= new Error('the connection was lost')
+    if (!this.#closed) this.#connect()
+  }
+
+  #connect(): void {
+    if (this.#connecting) return
+    this.#connecting = true
+    void this.#again()
+  }
+
+  async #again(): Promise<void> {
+    for (let wait = FIRST_WAIT; !this.#closed; wait = Math.min(2 * wait, LONGEST_WAIT)) {
+      try {
+        const model = await this.#options.connect()
+        // The first time it was there all along.
+        if (this.#cause === undefined || (await staysUp(model))) {
+          this.#connecting = false
+          this.#use(model)
+          this.onUp()
+          return
+        }
+      } catch (error) {
+        this.#cause = error
+      }
+      await sleep(wait * (0.5 + Math.random() / 2), undefined, { ref: false })
+    }
+  }
+
+  #tell(): void {
+    for (const waiter of [...this.#waiting]) waiter.resolve()
+  }
+
+  /** Resolves to the connection, as soon as there is one, and one that may be written to if `free` says so. */
+  async up(call: string, deadline: number, signal?: AbortSignal, free = false): Promise<ChannelModel> {
+    for (;;) {
+      this.check(call)
+      if (this.#model !== undefined && !(free && this.#blocked !== undefined)) return this.#model
+      if (this.#model === undefined) this.#connect()
+      const waiter = new Waiter<void>(deadline, signal, (ended, reason) =>
+        ended.reject(reason === 'timeout' ? this.#late(call) : reason),
+      )
+      this.#waiting.add(waiter)
+      try {
+        await waiter.promise
+      } finally {
+        this.#waiting.delete(waiter)
+      }
+    }
+  }
+
+  #late(call: string): QueueError {
+    if (this.#blocked === undefined) return this.explain(this.#cause, call)
+    const hint = 'the server takes nothing: it is short of memory or of disk, as `rabbitmqctl status` says'
+    return new QueueError('ERR_BUS_DISK_FULL', { syscall: call, detail: `blocked: ${this.#blocked}`, hint })
+  }
+
+  check(call: string): void {
+    if (this.#closed) throw new QueueError('ERR_MQ_CLOSED', { syscall: call })
+  }
+
+  /** A new channel; whoever asked closes it. */
+  async channel(call: string, deadline: number, signal?: AbortSignal): Promise<Channel> {
+    return this.#tryUntil(call, deadline, async () =>
+      quiet(await (await this.up(call, deadline, signal)).createChannel()),
+    )
+  }
+
+  /** What the server is asked for, again if the connection is lost meanwhile; its refusals come as they are. */
+  async ask<R>(call: string, work: (channel: Channel) => Promise<R>, deadline: number = this.patience()): Promise<R> {
+    return this.hold.during(() =>
+      this.#tryUntil(call, deadline, async () => {
+        const model = await this.up(call, deadline)
+        if (this.#admin?.model !== model) {
+          const admin = { model, channel: model.createChannel().then(quiet) }
+          this.#admin = admin
+          const forget = (): void => {
+            if (this.#admin === admin) this.#admin = undefined
+          }
+          admin.channel.then((channel) => void channel.on('close', forget), forget)
+        }
+        return work(await this.#admin.channel)
+      }),
+    )
+  }
+
+  async #tryUntil<R>(call: string, deadline: number, work: () => Promise<R>): Promise<R> {
+    for (;;) {
+      try {
+        return await work()
+      } catch (error) {
+        if (!isLoss(error)) throw error
+        this.check(call)
+        if (performance.now() >= deadline) throw this.explain(error, call)
+        await sleep(TRY_AGAIN)
+      }
+    }
+  }
+
+  async close(): Promise<void> {
+    this.#closed = true
+    this.#tell()
+    const model = this.#model
+    this.#model = undefined
+    // One that has just gone is closed, too.
+    await model?.close().catch(() => {})
+  }
+}
+
+/** False if it was lost again before its queues had time to find their leaders. */
+async function staysUp(model: ChannelModel): Promise<boolean> {
+  let isLost = false
+  model.on('error', () => {})
+  model.on('close', () => {
+    isLost = true
+  })
+  await sleep(ELECTION, undefined, { ref: false })
+  return !isLost
+}
+
+/** What is wrong with a channel is told by what was asked for on it. */
+function quiet<C extends Channel>(channel: C): C {
+  channel.on('error', () => {})
+  return channel
+}

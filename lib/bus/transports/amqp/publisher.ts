@@ -1,0 +1,144 @@
+// Publishing with confirmation: what was lost with its connection goes again, under the same id.
+import type { ConfirmChannel, Message, Options } from 'amqplib'
+import { Waiter } from '../../../waiting.ts'
+import { isLoss, type Link, refusalOf } from './link.ts'
+
+export interface Posting {
+  readonly exchange: string
+  readonly key: string
+  readonly content: Buffer
+  readonly options: Options.Publish
+  /** Makes what it needs to arrive; undefined if that is there. */
+  prepare(): Promise<unknown> | undefined
+}
+
+/** What did not arrive, although the server has seen it. */
+export interface Outcome {
+  /** There is no queue for them. */
+  readonly unroutable: Posting[]
+  /** Their queue takes no more. */
+  readonly refused: Posting[]
+}
+
+const sign = (exchange: string, key: string, id: string | undefined): string => `${exchange}\n${key}\n${id}`
+
+/** "message size 20 is larger than configured max size 10" */
+const TOO_LARGE = /message size (\d+)/
+
+export class Publisher {
+  readonly #link: Link
+  #opened: Promise<ConfirmChannel> | undefined
+  /** Returned, and not confirmed yet: the server confirms what it could not route. */
+  readonly #returned = new Set<string>()
+  #failure: unknown
+  /** What was made may be there no more. */
+  readonly #forget: () => void
+
+  constructor(link: Link, forget: () => void) {
+    this.#link = link
+    this.#forget = forget
+  }
+
+  #channel(call: string, deadline: number, signal: AbortSignal | undefined): Promise<ConfirmChannel> {
+    if (this.#opened !== undefined) return this.#opened
+    const opened = this.#open(call, deadline, signal)
+    this.#opened = opened
+    opened.catch(() => {
+      if (this.#opened === opened) this.#opened = undefined
+    })
+    return opened
+  }
+
+  async #open(call: string, deadline: number, signal: AbortSignal | undefined): Promise<ConfirmChannel> {
+    const model = await this.#link.up(call, deadline, signal)
+    const channel = await model.createConfirmChannel()
+    channel.on('error', (error) => {
+      this.#failure = error
+      if (refusalOf(error) === 404) this.#forget()
+    })
+    channel.on('return', ({ fields, properties }: Message) => {
+      const { exchange, routingKey } = fields as { exchange: string; routingKey: string }
+      this.#returned.add(sign(exchange, routingKey, properties.messageId as string | undefined))
+    })
+    channel.on('close', () => {
+      this.#returned.clear()
+      this.#opened = undefined
+    })
+    return channel
+  }
+
+  /** Resolves when the server has all of them, or has said no. */
+  async publish(call: string, postings: readonly Posting[], signal?: AbortSignal): Promise<Outcome> {
+    return this.#link.hold.during(async () => {
+      const outcome: Outcome = { unroutable: [], refused: [] }
+      const deadline = this.#link.patience()
+      let left = postings
+      while (left.length > 0) {
+        for (const posting of left) {
+          const prepared = posting.prepare()
+          if (prepared !== undefined) await prepared
+        }
+        // Whoever is short of room blocks those that publish.
+        await this.#link.up(call, deadline, signal, true)
+        this.#failure = undefined
+        try {
+          left = await this.#try(await this.#channel(call, deadline, signal), left, outcome, call, deadline, signal)
+        } catch (error) {
+          if (!isLoss(error)) throw error
+        }
+        if (left.length > 0) await this.#check(call, left, deadline)
+      }
+      return outcome
+    })
+  }
+
+  /** Of what went with its channel; throws if it was the reason. */
+  async #check(call: string, left: readonly Posting[], deadline: number): Promise<void> {
+    this.#link.check(call)
+    const code = refusalOf(this.#failure)
+    const size = Number(TOO_LARGE.exec((this.#failure as Error | undefined)?.message ?? '')?.[1] ?? 0)
+    const isOurs = size > 0 ? left.some(({ content }) => content.length >= size) : code !== undefined && code !== 404
+    if (isOurs) throw this.#failure
+    if (performance.now() >= deadline) throw this.#link.explain(this.#failure, call)
+    await new Promise((resolve) => setTimeout(resolve, 20))
+  }
+
+  /** Those of which it is not known whether the server has them. */
+  async #try(
+    channel: ConfirmChannel,
+    postings: readonly Posting[],
+    outcome: Outcome,
+    call: string,
+    deadline: number,
+    signal: AbortSignal | undefined,
+  ): Promise<Posting[]> {
+    const lost: Posting[] = []
+    let failure: { error: unknown } | undefined
+    let waiting = postings.length
+    const waiter = new Waiter<void>(deadline, signal, (ended, reason) => {
+      const late = new Error('not confirmed in time')
+      ended.reject(reason === 'timeout' ? this.#link.explain(late, call) : reason)
+    })
+    const settle = () => {
+      if (--waiting === 0) waiter.resolve()
+    }
+    for (const posting of postings) {
+      const { exchange, key, content, options } = posting
+      try {
+        channel.publish(exchange, key, content, options, (error: Error | null) => {
+          if (error !== null) (error.message === 'message nacked' ? outcome.refused : lost).push(posting)
+          else if (this.#returned.size > 0 && this.#returned.delete(sign(exchange, key, options.messageId)))
+            outcome.unroutable.push(posting)
+          settle()
+        })
+      } catch (error) {
+        if (isLoss(error)) lost.push(posting)
+        else failure ??= { error }
+        settle()
+      }
+    }
+    await waiter.promise
+    if (failure !== undefined) throw failure.error
+    return lost
+  }
+}

@@ -1,0 +1,190 @@
+// What is so only on RabbitMQ: how it refuses, what others do to its queues, and what they see of our messages.
+import { setTimeout as sleep } from 'node:timers/promises'
+import { type Channel, connect as connectTo } from 'amqplib'
+import { connect } from 'kernelmq/bus'
+import { describe, expect, onTestFinished, test } from 'vitest'
+import { start } from '../support.ts'
+import type { Server } from './servers.ts'
+import { deferred, describeEngine, nothing, one, openBus, take } from './support.ts'
+
+let count = 0
+
+await describeEngine('amqp', (_, server) => {
+  const newPrefix = () => `own-${++count}`
+  const open = (prefix: string) => openBus(`${server.url}?prefix=${prefix}`)
+
+  describe('connect', () => {
+    test.each([
+      [
+        'a wrong password',
+        (url: URL) => Object.assign(url, { username: 'guest', password: 'secret' }),
+        'ERR_BUS_ACCESS',
+      ],
+      ['nobody who listens', (url: URL) => Object.assign(url, { port: '1', password: 'secret' }), 'ERR_BUS_CONNECTION'],
+      ['a virtual host that is not there', (url: URL) => Object.assign(url, { pathname: '/none' }), 'ERR_BUS_ACCESS'],
+    ])('says so of %s, and what to do', async (_, change, code) => {
+      const url = change(new URL(server.url))
+      const error = await connect(url).catch((reason: unknown) => reason as Error & { hint: string })
+      expect(error).toMatchObject({ code, hint: expect.any(String) })
+      expect(`${(error as Error).message} ${(error as { hint: string }).hint}`).not.toContain('secret')
+    })
+
+    test.each(['?prefix=a/b', '?other=1', '?timeout=0'])('refuses %s', async (query) => {
+      await expect(connect(server.url + query)).rejects.toThrow('URL must be one')
+    })
+
+    test('shows no password', async () => {
+      const url = Object.assign(new URL(server.url), { username: 'guest', password: 'guest' })
+      expect((await openBus(url.href)).url).not.toContain('guest:guest')
+    })
+  })
+
+  test.each([
+    ['priority', { priority: 1 }],
+    ['dedup', { id: 'i' }],
+    ['order', { key: 'k' }],
+  ])('refuses %s, by name', async (capability, options) => {
+    const queue = (await open(newPrefix())).queue('q')
+    const refused = { code: 'ERR_BUS_UNSUPPORTED', message: expect.stringContaining(`"${capability}"`) }
+    await expect(queue.send('x', options)).rejects.toMatchObject(refused)
+  })
+
+  test('a queue that somebody made in another way is refused, and left as it is', async () => {
+    const prefix = newPrefix()
+    const channel = await bare(server)
+    await channel.assertQueue(`${prefix}/q`, { durable: true })
+    const queue = (await open(prefix)).queue('q')
+    const refused = { code: 'ERR_BUS_OTHER_QUEUE', path: 'q', hint: expect.stringContaining('prefix') }
+    await expect(queue.send('x')).rejects.toMatchObject(refused)
+    await expect(queue.receive()).rejects.toMatchObject(refused)
+    await expect(queue.consume(() => {}).closed).rejects.toMatchObject(refused)
+    expect(await channel.checkQueue(`${prefix}/q`)).toMatchObject({ messageCount: 0 })
+  })
+
+  test('a queue that vanishes is made again, for who sends and for who waits', async () => {
+    const prefix = newPrefix()
+    const bus = await open(prefix)
+    const [channel, queue] = [await bare(server), bus.queue('q')]
+    const handled: unknown[] = []
+    let next = deferred()
+    queue.consume(({ body }) => {
+      handled.push(body)
+      next.resolve()
+    })
+    const waiting = one(bus.queue('other'))
+    for (const body of [1, 2]) {
+      next = deferred()
+      await queue.send(body)
+      await next.promise
+      await channel.deleteQueue(`${prefix}/q`)
+      await channel.deleteQueue(`${prefix}/other`)
+    }
+    await bus.queue('other').send('there')
+    expect((await waiting).body).toBe('there')
+    expect(handled).toEqual([1, 2])
+  })
+
+  test('what other clients send is received, and they see what we send', async () => {
+    const prefix = newPrefix()
+    const queue = (await open(prefix)).queue('q')
+    await queue.send({ a: 1 }, { headers: { level: 'high', 'x-odd': 'kept' }, correlationId: 'c' })
+    const channel = await bare(server)
+    const seen = await channel.get(`${prefix}/q`, { noAck: true })
+    expect(seen).toMatchObject({
+      content: Buffer.from('{"a":1}'),
+      properties: {
+        contentType: 'application/json',
+        deliveryMode: 2,
+        messageId: expect.any(String),
+        headers: { level: 'high', 'correlation-id': 'c' },
+      },
+    })
+    const properties = { messageId: 'theirs', headers: { n: 7 }, contentType: 'text/plain', correlationId: 'x' }
+    channel.sendToQueue(`${prefix}/q`, Buffer.from('hello'), properties)
+    expect(await one(queue)).toMatchObject({
+      id: 'theirs',
+      body: 'hello',
+      headers: { n: '7', 'correlation-id': 'x' },
+      attempts: 0,
+    })
+    channel.sendToQueue(`${prefix}/q`, Buffer.from([1, 2]))
+    expect(await take(queue, 1)).toEqual([Buffer.from([1, 2])])
+    await queue.send('odd', { headers: { 'x-odd': 'kept', CC: 'not a route' } })
+    expect((await one(queue)).headers).toEqual({ 'x-odd': 'kept', CC: 'not a route' })
+  })
+
+  test('what came back with its consumer was lost, what was given back was not', async () => {
+    const prefix = newPrefix()
+    const [bus, other] = [await open(prefix), await open(prefix)]
+    const queue = bus.queue('q')
+    await queue.send('x')
+    await (await one(queue)).release()
+    await (await one(queue)).release()
+    await (await one(other.queue('q'))).release()
+    expect(await one(queue)).toMatchObject({ losses: 0, attempts: 0 })
+    await bus.close()
+    await take(other.queue('q'), 1)
+    await other.queue('q').send('y')
+    const channel = await bare(server)
+    await channel.get(`${prefix}/q`)
+    await channel.close()
+    const [again] = await other.queue('q').receive()
+    expect(again).toMatchObject({ body: 'y', attempts: 0, losses: 1 })
+    await again?.ack()
+  })
+
+  test('delays do not wait for each other, and what is delayed for a queue that is gone holds up nobody', async () => {
+    const bus = await open(newPrefix())
+    const gone = await bus.topic('t').subscribe(undefined, () => {})
+    for (let i = 0; i < 50; i++) await bus.topic('t').publish('for nobody', { delay: 100 })
+    await gone.close()
+    const queue = bus.queue('q')
+    await queue.send('late', { delay: 60_000 })
+    await queue.send('soon', { delay: 100 })
+    expect(await take(queue, 1)).toEqual(['soon'])
+    expect(await queue.stats()).toMatchObject({ delayed: 1, ready: 0 })
+  })
+
+  test('a process with nothing to wait for ends by itself', async () => {
+    const program = `
+      import { connect } from 'kernelmq/bus'
+      const bus = await connect(process.argv[1])
+      const queue = bus.queue('q')
+      await queue.send('x')
+      console.log((await queue.receive())[0].body)`
+    const url = `${server.url}?prefix=${newPrefix()}`
+    const child = start(process.execPath, ['--input-type=module', '-e', program, url])
+    expect(await child.outcome).toMatchObject({ code: 0, stdout: 'x\n' })
+  })
+
+  test('goes on when the server was away, and says so when it is away for too long', async () => {
+    const url = `${server.url}?prefix=${newPrefix()}&timeout=300`
+    const bus = await openBus(url)
+    const queue = bus.queue('q')
+    await queue.send(1)
+    const handled = deferred<unknown>()
+    await take(queue, 1)
+    queue.consume(({ body }) => handled.resolve(body))
+    await server.kill()
+    const error = await queue.send(2).catch((reason: unknown) => reason)
+    expect(error).toMatchObject({ code: 'ERR_BUS_CONNECTION', hint: expect.stringContaining(String(server.port)) })
+    expect(await bus.queue('other').receive(nothing)).toEqual([])
+    await server.start()
+    for (;;) {
+      const sent = await queue.send(3).catch(() => undefined)
+      if (sent !== undefined) break
+      await sleep(20)
+    }
+    expect([2, 3]).toContain(await handled.promise)
+  }, 180_000)
+})
+
+/** Another client. */
+async function bare(server: Server): Promise<Channel> {
+  const connection = await connectTo(server.url)
+  connection.on('error', () => {})
+  onTestFinished(() => connection.close().catch(() => {}))
+  const channel = await connection.createChannel()
+  channel.on('error', () => {})
+  return channel
+}

@@ -1,0 +1,4 @@
+import { chaos } from './engine-chaos.ts'
+import { describeEngine } from './support.ts'
+
+await describeEngine('amqp', chaos)
