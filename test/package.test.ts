@@ -16,7 +16,7 @@ import {
   writeFileSync,
 } from 'node:fs'
 import { tmpdir } from 'node:os'
-import { delimiter, dirname, join } from 'node:path'
+import { delimiter, dirname, join, relative } from 'node:path'
 import { fileURLToPath } from 'node:url'
 import { promisify } from 'node:util'
 import { afterAll, beforeAll, expect, test } from 'vitest'
@@ -96,7 +96,13 @@ beforeAll(async () => {
 
   // The dependencies come from here: no network.
   const listed = await run('npm', ['ls', '--omit=dev', '--omit=peer', '--all', '--parseable'], { cwd: checkout })
-  const packages = [source, ...listed.stdout.trimEnd().split('\n').slice(1)]
+  const needed = new Set(['bindings', 'file-uri-to-path'].map((name) => join(checkout, 'node_modules', name)))
+  const packages = [source, ...needed]
+  const optional = listed.stdout
+    .trimEnd()
+    .split('\n')
+    .slice(1)
+    .filter((path) => !needed.has(path))
   await run('npm', ['pack', '--ignore-scripts', '--pack-destination', sandbox, ...packages], { cwd: sandbox })
   const tarballs = readdirSync(sandbox).filter((name) => name.endsWith('.tgz'))
 
@@ -105,10 +111,12 @@ beforeAll(async () => {
   symlinkSync(find('npm'), join(user.PATH, 'npm'))
   const app = join(sandbox, 'app')
   mkdirSync(app)
-  await run(join(user.PATH, 'npm'), ['install', ...tarballs.map((name) => join(sandbox, name))], {
+  await run(join(user.PATH, 'npm'), ['install', '--omit=optional', ...tarballs.map((name) => join(sandbox, name))], {
     cwd: app,
     env: user,
   })
+  // npm would ask the registry for their versions.
+  for (const path of optional) cpSync(path, join(app, relative(checkout, path)), { recursive: true })
 }, 300_000)
 
 afterAll(() => rmSync(sandbox, { recursive: true, force: true }))
