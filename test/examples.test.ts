@@ -134,7 +134,8 @@ describe('the examples', () => {
   test('the index names them all', () => {
     const index = readFileSync(join(examples, 'README.md'), 'utf8')
     const linked = [...index.matchAll(/^\| \[.*?\]\((.*?)\)/gm)].map(([, path]) => path)
-    expect(linked.toSorted()).toEqual(['transfer.mjs', ...files.map((file) => file.replace(/\/.*/, ''))].toSorted())
+    const others = ['transfer.mjs', 'systemd']
+    expect(linked.toSorted()).toEqual([...others, ...files.map((file) => file.replace(/\/.*/, ''))].toSorted())
   })
 })
 
