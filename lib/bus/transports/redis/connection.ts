@@ -44,6 +44,7 @@ const LATEST = 2000
 
 /** The server's answers that will be others in a moment. */
 const PASSING = /^(?:LOADING|BUSY|MASTERDOWN|READONLY|TRYAGAIN|CLUSTERDOWN)\b/
+const DEMOTED = /^(?:READONLY|MASTERDOWN)\b/
 const DENIED = /^(?:WRONGPASS|NOAUTH|NOPERM)\b|invalid password|AUTH failed/
 
 export const PORT = 6379
@@ -207,6 +208,8 @@ export class Connection {
           const isReply = name === 'ReplyError' || error instanceof QueueError
           if (isReply && !PASSING.test(message)) throw this.#explain(error, call)
           if (performance.now() >= end) throw this.#over ? error : this.#explain(error, call)
+          // It is another's turn: the name of the server may mean that one now.
+          if (DEMOTED.test(message)) client.stream?.destroy()
           // A script that was refused did nothing.
           if (isReply) await new Promise((resolve) => setTimeout(resolve, SOONEST))
           else {
@@ -226,6 +229,8 @@ export class Connection {
   /** A server that was stopped says nothing, and does not hang up. */
   #asking(client: Client, change: number): void {
     this.#asked += change
+    // Only an answer is a sign of life, not that more is asked.
+    if (change > 0 && this.#asked > 1) return
     clearTimeout(this.#watchdog)
     if (this.#asked === 0) return
     this.#watchdog = setTimeout(() => client.stream?.destroy(), this.#address.patience).unref()
@@ -267,7 +272,7 @@ export class Connection {
     if (message.startsWith('OOM')) return wrap('ERR_BUS_QUEUE_FULL', 'the "maxmemory" of the server is used up')
     if (message.startsWith('MISCONF'))
       return wrap('ERR_BUS_DISK_FULL', 'the server cannot write to its disk: see its log')
-    if ((error as Error)?.name === 'ReplyError') return error
+    if ((error as Error)?.name === 'ReplyError' && !PASSING.test(message)) return error
     return noConnection(this.#url, PORT, call, error)
   }
 

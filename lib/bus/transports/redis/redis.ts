@@ -143,6 +143,8 @@ export class Redis implements Transport {
   #doubt: Promise<void> | undefined
   /** It has to be found out. */
   #unsure = false
+  /** How often all went back that was not known to be here. */
+  #renewals = 0
   #beat: NodeJS.Timeout | undefined
   /** What has to be done before it is closed. */
   readonly #running = new Set<Promise<unknown>>()
@@ -388,6 +390,9 @@ export class Redis implements Transport {
   async #renewNow(): Promise<void> {
     this.#unsure = false
     if (this.#entered === undefined) return
+    // What is already on its way in the name that it has now gets there before.
+    await new Promise(setImmediate)
+    this.#renewals++
     const [consumer, heir] = [this.#consumer, randomUUID()]
     const held = Object.fromEntries([...this.#held].map(({ queue, rank, id }) => [`${queue}/${rank}:${id}`, 1]))
     const args = () => [...this.#begin(), consumer, heir, this.#ttl, JSON.stringify(held)]
@@ -508,12 +513,13 @@ export class Redis implements Transport {
     const limit = options.lease === Number.POSITIVE_INFINITY ? '' : options.lease
     for (;;) {
       this.#check('receive')
-      let consumer = ''
+      let [consumer, renewals] = ['', 0]
       const args = async (isAgain: boolean) => {
         if (this.#unsure || (isAgain && consumer === this.#consumer)) await this.#renew()
         await this.#doubt
         await this.#enter(background)
         consumer = this.#consumer
+        renewals = this.#renewals
         return [...this.#begin(), name, consumer, options.max, limit]
       }
       const how = { patience: Number.POSITIVE_INFINITY, background }
@@ -533,6 +539,8 @@ export class Redis implements Transport {
         case 'none':
           return { deliveries: [], wait: String(what) === '' ? undefined : Number(String(what)) }
       }
+      // It was not known yet that they are here, and they went back.
+      if (renewals !== this.#renewals) continue
       const deliveries = this.#toDeliveries(name, what as Columns[], limit !== '')
       for (const { token } of deliveries) this.#held.add(token as Token)
       const wanted = await this.#withoutExpired(deliveries)
