@@ -55,6 +55,7 @@ export class Connection {
   readonly #address: Address
   readonly #listeners: Listeners
   readonly #channels = new Set<string>()
+  readonly #subscribing = new Map<string, Promise<void>>()
   readonly #hold = new Hold()
   readonly #waiting = new Set<{ resolve: (client: Client) => void; reject: (error: unknown) => void }>()
   #client: Client | undefined
@@ -243,7 +244,15 @@ export class Connection {
 
   /** Resolves when what is published to a channel from now on is heard. */
   async listen(channel: string, how: How): Promise<void> {
-    if (this.#channels.has(channel)) return
+    // Who comes second waits with the first: nothing is heard yet.
+    const subscribing = this.#subscribing.get(channel)
+    if (subscribing !== undefined || this.#channels.has(channel)) return subscribing
+    const listening = this.#subscribe(channel, how).finally(() => this.#subscribing.delete(channel))
+    this.#subscribing.set(channel, listening)
+    return listening
+  }
+
+  async #subscribe(channel: string, how: How): Promise<void> {
     this.#channels.add(channel)
     try {
       await this.#patiently('receive', (client) => client.subscribe(channel), how)
@@ -254,7 +263,7 @@ export class Connection {
   }
 
   hears(channel: string): boolean {
-    return this.#channels.has(channel)
+    return this.#channels.has(channel) && !this.#subscribing.has(channel)
   }
 
   async ignore(channel: string): Promise<void> {
