@@ -288,6 +288,18 @@ await describeEngine('nats', (_, server) => {
 })
 
 await describeEngine('nats', (_, server) => {
+  test('a server that says nothing is waited for no longer than the URL says', async () => {
+    const silent = await startServer('nats')
+    onTestFinished(() => silent.close())
+    const queue = (await openBus(`${silent.url}?timeout=300`)).queue('q')
+    await queue.send('x')
+    silent.pause()
+    onTestFinished(() => silent.resume())
+    const first = queue.send('y').catch(({ code }) => code)
+    // One answer is waited for 5 s.
+    expect(await Promise.race([first, sleep(4000)])).toBe('ERR_BUS_CONNECTION')
+  })
+
   test('a server that is away is waited for, and not for ever', async () => {
     const bus = await openBus(`${server.url}?timeout=300`)
     const patient = await openBus(server.url)

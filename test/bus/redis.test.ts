@@ -277,7 +277,7 @@ await describeEngine('redis', (_, server) => {
     const again = deferred<unknown>()
     await bus.topic('u').subscribe(undefined, ({ body }: Message) => again.resolve(body))
     const client = newClient()
-    for (const consumer of await client.zrange(`${prefixOf(url)}:alive`, 0, -1))
+    for (const consumer of await client.zrange(`${prefixOf(url)}:alive`, '0', '-1'))
       await client.zadd(`${prefixOf(url)}:alive`, 0, consumer)
     // Somebody who lives sees it.
     void other.queue('q').consume(() => {})
