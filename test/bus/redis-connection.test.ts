@@ -50,6 +50,26 @@ await describeEngine('redis', (_, server) => {
     await expect(first).rejects.toMatchObject({ code: 'ERR_BUS_CONNECTION' })
   })
 
+  test('a server that takes its time to read its data is used as soon as it has', { timeout: 60_000 }, async () => {
+    const slow = await startServer('redis', ['--auto-aof-rewrite-percentage', '0'])
+    onTestFinished(() => slow.close())
+    const queue = (await openBus(slow.url)).queue('q')
+    await queue.send('x')
+    await client(slow.port).eval("for i = 1, 1000000 do redis.call('SET', 'k' .. i % 1000, i) end", 0)
+    await slow.kill()
+    await slow.start()
+    // It will believe that it needs very long.
+    slow.pause()
+    const sent = queue.send('y').then(() => 'sent')
+    await new Promise((resolve) => setTimeout(resolve, 2500))
+    slow.resume()
+    const loaded = new Redis(slow.port, { enableReadyCheck: false })
+    onTestFinished(() => loaded.disconnect())
+    await expect.poll(() => loaded.get('k1').catch(() => undefined), { timeout: 30_000 }).not.toBe(undefined)
+    const late = new Promise((resolve) => setTimeout(() => resolve('late'), 4000))
+    expect(await Promise.race([sent, late])).toBe('sent')
+  })
+
   test('a server that became a copy of another is left for that one', async () => {
     const { wire, bus } = await openBoth()
     const next = await startServer('redis')

@@ -101,6 +101,8 @@ export class Connection {
       autoResendUnfulfilledCommands: false,
       autoResubscribe: false,
       retryStrategy: null,
+      // While it reads its data it says how long that takes, and is not to be believed.
+      maxLoadingRetryTime: SOONEST,
       scripts,
     })
     let reason: Error | undefined
