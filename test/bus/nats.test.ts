@@ -122,6 +122,30 @@ await describeEngine('nats', (_, server) => {
     expect(await waiting).toEqual([3])
   })
 
+  test('bindings that somebody has removed are not remembered by those who publish', async () => {
+    const url = newUrl()
+    const [bus, other] = [await openBus(url), await openBus(url)]
+    await bus.topic('t').bind('one')
+    expect(await bus.topic('t').publish('x')).toBe(1)
+    const { api } = await bare()
+    await api(`STREAM.DELETE.${prefixOf(url)}~records`)
+    await other.topic('t').bind('two')
+    expect(await bus.topic('t').publish('y')).toBe(1)
+    expect(await take(other.queue('two'), 1)).toEqual(['y'])
+  })
+
+  test('a queue in which every priority and every partition is used is received from in full', async () => {
+    const url = newUrl()
+    const queue = (await openBus(url)).queue('q')
+    const bodies = [...Array(256).keys()]
+    for (const body of bodies) await queue.send(body, { priority: body })
+    for (let key = 0; key < 64; key++) await queue.send(-1, { key: String(key) })
+    const other = (await openBus(url)).queue<number>('q')
+    expect(await other.stats()).toMatchObject({ ready: 256 + 64 })
+    const seen = (await take(other, 256 + 64)).filter((body) => body !== -1)
+    expect(seen.sort((a, b) => Number(a) - Number(b))).toEqual(bodies)
+  })
+
   test('what somebody else has put there comes as bytes, with his id and his headers', async () => {
     const url = newUrl()
     const bus = await openBus(url)
