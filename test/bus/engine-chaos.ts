@@ -20,15 +20,18 @@ const parameters: Record<Engine, string> = { nats: '?lease=2000', redis: '?lease
 const PATIENCE = 90_000
 
 /** A wire to a server that can be cut. */
-async function wireTo(port: number) {
+export async function wireTo(port: number) {
   const sockets = new Set<Socket>()
+  const nears = new Set<Socket>()
   let isCut = false
+  let target = port
   const server = createServer((near) => {
     if (isCut) {
       near.destroy()
       return
     }
-    const far = dial(port, '127.0.0.1')
+    nears.add(near)
+    const far = dial(target, '127.0.0.1')
     for (const [socket, other] of [
       [near, far],
       [far, near],
@@ -37,6 +40,7 @@ async function wireTo(port: number) {
       socket.on('error', () => {})
       socket.on('close', () => {
         sockets.delete(socket)
+        nears.delete(socket)
         other.destroy()
       })
     }
@@ -55,7 +59,15 @@ async function wireTo(port: number) {
     cut()
     server.close()
   }
-  return { port: (server.address() as { port: number }).port, cut, mend, close }
+  /** What is said from now on does not arrive, on the connections that there are. */
+  const swallow = () => {
+    for (const near of nears) near.unpipe().resume()
+  }
+  /** Connections that are made from now on lead elsewhere. */
+  const turn = (other: number) => {
+    target = other
+  }
+  return { port: (server.address() as { port: number }).port, cut, mend, swallow, turn, close }
 }
 
 interface Worker {

@@ -122,6 +122,30 @@ await describeEngine('nats', (_, server) => {
     expect(await waiting).toEqual([3])
   })
 
+  test('bindings that somebody has removed are not remembered by those who publish', async () => {
+    const url = newUrl()
+    const [bus, other] = [await openBus(url), await openBus(url)]
+    await bus.topic('t').bind('one')
+    expect(await bus.topic('t').publish('x')).toBe(1)
+    const { api } = await bare()
+    await api(`STREAM.DELETE.${prefixOf(url)}~records`)
+    await other.topic('t').bind('two')
+    expect(await bus.topic('t').publish('y')).toBe(1)
+    expect(await take(other.queue('two'), 1)).toEqual(['y'])
+  })
+
+  test('a queue in which every priority and every partition is used is received from in full', async () => {
+    const url = newUrl()
+    const queue = (await openBus(url)).queue('q')
+    const bodies = [...Array(256).keys()]
+    for (const body of bodies) await queue.send(body, { priority: body })
+    for (let key = 0; key < 64; key++) await queue.send(-1, { key: String(key) })
+    const other = (await openBus(url)).queue<number>('q')
+    expect(await other.stats()).toMatchObject({ ready: 256 + 64 })
+    const seen = (await take(other, 256 + 64)).filter((body) => body !== -1)
+    expect(seen.sort((a, b) => Number(a) - Number(b))).toEqual(bodies)
+  })
+
   test('what somebody else has put there comes as bytes, with his id and his headers', async () => {
     const url = newUrl()
     const bus = await openBus(url)
@@ -288,6 +312,18 @@ await describeEngine('nats', (_, server) => {
 })
 
 await describeEngine('nats', (_, server) => {
+  test('a server that says nothing is waited for no longer than the URL says', async () => {
+    const silent = await startServer('nats')
+    onTestFinished(() => silent.close())
+    const queue = (await openBus(`${silent.url}?timeout=300`)).queue('q')
+    await queue.send('x')
+    silent.pause()
+    onTestFinished(() => silent.resume())
+    const first = queue.send('y').catch(({ code }) => code)
+    // One answer is waited for 5 s.
+    expect(await Promise.race([first, sleep(4000)])).toBe('ERR_BUS_CONNECTION')
+  })
+
   test('a server that is away is waited for, and not for ever', async () => {
     const bus = await openBus(`${server.url}?timeout=300`)
     const patient = await openBus(server.url)

@@ -2,6 +2,7 @@
 import { Redis } from 'ioredis'
 import { connect, type Message } from 'kernelmq/bus'
 import { expect, onTestFinished, test, vi } from 'vitest'
+import { startServer } from './servers.ts'
 import { deferred, describeEngine, nothing, one, openBus, startBus, take } from './support.ts'
 
 await describeEngine('redis', (_, server) => {
@@ -266,6 +267,59 @@ await describeEngine('redis', (_, server) => {
     await consumer.close()
   })
 
+  test('a subscription of a process that was thought dead is there again', async () => {
+    const url = newUrl('lease=400')
+    const [bus, other] = [await openBus(url), await openBus(url)]
+    const heard = deferred<unknown>()
+    await bus.topic('t').subscribe(undefined, ({ body }: Message) => heard.resolve(body))
+    expect(await other.topic('t').publish('before')).toBe(1)
+    expect(await heard.promise).toBe('before')
+    const again = deferred<unknown>()
+    await bus.topic('u').subscribe(undefined, ({ body }: Message) => again.resolve(body))
+    const client = newClient()
+    for (const consumer of await client.zrange(`${prefixOf(url)}:alive`, '0', '-1'))
+      await client.zadd(`${prefixOf(url)}:alive`, 0, consumer)
+    // Somebody who lives sees it.
+    void other.queue('q').consume(() => {})
+    await expect.poll(() => client.zrangebyscore(`${prefixOf(url)}:alive`, 0, 0)).toEqual([])
+    await expect.poll(() => other.topic('u').publish('after'), { timeout: 20_000 }).toBe(1)
+    expect(await again.promise).toBe('after')
+  })
+
+  test('a server that has lost all is told again what is bound and bounded', async () => {
+    const forgetful = await startServer('redis', ['--appendonly', 'no'])
+    onTestFinished(() => forgetful.close())
+    const [bus, other] = [await openBus(forgetful.url), await openBus(forgetful.url)]
+    const heard: unknown[] = []
+    const handler = ({ body }: Message) => void heard.push(body)
+    await bus.topic('t').subscribe('named', handler)
+    await bus.topic('t').subscribe(undefined, handler)
+    const bounded = other.queue('bounded', { maxMessages: 1 })
+    await bounded.send('x')
+    await forgetful.kill()
+    await forgetful.start()
+    await expect.poll(() => other.topic('t').publish('x'), { timeout: 20_000 }).toBe(2)
+    await expect.poll(() => heard.length).toBeGreaterThanOrEqual(2)
+    await expect.poll(() => bounded.send('x').catch(({ code }) => code)).toBe('ERR_BUS_QUEUE_FULL')
+  })
+
+  test('processes that are there only for moments get in the end what a dead one had', {
+    timeout: 60_000,
+  }, async () => {
+    const url = newUrl('lease=600')
+    await (await queueOf(url)).send('x')
+    const child = startBus(url, 'hold', { max: 1 })
+    expect(await child.line()).toBe('["x"]')
+    child.kill('SIGKILL')
+    for (let bodies: unknown[] = []; bodies.length === 0; ) {
+      const bus = await connect(url)
+      const messages = await bus.queue('q').receive({ wait: 150 })
+      bodies = messages.map(({ body }) => body)
+      await bus.close()
+      await new Promise((resolve) => setTimeout(resolve, 400))
+    }
+  })
+
   test('leaves nothing behind of a queue that is dropped, nor of a message that is done', async () => {
     const url = newUrl()
     const bus = await openBus(url)
@@ -275,5 +329,8 @@ await describeEngine('redis', (_, server) => {
     expect(all).toHaveLength(20)
     const left = (await newClient().keys(`${prefixOf(url)}:*`)).map((key) => key.replace(`${prefixOf(url)}:`, ''))
     expect(left.filter((key) => /:(?:key|keys|parked|later|retry|lease|wear)/.test(key))).toEqual([])
+    for (let i = 0; i < 3; i++) await (await bus.topic('t').subscribe(undefined, () => {})).close()
+    await expect.poll(() => newClient().keys(`${prefixOf(url)}:*borrowed*`)).toEqual([])
+    expect(await newClient().keys(`${prefixOf(url)}:b:*`)).toEqual([])
   })
 })

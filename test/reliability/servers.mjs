@@ -1,7 +1,7 @@
 // Real servers: each on free ports of the loopback interface, with a directory of its own, gone with the tests of a file.
-import { spawn, spawnSync } from 'node:child_process'
+import { spawn } from 'node:child_process'
 import { once } from 'node:events'
-import { accessSync, constants, mkdtempSync, rmSync, writeFileSync } from 'node:fs'
+import { accessSync, constants, mkdtempSync, writeFileSync } from 'node:fs'
 import { connect as connectTo, createServer } from 'node:net'
 import { tmpdir } from 'node:os'
 import { delimiter, join } from 'node:path'
@@ -9,7 +9,7 @@ import { setTimeout as sleep } from 'node:timers/promises'
 
 /**
  * Of each: what to run, the Debian package it is in, how many ports it needs beside the one of its clients, and how many
- * milliseconds it may take to come up on a machine that has little time; `sweep` ends what outlives the process that was
+ * milliseconds it may take to come up on a machine that has little time; `sweep` is a command that ends what outlives the process that was
  * started.
  */
 const recipes = {
@@ -53,10 +53,10 @@ const recipes = {
       }
       return { args: [], env }
     },
-    sweep(_, [epmd]) {
-      // It is nobody's child, and ends by itself only when it is asked, and has no node.
-      spawnSync('epmd', ['-kill'], { env: { ...process.env, ERL_EPMD_PORT: String(epmd) }, stdio: 'ignore' })
-    },
+    // It is nobody's child, and ends by itself only when it is asked, and has no node.
+    // Not before it knows that its node is gone; it is when it can no longer be asked.
+    sweep: ([epmd]) =>
+      `export ERL_EPMD_PORT=${epmd}; for n in $(seq 100); do epmd -kill; epmd -names || break; sleep 0.1; done`,
   },
 }
 
@@ -98,6 +98,27 @@ function answers(port) {
   })
 }
 
+/**
+ * A shell that outlives this process, however it ends, and then ends the group that it was last told of, and removes the
+ * directory.
+ */
+function startUndertaker(directory, sweep = ':') {
+  const script = `while read -r line; do group=$line; done; [ -n "$group" ] && kill -KILL "-$group"; ${sweep}; rm -rf "$1"`
+  const shell = spawn('sh', ['-c', script, 'sh', directory], { stdio: ['pipe', 'ignore', 'ignore'], detached: true })
+  shell.unref()
+  shell.stdin.unref()
+  shell.stdin.on('error', () => {})
+  return {
+    tell: (group = '') => shell.stdin.write(`${group}\n`),
+    async close() {
+      const ended = once(shell, 'exit')
+      shell.ref()
+      shell.stdin.end()
+      await ended
+    },
+  }
+}
+
 /** Starts a server, which is to be closed, with these arguments, too; resolves when it answers. */
 export async function startServer(name, more = []) {
   const recipe = recipes[name]
@@ -105,6 +126,7 @@ export async function startServer(name, more = []) {
   const port = await freePort()
   const others = []
   while (others.length < recipe.ports) others.push(await freePort())
+  const undertaker = startUndertaker(directory, recipe.sweep?.(others))
   let child
   const signal = (what) => {
     if (child?.pid === undefined || child.exitCode !== null || child.signalCode !== null) return
@@ -122,6 +144,7 @@ export async function startServer(name, more = []) {
     signal('SIGKILL')
     await ended
     child = undefined
+    undertaker.tell()
     while (await answers(port)) await sleep(5)
   }
   const start = async () => {
@@ -133,6 +156,7 @@ export async function startServer(name, more = []) {
       env: environment,
     })
     child = running
+    undertaker.tell(running.pid)
     let output = ''
     const listen = (text) => {
       output = `${output}${text}`.slice(-4000)
@@ -146,16 +170,9 @@ export async function startServer(name, more = []) {
       await sleep(20)
     }
   }
-  const remove = () => {
-    signal('SIGKILL')
-    recipe.sweep?.(directory, others)
-    rmSync(directory, { recursive: true, force: true, maxRetries: 5 })
-  }
-  process.once('exit', remove)
   const close = async () => {
     await kill()
-    process.off('exit', remove)
-    remove()
+    await undertaker.close()
   }
   try {
     await start()

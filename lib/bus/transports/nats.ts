@@ -89,7 +89,7 @@ class Nats implements Transport {
   readonly #borrowed = new Map<string, Borrowed>()
   /** Of queues that this process has borrowed. */
   readonly #own: Binding[] = []
-  #bindings: { sequence: number; list: readonly Binding[] } = { sequence: 0, list: [] }
+  #bindings: { value: string; list: readonly Binding[] } = { value: '[]', list: [] }
   #count = 0
   readonly #nonce = randomUUID()
   #swept = Number.NEGATIVE_INFINITY
@@ -364,10 +364,10 @@ class Nats implements Transport {
   async #bound(): Promise<{ sequence: number; list: readonly Binding[] }> {
     const entry = await this.#records.get(BINDINGS)
     if (entry === undefined) return { sequence: 0, list: [] }
-    if (entry.sequence !== this.#bindings.sequence) {
-      this.#bindings = { sequence: entry.sequence, list: JSON.parse(entry.value) as Binding[] }
-    }
-    return this.#bindings
+    const { value, sequence } = entry
+    // Not by its sequence: if somebody has removed the stream, that begins anew.
+    if (value !== this.#bindings.value) this.#bindings = { value, list: JSON.parse(value) as Binding[] }
+    return { sequence, list: this.#bindings.list }
   }
 
   /** To one after the other. */

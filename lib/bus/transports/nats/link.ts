@@ -266,8 +266,7 @@ export class Link {
   #late(): void {
     const now = performance.now()
     for (const [token, { until, reject }] of this.#pending) {
-      // They are in the order of their time.
-      if (until > now) break
+      if (until > now) continue
       this.#pending.delete(token)
       reject(new Trouble('late'))
     }
@@ -276,8 +275,13 @@ export class Link {
     this.#look = undefined
   }
 
-  /** Asks once. @throws {Trouble} */
-  ask(subject: string, payload: Uint8Array | string, headers?: MsgHdrs): Promise<Msg> {
+  /** Asks once, and waits for an answer, but not beyond `until`. @throws {Trouble} */
+  ask(
+    subject: string,
+    payload: Uint8Array | string,
+    headers?: MsgHdrs,
+    until: number = Number.POSITIVE_INFINITY,
+  ): Promise<Msg> {
     const connection = this.#connection
     if (connection === undefined) return Promise.reject(new Trouble('lost', this.#lastError))
     const token = (++this.#count).toString(36)
@@ -286,7 +290,7 @@ export class Link {
         reply: `${this.#inbox}.${token}`,
         ...(headers !== undefined && { headers }),
       })
-      this.#pending.set(token, { subject, until: performance.now() + ANSWER, resolve, reject })
+      this.#pending.set(token, { subject, until: Math.min(performance.now() + ANSWER, until), resolve, reject })
       this.#look ??= setInterval(() => this.#late(), LOOK).unref()
     })
   }
@@ -308,7 +312,7 @@ export class Link {
       for (let attempts = 1, wait = 5; ; attempts++, wait = Math.min(wait * 2, 250)) {
         try {
           if (this.#connection === undefined) await this.ready(call, until)
-          return { message: await this.ask(subject, payload, headers), attempts }
+          return { message: await this.ask(subject, payload, headers, patience > 0 ? until : undefined), attempts }
         } catch (error) {
           if (!(error instanceof Trouble)) throw error
           if (this.#closed) throw new QueueError('ERR_MQ_CLOSED', { syscall: call })

@@ -913,11 +913,15 @@ export class Stream {
   }
 
   async #consumers(): Promise<readonly ConsumerInfo[]> {
-    const call = `CONSUMER.LIST.${this.name}`
-    const list = await this.#settings.link
-      .api<{ consumers: ConsumerInfo[] | null }>(call)
-      .catch(unless({ consumers: null }))
-    return list.consumers ?? []
+    const all: ConsumerInfo[] = []
+    for (;;) {
+      // It tells of 256 at a time, and there may be more.
+      const { consumers, total } = await this.#settings.link
+        .api<{ consumers: ConsumerInfo[] | null; total: number }>(`CONSUMER.LIST.${this.name}`, { offset: all.length })
+        .catch(unless({ consumers: null, total: 0 }))
+      all.push(...(consumers ?? []))
+      if (consumers === null || consumers.length === 0 || all.length >= total) return all
+    }
   }
 
   /** The messages behind the place `after`, wherever they are. */

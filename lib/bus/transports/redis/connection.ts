@@ -44,6 +44,7 @@ const LATEST = 2000
 
 /** The server's answers that will be others in a moment. */
 const PASSING = /^(?:LOADING|BUSY|MASTERDOWN|READONLY|TRYAGAIN|CLUSTERDOWN)\b/
+const DEMOTED = /^(?:READONLY|MASTERDOWN)\b/
 const DENIED = /^(?:WRONGPASS|NOAUTH|NOPERM)\b|invalid password|AUTH failed/
 
 const PORT = 6379
@@ -54,6 +55,7 @@ export class Connection {
   readonly #address: Address
   readonly #listeners: Listeners
   readonly #channels = new Set<string>()
+  readonly #subscribing = new Map<string, Promise<void>>()
   readonly #hold = new Hold()
   readonly #waiting = new Set<{ resolve: (client: Client) => void; reject: (error: unknown) => void }>()
   #client: Client | undefined
@@ -99,6 +101,8 @@ export class Connection {
       autoResendUnfulfilledCommands: false,
       autoResubscribe: false,
       retryStrategy: null,
+      // While it reads its data it says how long that takes, and is not to be believed.
+      maxLoadingRetryTime: SOONEST,
       scripts,
     })
     let reason: Error | undefined
@@ -207,6 +211,8 @@ export class Connection {
           const isReply = name === 'ReplyError' || error instanceof QueueError
           if (isReply && !PASSING.test(message)) throw this.#explain(error, call)
           if (performance.now() >= end) throw this.#over ? error : this.#explain(error, call)
+          // It is another's turn: the name of the server may mean that one now.
+          if (DEMOTED.test(message)) client.stream?.destroy()
           // A script that was refused did nothing.
           if (isReply) await new Promise((resolve) => setTimeout(resolve, SOONEST))
           else {
@@ -226,6 +232,8 @@ export class Connection {
   /** A server that was stopped says nothing, and does not hang up. */
   #asking(client: Client, change: number): void {
     this.#asked += change
+    // Only an answer is a sign of life, not that more is asked.
+    if (change > 0 && this.#asked > 1) return
     clearTimeout(this.#watchdog)
     if (this.#asked === 0) return
     this.#watchdog = setTimeout(() => client.stream?.destroy(), this.#address.patience).unref()
@@ -238,7 +246,15 @@ export class Connection {
 
   /** Resolves when what is published to a channel from now on is heard. */
   async listen(channel: string, how: How): Promise<void> {
-    if (this.#channels.has(channel)) return
+    // Who comes second waits with the first: nothing is heard yet.
+    const subscribing = this.#subscribing.get(channel)
+    if (subscribing !== undefined || this.#channels.has(channel)) return subscribing
+    const listening = this.#subscribe(channel, how).finally(() => this.#subscribing.delete(channel))
+    this.#subscribing.set(channel, listening)
+    return listening
+  }
+
+  async #subscribe(channel: string, how: How): Promise<void> {
     this.#channels.add(channel)
     try {
       await this.#patiently('receive', (client) => client.subscribe(channel), how)
@@ -249,7 +265,7 @@ export class Connection {
   }
 
   hears(channel: string): boolean {
-    return this.#channels.has(channel)
+    return this.#channels.has(channel) && !this.#subscribing.has(channel)
   }
 
   async ignore(channel: string): Promise<void> {
@@ -267,7 +283,7 @@ export class Connection {
     if (message.startsWith('OOM')) return wrap('ERR_BUS_QUEUE_FULL', 'the "maxmemory" of the server is used up')
     if (message.startsWith('MISCONF'))
       return wrap('ERR_BUS_DISK_FULL', 'the server cannot write to its disk: see its log')
-    if ((error as Error)?.name === 'ReplyError') return error
+    if ((error as Error)?.name === 'ReplyError' && !PASSING.test(message)) return error
     return noConnection(this.#url, PORT, call, error)
   }
 

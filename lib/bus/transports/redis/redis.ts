@@ -100,6 +100,12 @@ interface Line {
   again: boolean
 }
 
+interface Standing {
+  readonly script: 'declare' | 'bind'
+  readonly queue: string
+  readonly args: Args
+}
+
 /** A send that goes with the others of its turn. */
 interface Sending {
   readonly batch: readonly Addressed[]
@@ -143,7 +149,14 @@ export class Redis implements Transport {
   #doubt: Promise<void> | undefined
   /** It has to be found out. */
   #unsure = false
+  /** How often all went back that was not known to be here. */
+  #renewals = 0
   #beat: NodeJS.Timeout | undefined
+  /** What this process has bound, bounded and borrowed, to be said again to a server that has lost it. */
+  readonly #standing = new Map<string, Standing>()
+  readonly #borrowed = new Set<string>()
+  /** By which a server is known that has not. */
+  #mark: string | undefined
   /** What has to be done before it is closed. */
   readonly #running = new Set<Promise<unknown>>()
   #closed: Promise<void> | undefined
@@ -155,7 +168,7 @@ export class Redis implements Transport {
     this.#patience = address.patience
     this.#connection = new Connection(Client, url, address, {
       rung: (channel) => this.#rung(channel),
-      up: () => this.#ringAll(),
+      up: () => this.#up(),
     })
   }
 
@@ -202,7 +215,43 @@ export class Redis implements Transport {
   }
 
   async declare(queue: string, bounds?: Bounds): Promise<void> {
-    if (bounds !== undefined) await this.#run('declare', 'declare', queue, bounds.maxMessages, bounds.maxBytes)
+    if (bounds === undefined) return
+    const { maxMessages, maxBytes } = bounds
+    await this.#stand(queue, { script: 'declare', queue, args: [maxMessages, maxBytes] })
+  }
+
+  /** Has it done now, and again by a server that has lost it. */
+  async #stand(name: string, standing: Standing): Promise<void> {
+    const mark = await this.#say(standing)
+    this.#standing.set(name, standing)
+    this.#look(mark)
+  }
+
+  #say({ script, queue, args }: Standing): Promise<Buffer> {
+    return this.#run<Buffer>(script, script, queue, ...args, randomUUID())
+  }
+
+  #up(): void {
+    this.#ringAll()
+    if (this.#standing.size === 0 || this.#closed !== undefined) return
+    const args = () => [...this.#begin(), randomUUID()]
+    this.#connection.run<Buffer>('mark', 'connect', args, { background: true }).then(
+      (mark) => this.#look(mark),
+      () => {},
+    )
+  }
+
+  #look(seen: Buffer): void {
+    const mark = String(seen)
+    const isOther = this.#mark !== undefined && this.#mark !== mark
+    this.#mark = mark
+    // If it is lost once more, that is seen as this was.
+    if (isOther) void this.#restore(() => true).catch(() => {})
+  }
+
+  async #restore(isMeant: (queue: string) => boolean): Promise<void> {
+    for (const queue of this.#borrowed) if (isMeant(queue)) await this.#borrow(queue)
+    for (const standing of this.#standing.values()) if (isMeant(standing.queue)) await this.#say(standing)
   }
 
   async send(batch: readonly Addressed[], { overflow, disk, signal }: SendOptions): Promise<Receipt[]> {
@@ -388,6 +437,9 @@ export class Redis implements Transport {
   async #renewNow(): Promise<void> {
     this.#unsure = false
     if (this.#entered === undefined) return
+    // What is already on its way in the name that it has now gets there before.
+    await new Promise(setImmediate)
+    this.#renewals++
     const [consumer, heir] = [this.#consumer, randomUUID()]
     const held = Object.fromEntries([...this.#held].map(({ queue, rank, id }) => [`${queue}/${rank}:${id}`, 1]))
     const args = () => [...this.#begin(), consumer, heir, this.#ttl, JSON.stringify(held)]
@@ -508,12 +560,13 @@ export class Redis implements Transport {
     const limit = options.lease === Number.POSITIVE_INFINITY ? '' : options.lease
     for (;;) {
       this.#check('receive')
-      let consumer = ''
+      let [consumer, renewals] = ['', 0]
       const args = async (isAgain: boolean) => {
         if (this.#unsure || (isAgain && consumer === this.#consumer)) await this.#renew()
         await this.#doubt
         await this.#enter(background)
         consumer = this.#consumer
+        renewals = this.#renewals
         return [...this.#begin(), name, consumer, options.max, limit]
       }
       const how = { patience: Number.POSITIVE_INFINITY, background }
@@ -525,14 +578,20 @@ export class Redis implements Transport {
           this.#die(consumer)
           continue
         case 'dropped':
+          if (this.#borrowed.has(name)) {
+            await this.#restore((queue) => queue === name)
+            continue
+          }
           throw new QueueError('EIDRM', {
             syscall: 'receive',
             path: name,
-            hint: 'its process was thought dead: ask again',
+            hint: 'it went with the process that had borrowed it',
           })
         case 'none':
           return { deliveries: [], wait: String(what) === '' ? undefined : Number(String(what)) }
       }
+      // It was not known yet that they are here, and they went back.
+      if (renewals !== this.#renewals) continue
       const deliveries = this.#toDeliveries(name, what as Columns[], limit !== '')
       for (const { token } of deliveries) this.#held.add(token as Token)
       const wanted = await this.#withoutExpired(deliveries)
@@ -730,11 +789,14 @@ export class Redis implements Transport {
   }
 
   async bind(binding: Binding): Promise<void> {
-    await this.#run('bind', 'bind', binding.queue, textOf(binding), 1)
+    const text = textOf(binding)
+    await this.#stand(text, { script: 'bind', queue: binding.queue, args: [text] })
   }
 
   async unbind(binding: Binding): Promise<void> {
-    await this.#run('bind', 'unbind', binding.queue, textOf(binding), 0)
+    const text = textOf(binding)
+    this.#standing.delete(text)
+    await this.#run('unbind', 'unbind', text)
   }
 
   async publish(topic: string, message: Outgoing, options: SendOptions): Promise<number> {
@@ -752,6 +814,12 @@ export class Redis implements Transport {
 
   async borrow(prefix = ''): Promise<string> {
     const queue = `${BORROWED}${prefix}${randomUUID()}`
+    await this.#borrow(queue)
+    this.#borrowed.add(queue)
+    return queue
+  }
+
+  async #borrow(queue: string): Promise<void> {
     for (;;) {
       this.#check('borrow')
       let consumer = ''
@@ -761,13 +829,15 @@ export class Redis implements Transport {
         consumer = this.#consumer
         return [...this.#begin(), queue, consumer]
       }
-      if ((await this.#track(this.#connection.run<number>('borrow', 'borrow', args))) === 1) return queue
+      if ((await this.#track(this.#connection.run<number>('borrow', 'borrow', args))) === 1) return
       this.#die(consumer)
     }
   }
 
   async drop(queue: string): Promise<void> {
-    await this.#run('drop', 'drop', queue)
+    this.#borrowed.delete(queue)
+    for (const [name, standing] of this.#standing) if (standing.queue === queue) this.#standing.delete(name)
+    await this.#run('drop', 'drop', queue, this.#consumer)
     const line = this.#lines.get(queue)
     if (line?.receivers.length === 0) this.#lines.delete(queue)
     await this.#connection.ignore(`${this.#prefix}bell:${queue}`)
@@ -816,7 +886,7 @@ export class Redis implements Transport {
     while (this.#running.size > 0 && this.#connection.failure === undefined)
       await Promise.allSettled([...this.#running])
     if (this.#consumer === '' || this.#connection.failure !== undefined) return
-    const args = () => [...this.#begin(), this.#consumer, '', 0, '']
+    const args = () => [...this.#begin(), this.#consumer, '', this.#ttl, '']
     await this.#connection.run('renew', 'close', args, { patience: 0 }).catch(() => {})
   }
 }

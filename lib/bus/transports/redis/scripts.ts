@@ -208,6 +208,20 @@ local function scatter(consumer, isLost, held, heir)
   call('DEL', P .. 'b:' .. consumer)
 end
 
+-- When somebody was heard. In a time in which nobody was, the server was away, or all were: for nobody did it pass.
+local function hear(t, ttl)
+  local gap = t - tonumber(call('GET', P .. 'beat') or t)
+  call('SET', P .. 'beat', t)
+  if gap <= ttl / 2 then return end
+  for _, one in ipairs(call('ZRANGE', P .. 'alive', 0, -1)) do call('ZINCRBY', P .. 'alive', gap, one) end
+end
+
+-- What is bound and bounded here was bound and bounded since it was there: a server that has lost that has another.
+local function mark(new)
+  call('SETNX', P .. 'mark', new)
+  return call('GET', P .. 'mark')
+end
+
 local function isGone(queue) return string.sub(queue, 1, 9) == 'borrowed/' and call('SISMEMBER', P .. 'queues', queue) == 0 end
 
 local function count(queue)
@@ -494,21 +508,17 @@ return out`,
   /** consumer, how long it is thought to live without a word, whether it is new. Who said nothing for too long is no more. */
   beat: `
 local consumer, ttl, t = ARGV[4], tonumber(ARGV[5]), server()
-local last = tonumber(call('GET', P .. 'beat') or t)
-call('SET', P .. 'beat', t)
-if t - last > ttl / 2 then
-  -- Nobody was heard: it was the server that was away, or all were. Each has his time again.
-  for _, one in ipairs(call('ZRANGE', P .. 'alive', 0, -1)) do call('ZADD', P .. 'alive', t + ttl, one) end
-end
+hear(t, ttl)
 if ARGV[6] ~= '1' and not call('ZSCORE', P .. 'alive', consumer) then return 0 end
 call('ZADD', P .. 'alive', t + ttl, consumer)
 for _, dead in ipairs(call('ZRANGEBYSCORE', P .. 'alive', '-inf', t, 'LIMIT', 0, 5)) do scatter(dead, true) end
 ringAll()
 return 1`,
 
-  /** consumer, its next name or nothing, how long that is thought to live, what it holds, in JSON. */
+  /** consumer, its next name or nothing, how long one is thought to live, what it holds, in JSON. */
   renew: `
 local consumer, heir = ARGV[4], ARGV[5] ~= '' and ARGV[5]
+hear(server(), tonumber(ARGV[6]))
 if heir and call('ZSCORE', P .. 'alive', heir) then return 1 end
 if not call('ZSCORE', P .. 'alive', consumer) then return 0 end
 if heir then call('ZADD', P .. 'alive', server() + tonumber(ARGV[6]), heir) end
@@ -516,12 +526,13 @@ scatter(consumer, false, heir and cjson.decode(ARGV[7]), heir)
 ringAll()
 return 1`,
 
-  /** queue, messages, bytes. */
+  /** queue, messages, bytes, a new mark; the mark that there is. */
   declare: `
 local queue = ARGV[4]
 enter(queue, 0)
 call('HSET', at(queue, 'conf'), 'maxMessages', ARGV[5], 'maxBytes', ARGV[6], 'bounds', 1)
-call('PUBLISH', P .. 'room:' .. queue, '')`,
+call('PUBLISH', P .. 'room:' .. queue, '')
+return mark(ARGV[7])`,
 
   /** queue, consumer. */
   borrow: `
@@ -530,15 +541,24 @@ call('SADD', P .. 'b:' .. ARGV[5], ARGV[4])
 enter(ARGV[4], 0)
 return 1`,
 
-  /** queue. */
-  drop: `dropAll(ARGV[4])`,
+  /** queue, consumer. */
+  drop: `
+dropAll(ARGV[4])
+for _, whose in ipairs({ 'b:', 'c:' }) do call('SREM', P .. whose .. ARGV[5], ARGV[4]) end`,
 
-  /** queue, the binding in JSON, whether it is to be. */
+  /** queue, the binding in JSON, a new mark; the mark that there is. */
   bind: `
-if ARGV[6] ~= '1' then return call('SREM', P .. 'bindings', ARGV[5]) end
-if isGone(ARGV[4]) then return 0 end
-enter(ARGV[4], 0)
-return call('SADD', P .. 'bindings', ARGV[5])`,
+if not isGone(ARGV[4]) then
+  enter(ARGV[4], 0)
+  call('SADD', P .. 'bindings', ARGV[5])
+end
+return mark(ARGV[6])`,
+
+  /** the binding in JSON. */
+  unbind: `call('SREM', P .. 'bindings', ARGV[4])`,
+
+  /** a new mark; the mark that there is. */
+  mark: `return mark(ARGV[4])`,
 
   queues: `return call('SMEMBERS', P .. 'queues')`,
 

@@ -1,0 +1,86 @@
+// What a connection to redis: lives through: cut in the midst, gone silent, a server that is not the one it was.
+import { Redis } from 'ioredis'
+import { expect, onTestFinished, test } from 'vitest'
+import { wireTo } from './engine-chaos.ts'
+import { startServer } from './servers.ts'
+import { describeEngine, one, openBus } from './support.ts'
+
+await describeEngine('redis', (_, server) => {
+  let count = 0
+  /** A bus by a wire, and one that goes to the server itself. */
+  const openBoth = async (parameters = '') => {
+    const wire = await wireTo(server.port)
+    onTestFinished(() => wire.close())
+    const rest = `?prefix=wire-${++count}${parameters}`
+    const bus = await openBus(`redis://127.0.0.1:${wire.port}${rest}`)
+    return { wire, bus, direct: await openBus(server.url + rest) }
+  }
+  const client = (port: number) => {
+    const made = new Redis(port)
+    onTestFinished(() => made.disconnect())
+    return made
+  }
+
+  test('cut while acknowledgements and claims are under way it keeps what it has', async () => {
+    const { wire, bus, direct } = await openBoth('&lease=60000')
+    for (const name of ['a', 'b']) await direct.queue(name).send(name)
+    const held = [await one(bus.queue('a')), await one(bus.queue('b'))]
+    const coming = one(bus.queue('c'))
+    await expect.poll(() => client(server.port).pubsub('NUMSUB', `wire-${count}:bell:c`)).toMatchObject([{}, 1])
+    wire.swallow()
+    const acknowledged = Promise.all(held.map((message) => message.ack()))
+    // The claim goes the same way once the bell has rung.
+    await direct.queue('c').send('c')
+    await new Promise((resolve) => setTimeout(resolve, 50))
+    wire.cut()
+    wire.mend()
+    await acknowledged
+    await (await coming).ack()
+    for (const name of ['a', 'b', 'c']) expect(await direct.queue(name).stats()).toMatchObject({ ready: 0, leased: 0 })
+  })
+
+  test('a server that says nothing is given up, however much it is asked', async () => {
+    const { wire, bus } = await openBoth('&timeout=600')
+    const queue = bus.queue('q')
+    await queue.send('x')
+    wire.swallow()
+    const first = queue.send('first')
+    const asking = setInterval(() => void queue.send('more').catch(() => {}), 50)
+    onTestFinished(() => clearInterval(asking))
+    await expect(first).rejects.toMatchObject({ code: 'ERR_BUS_CONNECTION' })
+  })
+
+  test('a server that takes its time to read its data is used as soon as it has', { timeout: 60_000 }, async () => {
+    const slow = await startServer('redis', ['--auto-aof-rewrite-percentage', '0'])
+    onTestFinished(() => slow.close())
+    const queue = (await openBus(slow.url)).queue('q')
+    await queue.send('x')
+    await client(slow.port).eval("for i = 1, 1000000 do redis.call('SET', 'k' .. i % 1000, i) end", 0)
+    await slow.kill()
+    await slow.start()
+    // It will believe that it needs very long.
+    slow.pause()
+    const sent = queue.send('y').then(() => 'sent')
+    await new Promise((resolve) => setTimeout(resolve, 2500))
+    slow.resume()
+    const loaded = new Redis(slow.port, { enableReadyCheck: false })
+    onTestFinished(() => loaded.disconnect())
+    await expect.poll(() => loaded.get('k1').catch(() => undefined), { timeout: 30_000 }).not.toBe(undefined)
+    const late = new Promise((resolve) => setTimeout(() => resolve('late'), 4000))
+    expect(await Promise.race([sent, late])).toBe('sent')
+  })
+
+  test('a server that became a copy of another is left for that one', async () => {
+    const { wire, bus } = await openBoth()
+    const next = await startServer('redis')
+    onTestFinished(() => next.close())
+    const queue = bus.queue('q')
+    await queue.send('before')
+    await (await one(queue)).ack()
+    wire.turn(next.port)
+    await client(server.port).replicaof('127.0.0.1', next.port)
+    onTestFinished(async () => void (await client(server.port).replicaof('no', 'one')))
+    await queue.send('after')
+    expect((await one(queue)).body).toBe('after')
+  })
+})
