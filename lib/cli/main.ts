@@ -2,7 +2,7 @@
 import { readFileSync } from 'node:fs'
 import { COMMANDS, findCommand } from './commands.ts'
 import { EXIT, exitCodeOf, UsageError } from './errors.ts'
-import { complain, note, print } from './terminal.ts'
+import { complain, hangUp, isHangUp, note, print } from './terminal.ts'
 
 /** The exit code. */
 export async function main([name, ...args]: readonly string[]): Promise<number> {
@@ -26,6 +26,7 @@ export async function main([name, ...args]: readonly string[]): Promise<number> 
   try {
     return (await (await load()).run(args)) ?? 0
   } catch (error) {
+    if (isHangUp(error)) hangUp()
     const title = `kmq ${(await findCommand([name, ...own]).catch(() => undefined))?.title ?? name}`
     complain(title, error, own.includes('--json'))
     if (error instanceof UsageError) note(`Try '${title} --help'.`)
