@@ -316,6 +316,16 @@ describe('kmq bus URL send', () => {
     expect(await bus.queues()).toEqual([])
   })
 
+  test('input that goes on and on does not fill the memory', async () => {
+    const { bus, url } = await makeBus()
+    const line = 'head -c 4000000000 /dev/zero | prlimit --as=5000000000 "$@"'
+    const child = start('sh', ['-c', line, 'sh', process.execPath, command, 'bus', url, 'send', 'q'])
+    const { code, stderr } = await child.outcome
+    expect(stderr).toMatch(/EMSGSIZE: message too long, .* more than 1073741824 bytes/)
+    expect(code).toBe(1)
+    expect(await bus.queues()).toEqual([])
+  })
+
   test('--lines sends each, in order, as they come', async () => {
     const { bus, url } = await makeBus()
     const input = Array.from({ length: 1200 }, (_, i) => `{"n":${i}}`).join('\n')
