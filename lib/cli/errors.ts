@@ -13,6 +13,9 @@ export class Failure extends Error {
   }
 }
 
+/** What nobody is to print: there may be a password in it. */
+export const isUrl = (text: string): boolean => /^[a-z][\w+.-]*:\//i.test(text)
+
 export const EXIT = {
   failure: 1,
   usage: 2,

@@ -122,22 +122,26 @@ describe('kmq bus', () => {
   })
 
   test.each([
-    'redis://user:hunter2@localhost/0',
-    'redis://hunter2@localhost',
+    'redis://user:hunter2@localhost:1/0',
+    'redis://hunter2@localhost:1',
     'local://user:hunter2@host/x',
     'nonsense://user:hunter2@host:port:port/@x',
-    'redis://user:hun ter2@localhost',
+    'redis://user:hun ter2@localhost:1',
     'local:/nowhere?password=hunter2',
-    'amqp://user:h%75nter2@localhost',
+    'amqp://user:h%75nter2@localhost:1',
   ])('nothing is printed of the secret in %s', async (url) => {
     const commands = [
       ['bus', url, 'ls'],
       ['bus', 'ls', url],
+      ['bus', 'mail', url, 'send'],
+      ['send', url, 'mail'],
+      ['info', `${url}:1`],
       [url, 'ls'],
       ['bus', url, 'ls', '--json'],
     ]
     for (const { code, stdout, stderr } of await Promise.all(commands.map((args) => kmq(args)))) {
-      expect(code).toBe(2)
+      // What is right but for the server fails.
+      expect([1, 2]).toContain(code)
       expect(stdout + stderr).not.toMatch(/hun ?ter2|h%75nter2/)
     }
   })
