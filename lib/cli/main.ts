@@ -15,7 +15,10 @@ export async function main([name, ...args]: readonly string[]): Promise<number> 
   if (name === '__complete') return (await import('./complete.ts')).complete(args)
   const load = Object.hasOwn(COMMANDS, name) ? COMMANDS[name] : undefined
   if (load === undefined) {
-    complain('kmq', new UsageError(isUrl(name) ? 'a bus is looked at by kmq bus URL ls' : `there is no command '${name}'`))
+    complain(
+      'kmq',
+      new UsageError(isUrl(name) ? 'a bus is looked at by kmq bus URL ls' : `there is no command '${name}'`),
+    )
     note("Try 'kmq --help'.")
     return EXIT.usage
   }
