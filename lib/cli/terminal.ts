@@ -102,7 +102,8 @@ export function complain(command: string, error: unknown, asJson = false): void 
     process.stderr.write(`${JSON.stringify({ error: described })}\n`)
     return
   }
-  process.stderr.write(`${style.red(`${command}:`)} ${described.message}\n`)
+  const lines = described.message.split('\n').map(harmless)
+  process.stderr.write(`${style.red(`${command}:`)} ${lines.join('\n')}\n`)
   const { hint, retryAfter } = described
   if (hint !== undefined) process.stderr.write(`  ${style.dim(hint)}\n`)
   if (retryAfter !== undefined)
@@ -145,7 +146,7 @@ export async function confirm(question: string): Promise<boolean> {
   const { createInterface } = await import('node:readline/promises')
   const lines = createInterface({ input: process.stdin, output: process.stderr })
   try {
-    return /^y(es)?$/i.test(await lines.question(`${question} [y/N] `))
+    return /^y(es)?$/i.test(await lines.question(`${harmless(question)} [y/N] `))
   } finally {
     lines.close()
   }

@@ -7,6 +7,17 @@ import { asStranger, canBeStranger, hasTerminal, jsonOf, kmq, onTerminal } from 
 
 const hex = (key: number) => `0x${key.toString(16)}`
 
+test('a name does not move the cursor', async () => {
+  const name = `${uniqueName()}\u001b[2J`
+  const missing = await kmq(['info', name])
+  expect(missing).toMatchObject({ code: 1, stderr: expect.stringContaining('\ufffd[2J') })
+  PosixQueue.open(name, { create: true, maxMessages: 1, messageSize: 1 })
+  onTestFinished(() => PosixQueue.unlink(name))
+  const found = await kmq(['info', name])
+  expect(found).toMatchObject({ code: 0, stdout: expect.stringContaining('\ufffd[2J') })
+  expect(missing.stderr + found.stdout).not.toContain('\u001b')
+})
+
 describe('kmq create', () => {
   test('makes a POSIX queue of these sizes, whatever the umask', async () => {
     const name = uniqueName()
