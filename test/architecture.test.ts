@@ -88,6 +88,7 @@ const order = [
     'cli/command.ts',
     'cli/duration.ts',
     'cli/interruption.ts',
+    'cli/input.ts',
     'cli/target.ts',
     'cli/waiting.ts',
     'cli/queues.ts',

@@ -27,10 +27,11 @@ const QUEUE = /^[\w.:-]{1,128}$/
 const WORD = '(?:[\\w:-]+|\\*|#)'
 const TOPIC = new RegExp(`^(?=.{1,128}$)${WORD}(?:\\.${WORD})*$`)
 
-/** A text without the passwords of the URLs in it. */
+/** A text without the passwords and tokens of the URLs in it. */
 export function hide(text: string): string {
   return text
     .replace(/(\/\/[^/@\s:]*:)[^\s'"]*@/g, '$1***@')
+    .replace(/\/\/[^/@\s:'"]+@/g, '//***@')
     .replace(/([?&](?:password|token|secret)=)[^&#\s'"]*/gi, '$1***')
 }
 

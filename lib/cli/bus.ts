@@ -1,6 +1,6 @@
 // kmq bus URL COMMAND: what can be done with a bus of any transport.
 import type { Command, Commands } from './command.ts'
-import { UsageError } from './errors.ts'
+import { isUrl, UsageError } from './errors.ts'
 
 const commands: Commands = {
   ls: async () => (await import('./bus/ls.ts')).ls,
@@ -36,6 +36,7 @@ export const bus: Command = {
     if (url === undefined || name === undefined) throw new UsageError(`expected URL and one of ${KNOWN}`)
     if (Object.hasOwn(commands, url)) throw new UsageError(`the URL comes first: kmq bus URL ${url}`)
     const known = Object.hasOwn(commands, name) ? await commands[name]?.() : undefined
+    if (known === undefined && isUrl(name)) throw new UsageError('the URL comes first: kmq bus URL COMMAND')
     if (known === undefined) throw new UsageError(`there is no command '${name}' of a bus: it is one of ${KNOWN}`)
     return known.run([url, ...args])
   },

@@ -2,7 +2,7 @@
 import type { Command } from './command.ts'
 import { COMMANDS, findCommand } from './commands.ts'
 import { listQueues } from './queues.ts'
-import { print } from './terminal.ts'
+import { harmless, print } from './terminal.ts'
 
 /** With what it means. */
 type Candidate = readonly [word: string, meaning: string]
@@ -41,5 +41,6 @@ const summaryOf = async (load: () => Promise<Command>): Promise<Candidate> => {
 
 async function queues(): Promise<Candidate[]> {
   const { rows } = await listQueues()
-  return rows.map(({ queue, messages }) => [queue, `${messages ?? 'unknown'} messages`])
+  const usable = rows.filter(({ queue }) => queue === harmless(queue))
+  return usable.map(({ queue, messages }) => [queue, `${messages ?? 'unknown'} messages`])
 }

@@ -9,7 +9,9 @@ const bash = `_kmq() {
   word=\${words[-1]}
   COMPREPLY=()
   while IFS=$'\\t' read -r candidate _; do
-    COMPREPLY+=("\${candidate/#\\#/\\\\#}")
+    # It is put into the line as it is, and anybody may name a queue.
+    printf -v candidate %q "$candidate"
+    COMPREPLY+=("$candidate")
   done < <(kmq __complete "\${words[@]:1}" 2> /dev/null)
   # Readline has cut the word at its colons.
   if [[ $word == *:* && $COMP_WORDBREAKS == *:* ]]; then

@@ -18,3 +18,10 @@ export function toDuration(
   if (time !== undefined && time > most) throw new UsageError(`--${name} is ${ms(most)} at most, not '${value}'`)
   throw new UsageError(`--${name} is a time such as 500, 500ms, 2s or 5m, not '${value}'`)
 }
+
+/** The milliseconds between two looks, as --interval gives them. */
+export function toInterval(value: string | undefined, usual: number): number {
+  const interval = toDuration('interval', value, MAX_TIMER) ?? usual
+  if (interval < 10) throw new UsageError(`--interval is 10 milliseconds or more, not '${value}'`)
+  return interval
+}

@@ -13,6 +13,9 @@ export class Failure extends Error {
   }
 }
 
+/** What nobody is to print: there may be a password in it. */
+export const isUrl = (text: string): boolean => /^[a-z][\w+.-]*:\//i.test(text)
+
 export const EXIT = {
   failure: 1,
   usage: 2,
@@ -50,10 +53,12 @@ export function describe(error: unknown): Described {
       hint: 'Install kernelmq again, without --omit=optional.',
     }
   }
+  const isAbsent = code === 'ENOENT' && typeof hint === 'string'
   return {
     message: error.message === '' ? error.name : error.message,
     ...(typeof code === 'string' && { code }),
-    ...(typeof hint === 'string' && { hint }),
+    // That of the library is for programs.
+    ...(typeof hint === 'string' && { hint: isAbsent ? 'kmq ls lists the queues here; kmq create makes one.' : hint }),
     ...(typeof sent === 'number' && { sent }),
     ...(typeof retryAfter === 'number' && { retryAfter }),
   }

@@ -3,7 +3,7 @@ import { PosixQueue, type QueueError, type SysvQueue } from '../index.ts'
 import { type Command, defineCommand, JSON_OPTION } from './command.ts'
 import { type Peer, peerOf, userName } from './queues.ts'
 import { openSysv, parseTarget, type Target } from './target.ts'
-import { print, printJson, style } from './terminal.ts'
+import { harmless, print, printJson, style } from './terminal.ts'
 
 /** By the label, in the order to print them; undefined is not known. */
 type Facts = Readonly<Record<string, unknown>>
@@ -121,7 +121,7 @@ function whoHasOpen(queue: PosixQueue): Peer[] {
 function draw(facts: Facts): string {
   const shown = Object.entries(facts).filter(([, value]) => value !== undefined)
   const width = Math.max(...shown.map(([label]) => label.length)) + 2
-  return shown.map(([label, value]) => `${style.bold(label.padEnd(width))}${wordOf(value)}`).join('\n')
+  return shown.map(([label, value]) => `${style.bold(label.padEnd(width))}${harmless(wordOf(value))}`).join('\n')
 }
 
 function wordOf(value: unknown): string {

@@ -1,7 +1,7 @@
 // Ctrl-C and its like, for commands that have something to finish first.
 import { constants } from 'node:os'
 
-const SIGNALS = ['SIGINT', 'SIGTERM', 'SIGHUP'] as const
+const SIGNALS = ['SIGINT', 'SIGTERM', 'SIGHUP', 'SIGQUIT'] as const
 
 /**
  * Runs what ends early when its signal is aborted, because the process was asked to end; then the process ends as if

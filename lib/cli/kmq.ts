@@ -6,7 +6,7 @@ try {
   const { main } = await import('./main.ts')
   process.exitCode = await main(process.argv.slice(2))
 } catch (error) {
-  const { message, hint = '' } = describe(error)
-  process.stderr.write(`kmq: ${message}\n  ${hint}\n`)
+  const { message, hint } = describe(error)
+  process.stderr.write(`kmq: ${message}\n${hint === undefined ? '' : `  ${hint}\n`}`)
   process.exitCode = EXIT.failure
 }

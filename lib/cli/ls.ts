@@ -31,10 +31,10 @@ export const ls: Command = defineCommand({
       return { wanted, errors }
     }
     if (options.watch === true) {
-      const { MAX_TIMER, toDuration } = await import('./duration.ts')
+      const { toInterval } = await import('./duration.ts')
       const { interruptible } = await import('./interruption.ts')
       const { watch } = await import('./watch.ts')
-      const interval = toDuration('interval', options.interval, MAX_TIMER) ?? 1000
+      const interval = toInterval(options.interval, 1000)
       return interruptible((signal) => watch(async () => draw((await look()).wanted, options.json), interval, signal))
     }
     const { wanted, errors } = await look()

@@ -1,8 +1,8 @@
 // Finds the subcommand, and says what went wrong.
 import { readFileSync } from 'node:fs'
 import { COMMANDS, findCommand } from './commands.ts'
-import { EXIT, exitCodeOf, UsageError } from './errors.ts'
-import { complain, note, print } from './terminal.ts'
+import { EXIT, exitCodeOf, isUrl, UsageError } from './errors.ts'
+import { complain, hangUp, isHangUp, note, print } from './terminal.ts'
 
 /** The exit code. */
 export async function main([name, ...args]: readonly string[]): Promise<number> {
@@ -15,9 +15,10 @@ export async function main([name, ...args]: readonly string[]): Promise<number> 
   if (name === '__complete') return (await import('./complete.ts')).complete(args)
   const load = Object.hasOwn(COMMANDS, name) ? COMMANDS[name] : undefined
   if (load === undefined) {
-    // Not the URL itself: there may be a password in it.
-    const isUrl = /^[a-z][\w+.-]*:\//i.test(name)
-    complain('kmq', new UsageError(isUrl ? 'a bus is looked at by kmq bus URL ls' : `there is no command '${name}'`))
+    complain(
+      'kmq',
+      new UsageError(isUrl(name) ? 'a bus is looked at by kmq bus URL ls' : `there is no command '${name}'`),
+    )
     note("Try 'kmq --help'.")
     return EXIT.usage
   }
@@ -26,6 +27,7 @@ export async function main([name, ...args]: readonly string[]): Promise<number> 
   try {
     return (await (await load()).run(args)) ?? 0
   } catch (error) {
+    if (isHangUp(error)) hangUp()
     const title = `kmq ${(await findCommand([name, ...own]).catch(() => undefined))?.title ?? name}`
     complain(title, error, own.includes('--json'))
     if (error instanceof UsageError) note(`Try '${title} --help'.`)

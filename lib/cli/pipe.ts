@@ -5,7 +5,7 @@ import { MAX_TIMER, toDuration } from './duration.ts'
 import { EXIT, Failure, UsageError } from './errors.ts'
 import { interruptible } from './interruption.ts'
 import { type Item, itemFor, type KernelMessage, plural, toCount, toTag } from './messages.ts'
-import { batchFor, checkThere, codeOf, give, openSource, putBack, type Source, take } from './moving.ts'
+import { batchFor, checkThere, codeOf, give, holding, openSource, putBack, type Source, take } from './moving.ts'
 import { type Progress, showProgress } from './progress.ts'
 import { openTarget, parseTarget } from './target.ts'
 import { complain, note, print, printJson } from './terminal.ts'
@@ -136,7 +136,9 @@ class Mover {
       const messages = await take(this.#source, { max, timeout: patience, signal })
       if (messages === undefined) return
       const { items, error: unfit } = this.#convertAll(messages)
-      const { sent, error } = await give(this.#sink, items, { timeout: roomPatience, signal })
+      const { sent, error } = await holding(this.#source, messages, this.#asJson, () =>
+        give(this.#sink, items, { timeout: roomPatience, signal }),
+      )
       this.moved += sent
       for (const { data } of items.slice(0, sent)) this.bytes += data.length
       this.#progress?.update(this.moved, this.bytes)

@@ -1,9 +1,10 @@
+import { constants } from 'node:buffer'
 import { fchmodSync, fchownSync } from 'node:fs'
-import { buffer } from 'node:stream/consumers'
 import { PosixQueue, SysvQueue } from '../index.ts'
 import { type Command, defineCommand, JSON_OPTION, toInteger } from './command.ts'
 import { MAX_TIMER, toDuration } from './duration.ts'
 import { EXIT, Failure, UsageError } from './errors.ts'
+import { whole } from './input.ts'
 import { interruptible } from './interruption.ts'
 import { type Item, itemFor, plural } from './messages.ts'
 import { codeOf, give, type KernelQueue, longestOf } from './moving.ts'
@@ -40,7 +41,8 @@ export const restore: Command = defineCommand({
     const isPatient = options.wait === true || limit !== undefined
     if (name !== undefined) parseTarget(name)
     if (process.stdin.isTTY) throw new UsageError('the dump comes on standard input: kmq restore < FILE')
-    const { header, items: all } = parseSnapshot((await buffer(process.stdin)).toString())
+    const dump = await whole(process.stdin, constants.MAX_STRING_LENGTH - 65536, 'Longer dumps cannot be read.')
+    const { header, items: all } = parseSnapshot(dump.toString())
     const target = parseTarget(name ?? header.queue)
     if (name === undefined && target.family === 'sysv' && 'id' in target.at)
       throw new UsageError(`the dump is of a queue without a key, ${header.queue}: say which one is meant`)

@@ -189,6 +189,8 @@ class Worker {
       outcome = 'putBack'
       reason ??= (error as Error).message
       this.stop(error)
+      // From here on putBack() has it.
+      this.#held.delete(message)
       await putBack(this.#source, [message], asJson)
     }
     this.#held.delete(message)

@@ -1,9 +1,9 @@
-import { createReadStream } from 'node:fs'
-import { addAbortSignal, type Readable } from 'node:stream'
+import { addAbortSignal } from 'node:stream'
 import { setTimeout as sleep } from 'node:timers/promises'
 import { type Command, defineCommand, JSON_OPTION, toInteger } from './command.ts'
 import { MAX_TIMER, toDuration } from './duration.ts'
 import { EXIT, Failure, UsageError } from './errors.ts'
+import { type Input, LF, NUL, openInput, pieces, whole } from './input.ts'
 import { interruptible } from './interruption.ts'
 import { type Item, itemFor, messageFromJson, plural, toTag } from './messages.ts'
 import { codeOf, give, longestOf, type Source } from './moving.ts'
@@ -57,14 +57,14 @@ export const send: Command = defineCommand({
     const limit = toDuration('timeout', options.timeout, MAX_TIMER)
     const rate = toInteger('rate', options.rate, 1, 1e6)
     const source = { target, queue: openTarget(target, { access: 'write' }) }
-    const input = await open(content)
+    const input = await openInput(content)
     const parse = options['json-lines']
       ? (line: Buffer) => itemFor(target.family, messageFromJson(line.toString()))
       : (data: Buffer): Item => ({ data, ...tag })
     const batches =
       modes.length === 0
-        ? whole(input, longestOf(source.queue))
-        : pieces(input, options.null ? 0 : 10, options['json-lines'] ? MAX_JSON : longestOf(source.queue))
+        ? one(input, longestOf(source.queue))
+        : pieces(input, options.null ? NUL : LF, options['json-lines'] ? MAX_JSON : longestOf(source.queue))
     const timeout = limit ?? (options.wait ? undefined : 0)
     return interruptible(async (signal) => {
       if ('destroy' in input) addAbortSignal(signal, input)
@@ -95,68 +95,8 @@ export const send: Command = defineCommand({
 /** A line of JSON is longer than the message in it. */
 const MAX_JSON = 2 ** 26
 
-type Input = Readable | readonly Buffer[]
-
-async function open(content: string): Promise<Input> {
-  if (content === '-') {
-    if (process.stdin.isTTY) note('from the terminal; Ctrl-D ends it')
-    return process.stdin
-  }
-  if (!content.startsWith('@')) return [Buffer.from(content)]
-  const file = createReadStream(content.slice(1))
-  await new Promise((resolve, reject) => file.once('open', resolve).once('error', reject)).catch((error) => {
-    throw new Failure(`cannot read ${content.slice(1)}: ${(error as Error).message}`)
-  })
-  return file
-}
-
-const tooLong = (what: string, most: number): Failure =>
-  Object.assign(
-    new Failure(
-      `EMSGSIZE: message too long, ${what} has more than ${most} bytes`,
-      'Send less at once, such as --lines.',
-    ),
-    { code: 'EMSGSIZE' },
-  )
-
-/** All of the input; but no more is kept than can be sent. */
-async function* whole(input: Input, most: number): AsyncGenerator<Buffer[]> {
-  const chunks: Buffer[] = []
-  let length = 0
-  for await (const chunk of input as AsyncIterable<Buffer>) {
-    chunks.push(chunk)
-    length += chunk.length
-    // The library says it better, of what is not much longer.
-    if (length > most + 65536) throw tooLong('the input', most)
-  }
-  yield [Buffer.concat(chunks)]
-}
-
-/** What stands between separators, as many at a time as come at a time. */
-async function* pieces(input: Input, separator: number, most: number): AsyncGenerator<Buffer[]> {
-  let rest: Buffer[] = []
-  let length = 0
-  let count = 0
-  for await (const chunk of input as AsyncIterable<Buffer>) {
-    const batch: Buffer[] = []
-    let start = 0
-    for (let end = chunk.indexOf(separator); end !== -1; end = chunk.indexOf(separator, start)) {
-      rest.push(chunk.subarray(start, end))
-      batch.push(rest.length === 1 ? (rest[0] as Buffer) : Buffer.concat(rest))
-      rest = []
-      length = 0
-      start = end + 1
-    }
-    if (start < chunk.length) {
-      rest.push(chunk.subarray(start))
-      length += chunk.length - start
-    }
-    count += batch.length
-    if (batch.length > 0) yield batch
-    // The kernel itself says so of what came whole.
-    if (length > most) throw tooLong(`number ${count + 1}`, most)
-  }
-  if (length > 0) yield [Buffer.concat(rest)]
+async function* one(input: Input, most: number): AsyncGenerator<Buffer[]> {
+  yield [await whole(input, most)]
 }
 
 interface Sending {

@@ -1,7 +1,8 @@
-import { type Command, defineCommand, toInteger, toMode } from './command.ts'
+import { type Command, defineCommand, JSON_OPTION, toInteger, toMode } from './command.ts'
 import { UsageError } from './errors.ts'
 import { groupId, userId } from './queues.ts'
 import { openSysv, parseTarget } from './target.ts'
+import { printJson } from './terminal.ts'
 
 export const set: Command = defineCommand({
   name: 'set',
@@ -16,6 +17,7 @@ export const set: Command = defineCommand({
     mode: { type: 'string', value: 'MODE', help: 'permissions in octal' },
     owner: { type: 'string', value: 'USER', help: 'a name or a number' },
     group: { type: 'string', value: 'GROUP', help: 'a name or a number' },
+    ...JSON_OPTION,
   },
   examples: [
     ['kmq set 0x1f --max-bytes 32768 --mode 660', 'smaller, and for the group, too'],
@@ -43,6 +45,7 @@ export const set: Command = defineCommand({
     const queue = openSysv(target)
     queue.set(changes)
     await queue.close()
+    if (options.json === true) await printJson({ queue: text, ...changes, mode: options.mode })
     return 0
   },
 })

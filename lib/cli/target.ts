@@ -1,7 +1,7 @@
 // Queues of the kernel as a user names them.
 import { statSync } from 'node:fs'
 import { type PosixOpenOptions, PosixQueue, type QueueError, type SysvOpenOptions, SysvQueue } from '../index.ts'
-import { UsageError } from './errors.ts'
+import { isUrl, UsageError } from './errors.ts'
 
 interface PosixTarget {
   readonly family: 'posix'
@@ -29,6 +29,8 @@ export function parseTarget(text: string): Target {
     throw new UsageError(`'${text}' is no queue: after posix: comes a slash and a name without one`)
   if (/^#\d+$/.test(name)) return { family: 'sysv', text, at: { id: Number(name.slice(1)) } }
   if (/^0x[\da-f]{1,8}$/i.test(name)) return { family: 'sysv', text, at: { key: Number(name) } }
+  if (prefix === undefined && isUrl(name))
+    throw new UsageError(`that is the URL of a bus, which kmq bus URL COMMAND takes. ${NAMES}`)
   const [, path = '', project] = /^(.+):(\d{1,3}|[^\d])$/s.exec(name) ?? []
   if (project === undefined) throw new UsageError(`'${text}' names no queue. ${NAMES}`)
   return { family: 'sysv', text, at: { key: ftok(path, project) } }

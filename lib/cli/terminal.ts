@@ -12,17 +12,22 @@ let isPipeHeld = false
 
 /** Nobody reads any more; there is nothing left to say. What else goes wrong is what write() rejects with. */
 process.stdout.on('error', (error: NodeJS.ErrnoException) => {
-  if (error.code === 'EPIPE' && !isPipeHeld) process.exit(EXIT.brokenPipe)
-  if (error.code === 'EIO') hangUp()
+  if (isPipeHeld) return
+  if (error.code === 'EPIPE') process.exit(EXIT.brokenPipe)
+  if (isHangUp(error)) hangUp()
 })
 
 /** Nobody hears what goes wrong; that must not stop what is being done. */
 process.stderr.on('error', () => {})
 
-/** From now on a broken pipe is an error as any other: of who has messages to put back. */
+/** From now on a broken pipe, or a terminal that is gone, is an error as any other: of who has messages to put back. */
 export function holdPipe(): void {
   isPipeHeld = true
 }
+
+/** Whether it is that the terminal is gone. */
+export const isHangUp = (error: unknown): boolean =>
+  (error as { code?: unknown } | undefined)?.code === 'EIO' && process.stdout.isTTY
 
 /** The terminal is gone: ends as if nobody listened to SIGHUP. An exit would reset the terminal, and abort when it cannot. */
 export function hangUp(): void {
@@ -97,7 +102,8 @@ export function complain(command: string, error: unknown, asJson = false): void 
     process.stderr.write(`${JSON.stringify({ error: described })}\n`)
     return
   }
-  process.stderr.write(`${style.red(`${command}:`)} ${described.message}\n`)
+  const lines = described.message.split('\n').map(harmless)
+  process.stderr.write(`${style.red(`${command}:`)} ${lines.join('\n')}\n`)
   const { hint, retryAfter } = described
   if (hint !== undefined) process.stderr.write(`  ${style.dim(hint)}\n`)
   if (retryAfter !== undefined)
@@ -140,7 +146,7 @@ export async function confirm(question: string): Promise<boolean> {
   const { createInterface } = await import('node:readline/promises')
   const lines = createInterface({ input: process.stdin, output: process.stderr })
   try {
-    return /^y(es)?$/i.test(await lines.question(`${question} [y/N] `))
+    return /^y(es)?$/i.test(await lines.question(`${harmless(question)} [y/N] `))
   } finally {
     lines.close()
   }

@@ -4,7 +4,7 @@ import ms from 'ms'
 import stringWidth from 'string-width'
 import type { QueueError } from '../index.ts'
 import { type Command, defineCommand } from './command.ts'
-import { toDuration } from './duration.ts'
+import { toInterval } from './duration.ts'
 import { Flow } from './flow.ts'
 import { interruptible } from './interruption.ts'
 import { matcher } from './ls.ts'
@@ -60,10 +60,10 @@ export const top: Command = defineCommand({
     ["kmq top '/orders*' --sort fill", 'some of them, the fullest first'],
   ],
   async run({ operands: [pattern = ''], options }) {
-    const interval = toDuration('interval', options.interval) ?? 500
+    const interval = toInterval(options.interval, 500)
     const view = new View((options.sort ?? 'depth') as Order)
     await view.filter(pattern)
-    return interruptible((signal) => show(view, Math.min(Math.max(interval, 50), 2 ** 31 - 1), signal))
+    return interruptible((signal) => show(view, interval, signal))
   },
 })
 

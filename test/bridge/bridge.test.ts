@@ -561,6 +561,10 @@ describe('a configuration', () => {
     const error = (await failureOf(() => bridge({ routes: [{ ...route, from }] }))) as Error
     expect(error.message).toContain('//user:***@host')
     expect(error.message).not.toMatch(/ss\/w|t0ken/)
+    const other = (await failureOf(() =>
+      bridge({ routes: [{ ...route, from: 'nats://t0ken@host#nothing' }] }),
+    )) as Error
+    expect(other.message).toContain('nats://***@host')
   })
 })
 

@@ -354,3 +354,8 @@ await describeEngine('nats', (_, server) => {
     expect(await take(patient.queue('other'), 1)).toEqual(['waited'])
   })
 })
+
+test('a token that stands in place of a user is not shown', async () => {
+  const url = 'nats://t0ken@localhost:1?prefix=a/b'
+  await expect(connect(url)).rejects.toThrow("Received 'nats://***@localhost:1?prefix=a/b'")
+})

@@ -70,6 +70,9 @@ describe('kmq bus', () => {
     [['bus', 'local:/nowhere', 'peek'], 'expected QUEUE\n'],
     [['bus', 'local:nowhere', 'ls'], 'local: and an absolute path'],
     [['bus', '/nowhere', 'ls'], 'one that begins with local:'],
+    [['bus', 'local:/nowhere', 'stats', '--watch', '--interval', '30d'], '--interval is 25d at most'],
+    [['bus', 'local:/nowhere', 'tail', 'q', '--interval', '1'], '--interval is 10 milliseconds or more'],
+    [['ls', '--watch', '--interval', '0'], '--interval is 10 milliseconds or more'],
     [['bus', 'memory:', 'ls'], 'memory: is a bus within one process'],
     [['bus', 'local:/nowhere', 'send', 'q', 'x', '--priority', '256'], '--priority is an integer from 0 to 255'],
     [['bus', 'local:/nowhere', 'send', 'q', 'x', '--delay', 'soon'], '--delay is a time such as'],
@@ -122,22 +125,26 @@ describe('kmq bus', () => {
   })
 
   test.each([
-    'redis://user:hunter2@localhost/0',
-    'redis://hunter2@localhost',
+    'redis://user:hunter2@localhost:1/0',
+    'redis://hunter2@localhost:1',
     'local://user:hunter2@host/x',
     'nonsense://user:hunter2@host:port:port/@x',
-    'redis://user:hun ter2@localhost',
+    'redis://user:hun ter2@localhost:1',
     'local:/nowhere?password=hunter2',
-    'amqp://user:h%75nter2@localhost',
+    'amqp://user:h%75nter2@localhost:1',
   ])('nothing is printed of the secret in %s', async (url) => {
     const commands = [
       ['bus', url, 'ls'],
       ['bus', 'ls', url],
+      ['bus', 'mail', url, 'send'],
+      ['send', url, 'mail'],
+      ['info', `${url}:1`],
       [url, 'ls'],
       ['bus', url, 'ls', '--json'],
     ]
     for (const { code, stdout, stderr } of await Promise.all(commands.map((args) => kmq(args)))) {
-      expect(code).toBe(2)
+      // What is right but for the server fails.
+      expect([1, 2]).toContain(code)
       expect(stdout + stderr).not.toMatch(/hun ?ter2|h%75nter2/)
     }
   })
@@ -313,6 +320,16 @@ describe('kmq bus URL send', () => {
       expect({ code, stdout }).toEqual({ code: 1, stdout: '' })
       expect(stderr).toMatch(/no JSON|no such file/)
     }
+    expect(await bus.queues()).toEqual([])
+  })
+
+  test('input that goes on and on does not fill the memory', async () => {
+    const { bus, url } = await makeBus()
+    const line = 'head -c 4000000000 /dev/zero | prlimit --as=5000000000 "$@"'
+    const child = start('sh', ['-c', line, 'sh', process.execPath, command, 'bus', url, 'send', 'q'])
+    const { code, stderr } = await child.outcome
+    expect(stderr).toMatch(/EMSGSIZE: message too long, .* more than 1073741824 bytes/)
+    expect(code).toBe(1)
     expect(await bus.queues()).toEqual([])
   })
 

@@ -3,8 +3,9 @@ import { spawnSync } from 'node:child_process'
 import { chmodSync, mkdtempSync, readFileSync, rmSync, writeFileSync } from 'node:fs'
 import { tmpdir } from 'node:os'
 import { join } from 'node:path'
+import { PosixQueue } from 'kernelmq'
 import { describe, expect, onTestFinished, test } from 'vitest'
-import { openQueue } from '../support.ts'
+import { openQueue, uniqueName } from '../support.ts'
 import { openSysv } from '../sysv-support.ts'
 import { command, kmq } from './support.ts'
 
@@ -45,6 +46,15 @@ describe('completion', () => {
     expect(bash('kmq bus local:/x red')).toEqual(['redrive'])
     expect(bash('kmq run /x -- ')).toEqual([])
     expect(bash('kmq nonsense ')).toEqual([])
+  })
+
+  test('a name means nothing to the shell', () => {
+    const name = `${uniqueName()}-$(id)`
+    for (const end of ['', '\nx']) {
+      PosixQueue.open(name + end, { create: true, maxMessages: 1, messageSize: 1 })
+      onTestFinished(() => PosixQueue.unlink(name + end))
+    }
+    expect(bash(`kmq info ${name.slice(0, -5)}`)).toEqual([name.replace(/[$()]/g, '\\$&')])
   })
 
   test.each(['zsh', 'fish'])('is a script that %s can read', async (shell) => {

@@ -7,6 +7,17 @@ import { asStranger, canBeStranger, hasTerminal, jsonOf, kmq, onTerminal } from 
 
 const hex = (key: number) => `0x${key.toString(16)}`
 
+test('a name does not move the cursor', async () => {
+  const name = `${uniqueName()}\u001b[2J`
+  const missing = await kmq(['info', name])
+  expect(missing).toMatchObject({ code: 1, stderr: expect.stringMatching(/\ufffd\[2J[^]*kmq create/) })
+  PosixQueue.open(name, { create: true, maxMessages: 1, messageSize: 1 })
+  onTestFinished(() => PosixQueue.unlink(name))
+  const found = await kmq(['info', name])
+  expect(found).toMatchObject({ code: 0, stdout: expect.stringContaining('\ufffd[2J') })
+  expect(missing.stderr + found.stdout).not.toContain('\u001b')
+})
+
 describe('kmq create', () => {
   test('makes a POSIX queue of these sizes, whatever the umask', async () => {
     const name = uniqueName()
@@ -107,6 +118,12 @@ describe('kmq set', () => {
     expect(queue.stat()).toMatchObject({ maxBytes: 1000, mode: 0o660, uid: 1, gid: stranger })
   })
 
+  test('--json tells what it has changed', async () => {
+    const { id } = openSysv()
+    const changed = await jsonOf(['set', `#${id}`, '--max-bytes', '1000', '--mode', '640', '--json'])
+    expect(changed).toEqual({ queue: `#${id}`, maxBytes: 1000, mode: '640' })
+  })
+
   test.each([
     ['nothing', [], 'nothing to change'],
     ['an unknown user', ['--owner', 'nobody-knows'], "there is no user 'nobody-knows'"],
@@ -196,11 +213,12 @@ describe('kmq purge', () => {
     onTestFinished(() => ended.abort())
     sysv.trySendMany(['a', 'b'])
     const sending = (async () => {
-      while (!ended.signal.aborted) await sysv.send('x', { timeout: 1000 })
+      for (;;) await sysv.send('x', { signal: ended.signal })
     })()
+    sending.catch(() => {})
     expect((await kmq(['purge', `#${sysv.id}`])).code).toBe(0)
     ended.abort()
-    await sending
+    await expect(sending).rejects.toMatchObject({ name: 'AbortError' })
   })
 })
 

@@ -152,6 +152,22 @@ describe('kmq pipe', () => {
     expect(drainTagged(to)).toEqual([['short', 3]])
   })
 
+  test.each(families)(
+    'ended at once while a message has left one queue and not reached the other, from %s',
+    async (_, open) => {
+      const [from, to] = [open(), openSysv({ maxBytes: 100 })]
+      to.trySend('x'.repeat(60))
+      const child = startKmq(['pipe', nameOf(from), nameOf(to), '--follow'])
+      await from.send('y'.repeat(60))
+      await depthIs(from, 0)
+      // Both are there before it has given up the send.
+      process.kill(child.pid, 'SIGINT')
+      process.kill(child.pid, 'SIGTERM')
+      expect((await child.outcome).stderr).toContain('put back 1 message')
+      expect(drain(from)).toEqual(['y'.repeat(60)])
+    },
+  )
+
   test('both are gone: what was taken is in a file', async () => {
     const [from, to] = [openSysv(), openSysv({ maxBytes: 100 })]
     to.trySend('x'.repeat(60))

@@ -20,6 +20,7 @@ import {
   nameOf,
 } from './moving.ts'
 import { command, kmq, startKmq } from './support.ts'
+import { TerminalOf } from './terminal.ts'
 
 describe('kmq recv', () => {
   test.each(families)('prints one message and a newline, or so many, %s', async (_, open) => {
@@ -196,6 +197,18 @@ describe('kmq recv', () => {
     const whole = [...printed, ...drain(queue), ...bodies].filter((line) => line.length > 8000)
     const numbers = new Set(whole.map((line) => Number.parseInt(line, 10)))
     expect(numbers.size).toBe(sent)
+  })
+
+  test('its terminal is gone: the message is put back', async () => {
+    const queue = openQueue()
+    const terminal = new TerminalOf([process.execPath, command, 'recv', nameOf(queue), '--follow'])
+    await queue.send('shown')
+    await terminal.until(({ text }) => text.includes('shown'))
+    terminal.tell({ hangUp: true })
+    await terminal.report('hungUp')
+    await queue.send('kept')
+    expect(await terminal.report('code')).toMatchObject({ code: null, signal: 'SIGHUP' })
+    expect(drain(queue)).toEqual(['kept'])
   })
 
   test.each(families)('the queue is removed, %s', async (_, open) => {

@@ -1,9 +1,9 @@
 import { PosixQueue, SysvQueue } from 'kernelmq'
 import { describe, expect, onTestFinished, test } from 'vitest'
-import { isRoot, openQueue, stranger, uniqueName } from '../support.ts'
+import { isRoot, openQueue, start, stranger, uniqueName } from '../support.ts'
 import { openSysv, removeAfter, uniqueKey } from '../sysv-support.ts'
 import { canBecome, depthIs, drain, drainTagged, expectFailure, families, kmqAsStranger, nameOf } from './moving.ts'
-import { kmq, startKmq } from './support.ts'
+import { command, kmq, startKmq } from './support.ts'
 
 /** A dump with so many messages of a length. */
 function dumpOf(queue: string, count: number, length = 50): string {
@@ -139,6 +139,12 @@ describe('kmq restore', () => {
     const outcome = await kmq(['restore', nameOf(queue)], { input: dumpOf(nameOf(queue), 2, 300) })
     expectFailure(outcome, 1, /message 1 has 300 bytes, and .* takes (64|256); nothing was restored/)
     expect(drain(queue)).toEqual([])
+  })
+
+  test('input that goes on and on does not fill the memory', async () => {
+    const line = 'head -c 2000000000 /dev/zero | prlimit --as=4000000000 "$@"'
+    const child = start('sh', ['-c', line, 'sh', process.execPath, command, 'restore'])
+    expectFailure(await child.outcome, 1, /the input has more than \d+ bytes\n.*Longer dumps cannot be read/)
   })
 
   test('a queue that was created for nothing is gone again', async () => {

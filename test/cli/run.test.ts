@@ -1,4 +1,4 @@
-import { existsSync, readFileSync, writeFileSync } from 'node:fs'
+import { existsSync, readdirSync, readFileSync, writeFileSync } from 'node:fs'
 import { join } from 'node:path'
 import { PosixQueue } from 'kernelmq'
 import { describe, expect, test } from 'vitest'
@@ -146,13 +146,21 @@ describe('kmq run', () => {
     expect(await kmq(['run', nameOf(queue), '--idle', '0', '--', 'true'])).toMatchObject({ code: 0, stderr: '' })
   })
 
-  test.each(['SIGINT', 'SIGTERM'] as const)('%s lets what runs finish, and starts nothing', async (name) => {
+  test.each(['SIGINT', 'SIGTERM', 'SIGQUIT'] as const)('%s lets what runs finish, and starts nothing', async (name) => {
     const queue = openQueue()
     const path = directory()
     queue.trySend('first')
     queue.trySend('second')
     const script = `echo $$ > ${path}/pid; until [ -e ${path}/go ]; do sleep 0.01; done; cat > ${path}/done`
-    const child = start('setsid', [process.execPath, command, 'run', nameOf(queue), ...sh(script)])
+    const child = start('setsid', [
+      'prlimit',
+      '--core=0',
+      process.execPath,
+      command,
+      'run',
+      nameOf(queue),
+      ...sh(script),
+    ])
     await fileIs(join(path, 'pid'))
     // To the whole group, as a terminal does.
     process.kill(-child.pid, name)
@@ -181,6 +189,30 @@ describe('kmq run', () => {
     expect(stderr).toMatch(/put back 1 message/)
     expect(drainTagged(queue)).toEqual([['first', 5]])
     await expect.poll(() => existsSync(`/proc/${pid}`), { timeout: 60_000 }).toBe(false)
+  })
+
+  test('a second Ctrl-C while a message waits to be put back keeps it once', async () => {
+    const queue = openQueue({ maxMessages: 1 })
+    const cwd = directory()
+    queue.trySend('bad')
+    const path = join(cwd, 'began')
+    const line = `cd ${cwd} && exec "$0" "$@"`
+    const script = `touch ${path}; until [ -e ${cwd}/go ]; do sleep 0.01; done; exit 1`
+    const args = ['run', nameOf(queue), '--attempts', '1', ...sh(script)]
+    const child = start('sh', ['-c', line, process.execPath, command, ...args])
+    await expect.poll(() => existsSync(path), { timeout: 60_000 }).toBe(true)
+    queue.trySend('in its place')
+    process.kill(child.pid, 'SIGINT')
+    writeFileSync(join(cwd, 'go'), '')
+    let stop: NodeJS.Timeout | undefined
+    const again = () => {
+      process.kill(child.pid, 'SIGINT')
+      stop = setTimeout(again, 50)
+    }
+    stop = setTimeout(again, 500)
+    const { stderr } = await child.outcome.finally(() => clearTimeout(stop))
+    expect(stderr.match(/could not be put back/g)).toHaveLength(1)
+    expect(readdirSync(cwd).filter((name) => name.startsWith('kmq-rescued'))).toHaveLength(1)
   })
 
   test('Ctrl-C between two attempts puts the message back', async () => {

@@ -16,6 +16,7 @@ interface Report {
   started?: number
   output?: string
   stopped?: true
+  hungUp?: true
   termios?: unknown
   code?: number | null
   signal?: NodeJS.Signals | null

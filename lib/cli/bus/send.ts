@@ -1,15 +1,15 @@
-import { open, readFile } from 'node:fs/promises'
-import { addAbortSignal, Readable } from 'node:stream'
-import { buffer } from 'node:stream/consumers'
+import { addAbortSignal } from 'node:stream'
 import type { Item, Queue, Receipt, SendOptions } from '../../bus/index.ts'
 import { type Call, type Command, JSON_OPTION, type OptionSpec, toInteger } from '../command.ts'
 import { toDuration } from '../duration.ts'
 import { Failure, UsageError } from '../errors.ts'
+import { LF, openInput, pieces, whole } from '../input.ts'
 import { note, print, printJson } from '../terminal.ts'
 import { defineBusCommand, queueOf } from './connection.ts'
 import { oneLine } from './messages.ts'
 
-const LF = 0x0a
+/** Bytes of the longest body of any bus. */
+const LONGEST = 2 ** 30
 
 /** The most that go together. */
 const BATCH = 500
@@ -57,11 +57,12 @@ export const send: Command = defineBusCommand({
       const input = await openInput(source)
       return async (bus, signal) => {
         const queue = queueOf(bus, name, { overflow: wait === true ? 'wait' : 'reject' })
-        await sendLines(linesOf(addAbortSignal(signal, input)), queue, { ...sending, signal }, toBody, json === true)
+        if ('destroy' in input) addAbortSignal(signal, input)
+        await sendLines(pieces(input, LF, LONGEST), queue, { ...sending, signal }, toBody, json === true)
         return 0
       }
     }
-    const body = toBody(await read(source))
+    const body = toBody(await whole(await openInput(source), LONGEST))
     return async (bus, signal) => {
       const queue = queueOf(bus, name, { overflow: wait === true ? 'wait' : 'reject' })
       const receipt = await queue.send(body, { ...sending, signal })
@@ -111,34 +112,6 @@ function textOf(data: Buffer): string | undefined {
   } catch {
     return undefined
   }
-}
-
-/** The whole of what is to be sent. */
-async function read(source: string): Promise<Buffer> {
-  if (source === '-') return buffer(process.stdin)
-  return /^@./.test(source) ? readFile(source.slice(1)) : Buffer.from(source)
-}
-
-async function openInput(source: string): Promise<Readable> {
-  if (source === '-') return process.stdin
-  return /^@./.test(source) ? (await open(source.slice(1))).createReadStream() : Readable.from([Buffer.from(source)])
-}
-
-/** Those that came together, together: nobody has to wait for the next. */
-async function* linesOf(input: AsyncIterable<Buffer>): AsyncGenerator<Buffer[]> {
-  let rest: Buffer[] = []
-  for await (const chunk of input) {
-    const lines: Buffer[] = []
-    let from = 0
-    for (let at = chunk.indexOf(LF); at >= 0; at = chunk.indexOf(LF, from)) {
-      lines.push(Buffer.concat([...rest, chunk.subarray(from, at)]))
-      rest = []
-      from = at + 1
-    }
-    if (from < chunk.length) rest.push(chunk.subarray(from))
-    if (lines.length > 0) yield lines
-  }
-  if (rest.length > 0) yield [Buffer.concat(rest)]
 }
 
 async function sendLines(

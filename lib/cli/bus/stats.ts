@@ -1,7 +1,7 @@
 import ms from 'ms'
 import type { Bus } from '../../bus/index.ts'
 import { type Command, JSON_OPTION } from '../command.ts'
-import { toDuration } from '../duration.ts'
+import { toInterval } from '../duration.ts'
 import { UsageError } from '../errors.ts'
 import { print, printJson, style, write } from '../terminal.ts'
 import { watch } from '../watch.ts'
@@ -27,8 +27,7 @@ export const stats: Command = defineBusCommand({
     ['kmq bus local:/var/lib/app stats --prometheus > app.prom', 'for the node exporter'],
   ],
   prepare({ operands: [queue], options }) {
-    const interval = toDuration('interval', options.interval) ?? 1000
-    if (interval < 10) throw new UsageError('--interval is 10 milliseconds or more')
+    const interval = toInterval(options.interval, 1000)
     if (options.prometheus === true) {
       const others = [queue, options.watch, options.json].some((other) => other !== undefined)
       if (others) throw new UsageError('--prometheus stands alone: it is of all queues, once')

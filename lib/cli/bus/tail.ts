@@ -1,7 +1,7 @@
 import { setTimeout as sleep } from 'node:timers/promises'
 import type { Bus, HistoryEntry, Queue, QueuedMessage } from '../../bus/index.ts'
 import { type Command, JSON_OPTION, toInteger } from '../command.ts'
-import { toDuration } from '../duration.ts'
+import { toInterval } from '../duration.ts'
 import { UsageError } from '../errors.ts'
 import { note, print, printJson } from '../terminal.ts'
 import { defineBusCommand, findQueue } from './connection.ts'
@@ -31,8 +31,7 @@ export const tail: Command = defineBusCommand({
     if (topic !== undefined && (all ?? interval) !== undefined)
       throw new UsageError('--all and --interval are for a QUEUE: a topic keeps nothing, and tells at once')
     const most = toInteger('count', count, 1, 1e9) ?? Number.POSITIVE_INFINITY
-    const pause = toDuration('interval', interval) ?? 500
-    if (pause < 10) throw new UsageError('--interval is 10 milliseconds or more')
+    const pause = toInterval(interval, 500)
     const show = (message: Seen) => (json === true ? printJson(toJson(message), true) : print(line(message)))
     return async (bus, signal) => {
       if (topic !== undefined) await follow(bus, topic, most, show, signal)

@@ -15,11 +15,11 @@ export interface Address {
   readonly numbers: Readonly<Record<string, number>>
 }
 
-/** As it may be seen: without the password. */
+/** As it may be seen: without the password, or the token that stands in place of a user. */
 export function shown(url: URL): string {
-  if (url.password === '') return url.href
   const copy = new URL(url)
-  copy.password = '***'
+  if (url.password !== '') copy.password = '***'
+  else if (url.username !== '') copy.username = '***'
   return copy.href
 }
 
@@ -56,7 +56,7 @@ export function noConnection(url: URL, port: number, call: string, cause: unknow
 /** The engine knows who asks, or does not, and lets him not. */
 export function noAccess(url: URL, port: number, call: string, cause: unknown): QueueError {
   const path = `${url.hostname || 'localhost'}:${url.port || port}`
-  const user = url.username === '' ? 'a user' : `user "${decodeURIComponent(url.username)}"`
+  const user = url.password === '' ? 'a user' : `user "${decodeURIComponent(url.username)}"`
   const detail = cause instanceof Error ? cause.message : undefined
   const hint = `give the URL ${user} with the right password and permissions: ${url.protocol}//user:password@${path}`
   return Object.assign(new QueueError('ERR_BUS_ACCESS', { syscall: call, path, detail, hint }), { cause })
