@@ -8,12 +8,6 @@ import { MAX_TIMER, Waiter } from '../../../waiting.ts'
 const FIRST_WAIT = 50
 const LONGEST_WAIT = 2000
 
-/**
- * Milliseconds that a server which was started again is left alone: a quorum queue of RabbitMQ 3.10 that is asked for
- * something before it has a leader never gets one.
- */
-const ELECTION = 1500
-
 /** Codes of RabbitMQ that pass by themselves: it starts or stops, or a queue has no leader at the moment. */
 const PASSING = [320, 504, 541]
 const TRY_AGAIN = 50
@@ -161,13 +155,10 @@ export class Link {
     for (let wait = FIRST_WAIT; !this.#closed; wait = Math.min(2 * wait, LONGEST_WAIT)) {
       try {
         const model = await this.#options.connect()
-        // The first time it was there all along.
-        if (this.#cause === undefined || (await staysUp(model))) {
-          this.#connecting = false
-          this.#use(model)
-          this.onUp()
-          return
-        }
+        this.#connecting = false
+        this.#use(model)
+        this.onUp()
+        return
       } catch (error) {
         this.#cause = error
       }
@@ -253,17 +244,6 @@ export class Link {
     // One that has just gone is closed, too.
     await model?.close().catch(() => {})
   }
-}
-
-/** False if it was lost again before its queues had time to find their leaders. */
-async function staysUp(model: ChannelModel): Promise<boolean> {
-  let isLost = false
-  model.on('error', () => {})
-  model.on('close', () => {
-    isLost = true
-  })
-  await sleep(ELECTION, undefined, { ref: false })
-  return !isLost
 }
 
 /** What is wrong with a channel is told by what was asked for on it. */
