@@ -164,7 +164,10 @@ await describeEngine('amqp', (_, server) => {
     await queue.send(1)
     const handled = deferred<unknown>()
     await take(queue, 1)
-    queue.consume(({ body }) => handled.resolve(body))
+    queue.consume(({ body }) => {
+      // The server may be gone before it reads that the first was acknowledged.
+      if (body !== 1) handled.resolve(body)
+    })
     await server.kill()
     const error = await queue.send(2).catch((reason: unknown) => reason)
     expect(error).toMatchObject({ code: 'ERR_BUS_CONNECTION', hint: expect.stringContaining(String(server.port)) })

@@ -104,13 +104,13 @@ export class Line {
   async receive(options: ReceiveOptions): Promise<Held[]> {
     checkSignal(options.signal)
     const { hold } = this.#context.link
-    if (!options.background) hold.enter()
+    if (!options.background) hold.take()
     try {
       const held = await (options.together ? this.#receiveMore(options) : this.#receiveOnce(options))
       if (options.lease !== Number.POSITIVE_INFINITY) for (const one of held) this.limit(one, options.lease)
       return held
     } finally {
-      if (!options.background) hold.leave()
+      if (!options.background) hold.release()
     }
   }
 

@@ -2,7 +2,8 @@
 import { setTimeout as sleep } from 'node:timers/promises'
 import type { Channel, ChannelModel } from 'amqplib'
 import { QueueError } from '../../../errors.ts'
-import { MAX_TIMER, Waiter } from '../../../waiting.ts'
+import { Waiter } from '../../../waiting.ts'
+import type { Hold } from '../engine/hold.ts'
 
 /** Milliseconds before the connection is made again; it doubles. */
 const FIRST_WAIT = 50
@@ -11,29 +12,6 @@ const LONGEST_WAIT = 2000
 /** Codes of RabbitMQ that pass by themselves: it starts or stops, or a queue has no leader at the moment. */
 const PASSING = [320, 504, 541]
 const TRY_AGAIN = 50
-
-/** What keeps the process: not the connections, but what is waited for. */
-export class Hold {
-  #count = 0
-  #timer: NodeJS.Timeout | undefined
-
-  enter(): void {
-    if (this.#count++ === 0) this.#timer = setInterval(() => {}, MAX_TIMER)
-  }
-
-  leave(): void {
-    if (--this.#count === 0) clearInterval(this.#timer)
-  }
-
-  async during<R>(work: () => Promise<R>): Promise<R> {
-    this.enter()
-    try {
-      return await work()
-    } finally {
-      this.leave()
-    }
-  }
-}
 
 /** The server said no, and why; undefined if the connection or the channel was lost, or will be there soon. */
 export function refusalOf(error: unknown): number | undefined {
