@@ -155,7 +155,7 @@ export class Link {
       if (this.#model !== undefined && !(free && this.#blocked !== undefined)) return this.#model
       if (this.#model === undefined) this.#connect()
       const waiter = new Waiter<void>(deadline, signal, (ended, reason) =>
-        ended.reject(reason === 'timeout' ? this.#late(call) : reason),
+        ended.reject(reason === 'timeout' ? this.late(call) : reason),
       )
       this.#waiting.add(waiter)
       try {
@@ -166,8 +166,9 @@ export class Link {
     }
   }
 
-  #late(call: string): QueueError {
-    if (this.#blocked === undefined) return this.explain(this.#cause, call)
+  /** What is told of what took too long. */
+  late(call: string, cause: unknown = this.#cause): QueueError {
+    if (this.#blocked === undefined) return this.explain(cause, call)
     const hint = 'the server takes nothing: it is short of memory or of disk, as `rabbitmqctl status` says'
     return new QueueError('ERR_BUS_DISK_FULL', { syscall: call, detail: `blocked: ${this.#blocked}`, hint })
   }
