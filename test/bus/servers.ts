@@ -15,6 +15,8 @@ export interface Server {
   pause(): void
   /** SIGCONT. */
   resume(): void
+  /** Tells it something by its own program, where it has one. */
+  control(...args: string[]): Promise<void>
   /** Ends it, and removes its directory. */
   close(): Promise<void>
 }

@@ -1,16 +1,17 @@
 // Real servers: each on free ports of the loopback interface, with a directory of its own, gone with the tests of a file.
-import { spawn } from 'node:child_process'
+import { execFile, spawn } from 'node:child_process'
 import { once } from 'node:events'
 import { accessSync, constants, mkdtempSync, writeFileSync } from 'node:fs'
 import { connect as connectTo, createServer } from 'node:net'
 import { tmpdir } from 'node:os'
 import { delimiter, join } from 'node:path'
 import { setTimeout as sleep } from 'node:timers/promises'
+import { promisify } from 'node:util'
 
 /**
  * Of each: what to run, the Debian package it is in, how many ports it needs beside the one of its clients, and how many
- * milliseconds it may take to come up on a machine that has little time; `sweep` is a command that ends what outlives the process that was
- * started.
+ * milliseconds it may take to come up on a machine that has little time; `control` is a program that tells it something,
+ * `sweep` a command that ends what outlives the process that was started.
  */
 const recipes = {
   redis: {
@@ -37,6 +38,7 @@ const recipes = {
     protocol: 'amqp',
     ports: 2,
     patience: 180_000,
+    control: '/usr/lib/rabbitmq/bin/rabbitmqctl',
     command(directory, port, [epmd, distribution]) {
       writeFileSync(join(directory, 'rabbitmq.conf'), `listeners.tcp.1 = 127.0.0.1:${port}\n`)
       const env = {
@@ -170,6 +172,10 @@ export async function startServer(name, more = []) {
       await sleep(20)
     }
   }
+  const control = async (...args) => {
+    const { env } = recipe.command(directory, port, others)
+    await promisify(execFile)(recipe.control, ['--quiet', ...args], { env: { ...process.env, ...env } })
+  }
   const close = async () => {
     await kill()
     await undertaker.close()
@@ -181,5 +187,6 @@ export async function startServer(name, more = []) {
     throw error
   }
   const url = `${recipe.protocol}://127.0.0.1:${port}`
-  return { port, url, start, kill, pause: () => signal('SIGSTOP'), resume: () => signal('SIGCONT'), close }
+  const [pause, resume] = [() => signal('SIGSTOP'), () => signal('SIGCONT')]
+  return { port, url, start, kill, pause, resume, control, close }
 }

@@ -27,9 +27,10 @@ import {
 } from '../../transport.ts'
 import { addressOf, noAccess, noConnection } from '../engine/address.ts'
 import { loadClient } from '../engine/client.ts'
+import { Hold } from '../engine/hold.ts'
 import type { Past } from '../engine/wire.ts'
 import { type Held, Line, LOOK_AGAIN, LOOKS } from './line.ts'
-import { Hold, Link } from './link.ts'
+import { Link } from './link.ts'
 import { type Posting, Publisher } from './publisher.ts'
 import { refused, rounded, Topology, topicKey } from './topology.ts'
 import { countOf, read, toOptions } from './wire.ts'
@@ -298,7 +299,7 @@ export class Amqp implements Transport {
     }
     if (releases.size === 0 && settled.every((one) => typeof one === 'boolean')) return settled
     const released = [...releases].map(([line, held]) => line.giveBack(held))
-    const all = await Promise.allSettled([...settled, ...released])
+    const all = await this.#inward.hold.during(() => Promise.allSettled([...settled, ...released]))
     const failed = all.find(({ status }) => status === 'rejected') as PromiseRejectedResult | undefined
     if (failed !== undefined) throw failed.reason
     return all.slice(0, batch.length).map((one) => (one as PromiseFulfilledResult<boolean>).value)
@@ -374,7 +375,7 @@ export class Amqp implements Transport {
   async stats(queue: string): Promise<TransportStats> {
     this.#check('stats')
     const line = this.#lines.get(queue)
-    await line?.resting
+    await this.#inward.hold.during(async () => line?.resting)
     const messages = await this.#countReady(queue)
     const delayed = this.#countDelayed(queue)
     return { ...NOTHING, ready: messages + (line?.waiting ?? 0), leased: line?.leased ?? 0, delayed }
@@ -474,8 +475,10 @@ export class Amqp implements Transport {
     this.#delayed.delete(queue)
     const line = this.#lines.get(queue)
     this.#lines.delete(queue)
-    await line?.close(new QueueError('ERR_MQ_CLOSED', { syscall: 'receive', path: queue }))
-    await this.#topology.drop(queue)
+    await this.#inward.hold.during(async () => {
+      await line?.close(new QueueError('ERR_MQ_CLOSED', { syscall: 'receive', path: queue }))
+      await this.#topology.drop(queue)
+    })
   }
 
   async allot(): Promise<never> {
@@ -495,7 +498,7 @@ export class Amqp implements Transport {
   }
 
   close(): Promise<void> {
-    this.#closed ??= this.#close()
+    this.#closed ??= this.#inward.hold.during(() => this.#close())
     return this.#closed
   }
 

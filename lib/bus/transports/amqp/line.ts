@@ -12,7 +12,11 @@ import { countOf, read } from './wire.ts'
 /** Milliseconds for which the server goes on to send to consumers that are busy. */
 const LINGER = 100
 
-/** Milliseconds without a message after which a consumer begins anew: RabbitMQ 3.10 does not always say that a queue is gone. */
+/**
+ * Milliseconds without a message after which a consumer begins anew, on a new channel: RabbitMQ 3.10 does not always say
+ * that a queue is gone, and what it sends to the first consumer of one that was just made again may get lost on the way,
+ * until the channel is closed.
+ */
 const QUIET = 5000
 
 /** How many of those that were given back are remembered: it was no loss. */
@@ -104,13 +108,13 @@ export class Line {
   async receive(options: ReceiveOptions): Promise<Held[]> {
     checkSignal(options.signal)
     const { hold } = this.#context.link
-    if (!options.background) hold.enter()
+    if (!options.background) hold.take()
     try {
       const held = await (options.together ? this.#receiveMore(options) : this.#receiveOnce(options))
       if (options.lease !== Number.POSITIVE_INFINITY) for (const one of held) this.limit(one, options.lease)
       return held
     } finally {
-      if (!options.background) hold.leave()
+      if (!options.background) hold.release()
     }
   }
 
@@ -252,10 +256,12 @@ export class Line {
         }
       }
       const got: Held[] = []
-      // Whoever hears nothing begins anew.
-      const waiter = new Waiter<void>(Math.min(deadline, performance.now() + QUIET), signal, (ended, reason) =>
-        reason === 'timeout' ? ended.resolve() : ended.reject(reason),
-      )
+      let isQuiet = false
+      const waiter = new Waiter<void>(Math.min(deadline, performance.now() + QUIET), signal, (ended, reason) => {
+        isQuiet = reason === 'timeout' && performance.now() < deadline
+        if (reason === 'timeout') ended.resolve()
+        else ended.reject(reason)
+      })
       let failure: { error: unknown } | undefined
       // It may be given up before it is waited for.
       waiter.promise.catch((error: unknown) => {
@@ -268,7 +274,11 @@ export class Line {
           waiter.resolve()
         }
         const begun = this.#consume(max, false, take)
-        const end = () => begun.then(([channel, tag]) => channel.cancel(tag))
+        const end = async () => {
+          const [channel, tag] = await begun
+          await channel.cancel(tag)
+          if (isQuiet) await this.#leave(channel)
+        }
         try {
           await Promise.race([begun, waiter.promise])
           // Whoever does not wait looks all the same, if there is somebody to ask.
@@ -398,8 +408,10 @@ export class Line {
       try {
         const wanted = this.#isAskedFor ? Math.max(this.#asked, this.#prefetch) : 0
         if (this.#returns.length > 0 || wanted !== this.#prefetch || this.#isStale) {
+          const isStale = this.#isStale
           this.#isStale = false
           await this.#end()
+          if (isStale) await this.#leave(await this.#channel)
           // First what was there before.
           if (this.#returns.length > 0 || wanted === 0) await this.#return()
           if (wanted > 0 && this.#isAskedFor) await this.#begin(wanted)
@@ -448,6 +460,11 @@ export class Line {
       this.#isStale = true
       this.#tune()
     }
+  }
+
+  /** Unless somebody has something of it. */
+  async #leave(channel: Channel | undefined): Promise<void> {
+    if (this.#held.size === 0) await channel?.close()
   }
 
   async #end(): Promise<void> {

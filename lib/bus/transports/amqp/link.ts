@@ -2,44 +2,16 @@
 import { setTimeout as sleep } from 'node:timers/promises'
 import type { Channel, ChannelModel } from 'amqplib'
 import { QueueError } from '../../../errors.ts'
-import { MAX_TIMER, Waiter } from '../../../waiting.ts'
+import { Waiter } from '../../../waiting.ts'
+import type { Hold } from '../engine/hold.ts'
 
 /** Milliseconds before the connection is made again; it doubles. */
 const FIRST_WAIT = 50
 const LONGEST_WAIT = 2000
 
-/**
- * Milliseconds that a server which was started again is left alone: a quorum queue of RabbitMQ 3.10 that is asked for
- * something before it has a leader never gets one.
- */
-const ELECTION = 1500
-
 /** Codes of RabbitMQ that pass by themselves: it starts or stops, or a queue has no leader at the moment. */
 const PASSING = [320, 504, 541]
 const TRY_AGAIN = 50
-
-/** What keeps the process: not the connections, but what is waited for. */
-export class Hold {
-  #count = 0
-  #timer: NodeJS.Timeout | undefined
-
-  enter(): void {
-    if (this.#count++ === 0) this.#timer = setInterval(() => {}, MAX_TIMER)
-  }
-
-  leave(): void {
-    if (--this.#count === 0) clearInterval(this.#timer)
-  }
-
-  async during<R>(work: () => Promise<R>): Promise<R> {
-    this.enter()
-    try {
-      return await work()
-    } finally {
-      this.leave()
-    }
-  }
-}
 
 /** The server said no, and why; undefined if the connection or the channel was lost, or will be there soon. */
 export function refusalOf(error: unknown): number | undefined {
@@ -161,13 +133,10 @@ export class Link {
     for (let wait = FIRST_WAIT; !this.#closed; wait = Math.min(2 * wait, LONGEST_WAIT)) {
       try {
         const model = await this.#options.connect()
-        // The first time it was there all along.
-        if (this.#cause === undefined || (await staysUp(model))) {
-          this.#connecting = false
-          this.#use(model)
-          this.onUp()
-          return
-        }
+        this.#connecting = false
+        this.#use(model)
+        this.onUp()
+        return
       } catch (error) {
         this.#cause = error
       }
@@ -186,7 +155,7 @@ export class Link {
       if (this.#model !== undefined && !(free && this.#blocked !== undefined)) return this.#model
       if (this.#model === undefined) this.#connect()
       const waiter = new Waiter<void>(deadline, signal, (ended, reason) =>
-        ended.reject(reason === 'timeout' ? this.#late(call) : reason),
+        ended.reject(reason === 'timeout' ? this.late(call) : reason),
       )
       this.#waiting.add(waiter)
       try {
@@ -197,8 +166,9 @@ export class Link {
     }
   }
 
-  #late(call: string): QueueError {
-    if (this.#blocked === undefined) return this.explain(this.#cause, call)
+  /** What is told of what took too long. */
+  late(call: string, cause: unknown = this.#cause): QueueError {
+    if (this.#blocked === undefined) return this.explain(cause, call)
     const hint = 'the server takes nothing: it is short of memory or of disk, as `rabbitmqctl status` says'
     return new QueueError('ERR_BUS_DISK_FULL', { syscall: call, detail: `blocked: ${this.#blocked}`, hint })
   }
@@ -253,17 +223,6 @@ export class Link {
     // One that has just gone is closed, too.
     await model?.close().catch(() => {})
   }
-}
-
-/** False if it was lost again before its queues had time to find their leaders. */
-async function staysUp(model: ChannelModel): Promise<boolean> {
-  let isLost = false
-  model.on('error', () => {})
-  model.on('close', () => {
-    isLost = true
-  })
-  await sleep(ELECTION, undefined, { ref: false })
-  return !isLost
 }
 
 /** What is wrong with a channel is told by what was asked for on it. */

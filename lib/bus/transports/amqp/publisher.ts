@@ -116,8 +116,7 @@ export class Publisher {
     let failure: { error: unknown } | undefined
     let waiting = postings.length
     const waiter = new Waiter<void>(deadline, signal, (ended, reason) => {
-      const late = new Error('not confirmed in time')
-      ended.reject(reason === 'timeout' ? this.#link.explain(late, call) : reason)
+      ended.reject(reason === 'timeout' ? this.#link.late(call, new Error('not confirmed in time')) : reason)
     })
     const settle = () => {
       if (--waiting === 0) waiter.resolve()

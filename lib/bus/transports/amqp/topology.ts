@@ -1,6 +1,6 @@
 // What a bus has in RabbitMQ: queues, exchanges, bindings, and what it takes for a delay. Made when it is used, and
 // made again when it is found to be gone.
-import { createHash } from 'node:crypto'
+import { createHash, randomUUID } from 'node:crypto'
 import type { Channel, Options } from 'amqplib'
 import { invalidValue, QueueError } from '../../../errors.ts'
 import { type Binding, BORROWED } from '../../transport.ts'
@@ -9,6 +9,8 @@ import { isFilterable, LONGEST_DELAY } from './wire.ts'
 
 /** What a loss counts is for the bus to say; RabbitMQ 4 would drop a message after 20. */
 const UNLIMITED = 1_000_000_000
+
+const QUORUM = { 'x-queue-type': 'quorum' }
 
 /** Milliseconds that a borrowed queue outlives its process, and how often this one says that it is there. */
 const OUTLIVES = 60_000
@@ -35,6 +37,8 @@ export class Topology {
   readonly #made = new Map<string, true | Promise<unknown>>()
   readonly #borrowed = new Map<string, Map<string, Binding>>()
   #keepAlive: NodeJS.Timeout | undefined
+  #write: Promise<unknown> = Promise.resolve()
+  #nextWrite: Promise<unknown> | undefined
 
   constructor(link: Link, prefix: string) {
     this.#link = link
@@ -113,6 +117,7 @@ export class Topology {
         await channel.assertQueue(name, optionsOf(queue))
         await channel.bindQueue(name, this.#due, queueKey(queue))
       })
+      if (!queue.startsWith(BORROWED)) await this.#written()
       for (const binding of this.#borrowed.get(queue)?.values() ?? []) await this.#bind(binding)
     })
   }
@@ -122,15 +127,39 @@ export class Topology {
     const name = this.delayOf(ms)
     return this.#make(`delay ${name}`, async () => {
       await this.base()
-      // A quorum queue that confirms what it sends on is safer, but one of RabbitMQ 3.10 may be without a leader for good
-      // after the server was killed.
-      const options: Options.AssertQueue = { messageTtl: rounded(ms), deadLetterExchange: this.#due }
+      // It lets go of what it sends on when that is confirmed.
+      const options: Options.AssertQueue = {
+        messageTtl: rounded(ms),
+        deadLetterExchange: this.#due,
+        arguments: { ...QUORUM, 'x-dead-letter-strategy': 'at-least-once', 'x-overflow': 'reject-publish' },
+      }
       await this.#declare('declare', name, async (channel) => {
         await channel.assertExchange(name, 'fanout')
         await channel.assertQueue(name, options)
         await channel.bindQueue(name, name, '')
       })
+      await this.#written()
     })
+  }
+
+  /**
+   * Resolves when the queues that are made now outlive a kill of the server. It writes the name of a new quorum queue's
+   * log half a second later, or with the next one that is made; killed before, it begins an empty log that never has a
+   * leader, and what the queue had confirmed is gone. So another one is made, and removed.
+   */
+  #written(): Promise<unknown> {
+    // One that has begun may have come before.
+    this.#nextWrite ??= this.#write.then(() => {
+      this.#nextWrite = undefined
+      const name = this.nameOf(`$made/${randomUUID()}`)
+      const written = this.#declare('declare', name, async (channel) => {
+        await channel.assertQueue(name, { expires: OUTLIVES, arguments: QUORUM })
+        await channel.deleteQueue(name)
+      })
+      this.#write = written.catch(() => {})
+      return written
+    })
+    return this.#nextWrite
   }
 
   async #declare(call: string, path: string, work: (channel: Channel) => Promise<unknown>): Promise<void> {
@@ -228,7 +257,7 @@ const keyOf = ({ pattern, queue, headers }: Binding): string => JSON.stringify([
 
 function optionsOf(queue: string): Options.AssertQueue {
   if (queue.startsWith(BORROWED)) return { durable: false, expires: OUTLIVES }
-  return { arguments: { 'x-queue-type': 'quorum', 'x-delivery-limit': UNLIMITED } }
+  return { arguments: { ...QUORUM, 'x-delivery-limit': UNLIMITED } }
 }
 
 /** What RabbitMQ has against it, and what to do. */

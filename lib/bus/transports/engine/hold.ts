@@ -12,4 +12,13 @@ export class Hold {
   release(): void {
     if (--this.#count === 0) clearInterval(this.#timer)
   }
+
+  async during<R>(work: () => Promise<R>): Promise<R> {
+    this.take()
+    try {
+      return await work()
+    } finally {
+      this.release()
+    }
+  }
 }
