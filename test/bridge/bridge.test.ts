@@ -5,7 +5,7 @@ import { dirname, join } from 'node:path'
 import { DatabaseSync } from '@photostructure/sqlite'
 import { PosixQueue, SysvQueue } from 'kernelmq'
 import { type BridgeConfig, bridge } from 'kernelmq/bridge'
-import { connect, encrypt } from 'kernelmq/bus'
+import { type Bus, connect, encrypt } from 'kernelmq/bus'
 import { describe, expect, onTestFinished, test } from 'vitest'
 import type { KernelEndpoint } from '../../dist/bridge/endpoint.js'
 import { KernelQueue } from '../../dist/bridge/kernel.js'
@@ -515,6 +515,27 @@ describe('its end and its changes', () => {
     expect(messages.map(({ body }) => body)).toEqual(numbers(26, 4).map(String))
     expect(messages.every(({ attempts, losses }) => attempts === 0 && losses === 0)).toBe(true)
     await expect(bridge.reload({ routes: [route] })).rejects.toMatchObject({ code: 'ERR_MQ_CLOSED' })
+  })
+
+  test('an end that answers nothing any more does not keep it from ending, and what was for it is given back', async () => {
+    const { near, from, route } = await newRoute()
+    const never = () => new Promise<never>(() => {})
+    const mute = {
+      capabilities: near.bus.capabilities,
+      queue: () => ({ sendMany: never, receive: never, stats: never }),
+      metrics: never,
+      close: never,
+    } as unknown as Bus
+    const routes = [
+      { ...route, to: 'local:/mute#queue=there' },
+      { name: 'back', from: 'local:/mute#queue=here', to: `${near.url}#queue=back` },
+    ]
+    const connectTo = async (url: string) => (url === 'local:/mute' ? mute : connect(url))
+    await from.send('x')
+    const { bridge } = await startBridge({ routes }, { connect: connectTo })
+    await until(() => bridge.routes[0]?.inHand === 1)
+    await bridge.close({ patience: 0 })
+    expect(await takeMessages(from, 1)).toMatchObject([{ body: 'x', attempts: 0, losses: 0 }])
   })
 
   test('another configuration keeps what is the same; a broken one changes nothing', async () => {
