@@ -5,7 +5,7 @@ import { type Bus, connect as connectBus } from '../bus/index.ts'
 import { checkInteger, checkOptions, QueueError } from '../errors.ts'
 import { type BridgeConfig, type Plan, planOf, type Route } from './config.ts'
 import type { BridgeEvent } from './counters.ts'
-import { Links } from './links.ts'
+import { inTime, Links } from './links.ts'
 import { type Measured, toText } from './metrics.ts'
 import { outboxUrl, type RouteStatus, Runner } from './runner.ts'
 import { type Answer, HealthServer } from './server.ts'
@@ -167,10 +167,10 @@ export class Bridge {
   async metrics(): Promise<string> {
     const now = Date.now()
     const routes = [...this.#runners.values()].map(async (runner): Promise<Measured> => {
-      const lag = await inTime(runner.lag(now))
+      const lag = await inTime(runner.lag(now), PATIENCE)
       return { status: runner.status, lag }
     })
-    const buses = this.#links.connected.map(async ([url, bus]) => [url, await inTime(bus.metrics())] as const)
+    const buses = this.#links.connected.map(async ([url, bus]) => [url, await inTime(bus.metrics(), PATIENCE)] as const)
     const told = await Promise.all(buses)
     const known = told.filter((one): one is readonly [string, string] => one[1] !== undefined)
     return toText(await Promise.all(routes), known)
@@ -198,13 +198,4 @@ export class Bridge {
   [Symbol.asyncDispose](): Promise<void> {
     return this.close()
   }
-}
-
-/** Undefined if it fails, or takes too long: what is down must not keep the others from being seen. */
-function inTime<T>(telling: Promise<T>): Promise<T | undefined> {
-  let timer: NodeJS.Timeout | undefined
-  const late = new Promise<undefined>((resolve) => {
-    timer = setTimeout(resolve, PATIENCE, undefined)
-  })
-  return Promise.race([telling.catch(() => undefined), late]).finally(() => clearTimeout(timer))
 }

@@ -2,10 +2,10 @@
 import { randomUUID } from 'node:crypto'
 import type { Queue } from '../bus/index.ts'
 import type { Outbox, Route } from './config.ts'
-import { backOff, type Reporter } from './counters.ts'
-import { Journal } from './journal.ts'
+import { backOff, type End, type Reporter } from './counters.ts'
+import { Journal, leftIn } from './journal.ts'
 import type { Parcel } from './mapping.ts'
-import type { Fount } from './source.ts'
+import type { Fount, Taking } from './source.ts'
 
 /** Milliseconds after which somebody else may have made room. */
 const LOOK = 1000
@@ -29,35 +29,76 @@ export class Collector {
 
   /** @param stop takes no more; @param over leaves what cannot be kept in the journal */
   async run(stop: AbortSignal, over: AbortSignal): Promise<void> {
-    const journal = new Journal(this.#kept.directory, this.#outbox.name)
-    for (const { parcels, remove } of journal.left()) {
-      if (parcels.length === 0 || (await this.#keep(parcels, over))) remove()
-    }
+    const journal = await this.#begin(stop, over)
+    if (journal === undefined) return
     await this.#collect(journal, stop, over)
-    journal.close()
+    this.#fount.close()
+    this.#managed(() => journal.close())
+  }
+
+  /** What others have left goes first. Undefined if it is to stop before it can begin. */
+  async #begin(stop: AbortSignal, over: AbortSignal): Promise<Journal | undefined> {
+    const { directory } = this.#kept
+    for (let attempts = 1; !stop.aborted; attempts++) {
+      try {
+        for (const { parcels, damaged, done } of leftIn(directory, this.#outbox.name)) {
+          if (parcels.length > 0 && !(await this.#keep(parcels, over))) return undefined
+          done()
+          if (damaged !== undefined) this.#reporter.down('outbox', new Error(`there are damaged lines in '${damaged}'`))
+        }
+        return new Journal(directory, this.#outbox.name)
+      } catch (error) {
+        this.#reporter.down('outbox', error)
+        await backOff(attempts, this.#route.retry, stop)
+      }
+    }
+    return undefined
   }
 
   async #collect(journal: Journal, stop: AbortSignal, over: AbortSignal): Promise<void> {
     const { batch, retry } = this.#route
     for (let attempts = 0; !stop.aborted; ) {
+      const taken: Parcel[] = []
+      const unwritten: Parcel[] = []
+      let end: End = 'outbox'
+      let id = randomUUID()
+      const put = (one: Taking): boolean => {
+        const parcel = { id, priority: 0, ...one }
+        taken.push(parcel)
+        if (!this.#managed(() => journal.write(parcel))) unwritten.push(parcel)
+        id = randomUUID()
+        return unwritten.length === 0
+      }
       try {
         const room = await this.#makeSure(stop)
         if (stop.aborted) break
+        end = 'source'
         await this.#fount.open(stop)
         this.#reporter.up('source')
-        // From the taking until it is in the journal is the only time at which a kill loses something.
-        const taken = await this.#fount.receive(Math.min(batch, room), stop)
-        const parcels = taken.map((one) => ({ id: randomUUID(), priority: 0, ...one }))
-        journal.write(parcels)
-        if (await this.#keep(parcels, over)) journal.clear()
+        await this.#fount.receive(Math.min(batch, room), stop, put)
         attempts = 0
       } catch (error) {
-        if (stop.aborted) break
-        this.#reporter.down('source', error)
-        await backOff(++attempts, retry, stop)
+        attempts++
+        if (!stop.aborted) this.#reporter.down(end, error)
       }
+      if (taken.length > 0 && (await this.#keep(taken, over))) this.#managed(() => journal.clear())
+      else if (!unwritten.every((parcel) => this.#managed(() => journal.write(parcel)))) {
+        const error = new Error(`up to ${unwritten.length} messages are lost: there was no way to write them down`)
+        this.#reporter.down('outbox', error)
+      }
+      if (attempts > 0) await backOff(attempts, retry, stop)
     }
-    this.#fount.close()
+  }
+
+  /** False if the journal fails: what cannot be written is in memory alone until it is in the outbox. */
+  #managed(use: () => void): boolean {
+    try {
+      use()
+      return true
+    } catch (error) {
+      this.#reporter.down('outbox', error)
+      return false
+    }
   }
 
   /** How many messages have room in the outbox, at least one: what is not kept is better left where it is. */

@@ -75,13 +75,13 @@ export class Reporter {
 /** What may be said of an error: others may have put a URL into it. */
 function redacted(error: unknown): Error {
   const known = error instanceof Error ? error : new Error(String(error))
-  const message = hide(known.message)
-  if (message === known.message) return known
-  const { code, hint } = known as { code?: string; hint?: string }
+  const { code, hint = '' } = known as { code?: string; hint?: string }
+  const [message, advice] = [hide(known.message), hide(hint)]
+  if (message === known.message && advice === hint) return known
   return Object.assign(new Error(message), {
     name: known.name,
     ...(code !== undefined && { code }),
-    ...(hint !== undefined && { hint: hide(hint) }),
+    ...(hint !== '' && { hint: advice }),
   })
 }
 

@@ -30,8 +30,8 @@ const TOPIC = new RegExp(`^(?=.{1,128}$)${WORD}(?:\\.${WORD})*$`)
 /** A text without the passwords and tokens of the URLs in it. */
 export function hide(text: string): string {
   return text
-    .replace(/(\/\/[^/@\s:]*:)[^\s'"]*@/g, '$1***@')
-    .replace(/\/\/[^/@\s:'"]+@/g, '//***@')
+    .replace(/(\/\/[^/@\s:]*:)\S*@/g, '$1***@')
+    .replace(/(\/\/)[^/@\s:?#]+@/g, '$1***@')
     .replace(/([?&](?:password|token|secret)=)[^&#\s'"]*/gi, '$1***')
 }
 

@@ -1,5 +1,5 @@
 // What was taken from a queue that forgets it, on its way into the outbox. A file outlives its process from the moment
-// it is written to, microseconds after the taking; a commit may have to wait for others, and for the disk.
+// it is written to, which is at once; a commit may have to wait for others, and for the disk.
 import {
   closeSync,
   ftruncateSync,
@@ -8,7 +8,7 @@ import {
   readFileSync,
   renameSync,
   unlinkSync,
-  writeSync,
+  writeFileSync,
 } from 'node:fs'
 import { join } from 'node:path'
 import { isAlive, self } from '../bus/transports/kernel/process.ts'
@@ -25,6 +25,7 @@ export class Journal {
   readonly #path: string
   readonly #file: number
   #isEmpty = true
+  #isTorn = false
 
   /** @param queue that of the outbox which what is taken goes into */
   constructor(directory: string, queue: string) {
@@ -34,34 +35,53 @@ export class Journal {
     this.#file = openSync(this.#path, 'a', 0o600)
   }
 
-  write(parcels: readonly Parcel[]): void {
+  /** All of it, though the disk takes it in parts; what an earlier attempt has left of a line ends there. */
+  write(parcel: Parcel): void {
     this.#isEmpty = false
-    writeSync(this.#file, parcels.map(toLine).join(''))
+    const line = toLine(parcel)
+    const text = this.#isTorn ? `\n${line}` : line
+    this.#isTorn = true
+    writeFileSync(this.#file, text)
+    this.#isTorn = false
   }
 
   /** All of it is in the outbox. */
   clear(): void {
+    if (this.#isEmpty) return
     ftruncateSync(this.#file)
     this.#isEmpty = true
+    this.#isTorn = false
   }
 
   /** What is still in it somebody else will find. */
   close(): void {
     closeSync(this.#file)
-    if (this.#isEmpty) unlinkSync(this.#path)
-    else renameSync(this.#path, join(this.#directory, `${this.#queue}.left-${self}-${count++}${END}`))
+    const left = join(this.#directory, `${this.#queue}.left-${self}-${count++}${END}`)
+    ifThere(() => (this.#isEmpty ? unlinkSync(this.#path) : renameSync(this.#path, left)))
   }
+}
 
-  /** What others have left, who were killed, or could not reach the outbox. */
-  left(): { parcels: Parcel[]; remove(): void }[] {
-    const begin = `${this.#queue}.`
-    const owner = (name: string) => name.slice(begin.length, -END.length)
-    return readdirSync(this.#directory)
-      .filter((name) => name.startsWith(begin) && name.endsWith(END) && !isAlive(owner(name)))
-      .map((name) => {
-        const path = join(this.#directory, name)
-        return { parcels: readAll(path), remove: () => removeIfThere(path) }
-      })
+/** What a journal has in it whose owner is no more, or could not reach the outbox. */
+export interface Left {
+  readonly parcels: readonly Parcel[]
+  /** Set aside, since there are lines in it that nobody can read; else undefined. */
+  readonly damaged: string | undefined
+  /** All that can be read is in the outbox. */
+  done(): void
+}
+
+export function* leftIn(directory: string, queue: string): Generator<Left> {
+  const begin = `${queue}.`
+  for (const name of readdirSync(directory)) {
+    if (!name.startsWith(begin) || !name.endsWith(END) || isAlive(name.slice(begin.length, -END.length))) continue
+    const path = join(directory, name)
+    const { parcels, isWhole } = readAll(path)
+    const damaged = isWhole ? undefined : `${path}.damaged`
+    yield {
+      parcels,
+      damaged,
+      done: () => ifThere(() => (damaged === undefined ? unlinkSync(path) : renameSync(path, damaged))),
+    }
   }
 }
 
@@ -76,29 +96,29 @@ function toLine(parcel: Parcel): string {
   return `${JSON.stringify(line)}\n`
 }
 
-function readAll(path: string): Parcel[] {
+function readAll(path: string): { parcels: Parcel[]; isWhole: boolean } {
   // What is behind the last end of a line was not written to its end: nobody has seen it.
-  const lines = textOf(path).split('\n').slice(0, -1)
-  return lines.map((text) => {
-    const { base64, ...parcel }: Line = JSON.parse(text)
-    return base64 === undefined ? parcel : { ...parcel, body: Buffer.from(base64, 'base64') }
-  })
+  const lines = (ifThere(() => readFileSync(path, 'utf8')) ?? '').split('\n').slice(0, -1)
+  const parcels = lines.map(parcelIn).filter((parcel) => parcel !== undefined)
+  return { parcels, isWhole: parcels.length === lines.length }
 }
 
-/** Another bridge may have been faster. */
-function textOf(path: string): string {
+/** Undefined if it is damaged: power may fail, and the disk be full. */
+function parcelIn(text: string): Parcel | undefined {
   try {
-    return readFileSync(path, 'utf8')
-  } catch (error) {
-    if ((error as NodeJS.ErrnoException).code === 'ENOENT') return ''
-    throw error
+    const { base64, ...parcel }: Line = JSON.parse(text)
+    return base64 === undefined ? parcel : { ...parcel, body: Buffer.from(base64, 'base64') }
+  } catch {
+    return undefined
   }
 }
 
-function removeIfThere(path: string): void {
+/** Another bridge may have been faster. */
+function ifThere<T>(use: () => T): T | undefined {
   try {
-    unlinkSync(path)
+    return use()
   } catch (error) {
-    if ((error as NodeJS.ErrnoException).code !== 'ENOENT') throw error
+    if ((error as NodeJS.ErrnoException).code === 'ENOENT') return undefined
+    throw error
   }
 }

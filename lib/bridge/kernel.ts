@@ -5,7 +5,7 @@ import {
   type PosixOutgoing,
   PosixQueue,
   QueueError,
-  type SysvMessage,
+  SysvMessage,
   type SysvOutgoing,
   SysvQueue,
 } from '../index.ts'
@@ -52,20 +52,25 @@ export class KernelQueue implements Fount {
     }
   }
 
-  /** Waits for the first message, then takes what is there. The next failure has it opened anew. */
-  async receive(max: number, signal: AbortSignal): Promise<Taking[]> {
+  /** The next failure has it opened anew. */
+  async receive(max: number, signal: AbortSignal, put: (one: Taking) => boolean): Promise<void> {
     const queue = this.open()
     try {
-      if (queue instanceof SysvQueue) return (await queue.receiveMany({ max, signal })).map(fromSysv)
-      for (;;) {
-        const messages = await queue.receiveMany({ max, signal, timeout: LOOK }).catch(unlessLate<PosixMessage[]>([]))
-        if (messages.length > 0) return messages.map(fromPosix)
-        this.#check(queue)
-      }
+      // A turn of the loop between taking and putting could be the last of this process: only waiting is asynchronous.
+      let one = take(queue) ?? (await this.#wait(queue, signal))
+      for (let room = max; one !== undefined && put(one) && --room > 0; ) one = take(queue)
     } catch (error) {
       this.close()
       throw error
     }
+  }
+
+  /** Resolves when there may be something; with a message only if the kernel cannot tell without handing it out. */
+  async #wait(queue: PosixQueue | SysvQueue, signal: AbortSignal): Promise<Taking | undefined> {
+    if (queue instanceof SysvQueue) return waitForSysv(queue, signal)
+    await queue.waitReadable({ signal, timeout: LOOK }).catch(unlessCode('ETIMEDOUT'))
+    this.#check(queue)
+    return undefined
   }
 
   /**
@@ -115,10 +120,21 @@ export class KernelQueue implements Fount {
   }
 }
 
-function unlessLate<T>(instead: T): (error: QueueError) => T {
+const take = (queue: PosixQueue | SysvQueue): Taking | undefined => {
+  const message = queue.tryReceive()
+  if (message === undefined) return undefined
+  return message instanceof SysvMessage ? fromSysv(message) : fromPosix(message)
+}
+
+/** What is longer than nothing does not fit, and stays in the queue. */
+async function waitForSysv(queue: SysvQueue, signal: AbortSignal): Promise<Taking | undefined> {
+  const empty = await queue.receive({ size: 0, signal }).catch(unlessCode('E2BIG'))
+  return empty && fromSysv(empty)
+}
+
+function unlessCode(code: string): (error: QueueError) => undefined {
   return (error) => {
-    if (error.code === 'ETIMEDOUT') return instead
-    throw error
+    if (error.code !== code) throw error
   }
 }
 

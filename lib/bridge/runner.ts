@@ -7,7 +7,7 @@ import type { Outbox, Route, Taken } from './config.ts'
 import { type BridgeEvent, backOff, type End, Reporter, type RouteCounters } from './counters.ts'
 import { isKernel } from './endpoint.ts'
 import { KernelQueue } from './kernel.ts'
-import type { Links } from './links.ts'
+import { GRACE, inTime, type Links } from './links.ts'
 import { Mover } from './mover.ts'
 import { type Sink, toBus } from './sink.ts'
 import { type Fount, fromBus, NEVER_SUSPECT, VolatileQueue } from './source.ts'
@@ -162,7 +162,8 @@ export class Runner {
     this.#mover.wake()
     this.#collector?.wake()
     const timer = setTimeout(() => this.#over.abort(), patience)
-    await this.#running.finally(() => clearTimeout(timer))
+    await inTime(this.#running, patience + GRACE)
+    clearTimeout(timer)
     this.#end?.close()
   }
 }

@@ -10,6 +10,12 @@ export interface Answer {
 
 const TYPES: Readonly<Record<string, string>> = { '/metrics': 'text/plain; version=0.0.4; charset=utf-8' }
 
+/** Milliseconds that a request may take to come; who is slower is cut off at the next check. */
+const LIMITS = { headersTimeout: 5000, requestTimeout: 5000, connectionsCheckingInterval: 1000 }
+
+/** Whoever opens more at a time is refused: descriptors are for the routes. */
+const CONNECTIONS = 100
+
 export class HealthServer {
   readonly #server: Server
 
@@ -22,7 +28,7 @@ export class HealthServer {
     { port, host }: { port: number; host: string },
     answers: Readonly<Record<string, () => Promise<Answer>>>,
   ): Promise<HealthServer> {
-    const server = createServer((request, response) => {
+    const server = createServer(LIMITS, (request, response) => {
       const path = (request.url ?? '').replace(/\?.*$/s, '')
       const answer = Object.hasOwn(answers, path) ? answers[path] : undefined
       if (answer === undefined) return send(response, path, { status: 404, text: 'not found\n' })
@@ -37,6 +43,9 @@ export class HealthServer {
     })
     server.listen(port, host)
     await once(server, 'listening')
+    server.maxConnections = CONNECTIONS
+    // Of one that cannot be accepted, such as for want of descriptors: the routes go on, and who asks asks again.
+    server.on('error', () => {})
     return new HealthServer(server)
   }
 

@@ -1,6 +1,7 @@
 // Where the messages of a route go.
 import type { Bus, Queue } from '../bus/index.ts'
 import type { BusEndpoint } from './endpoint.ts'
+import { unlessAborted } from './links.ts'
 import type { Parcel } from './mapping.ts'
 
 /** Headers for what the other side has no place for. */
@@ -36,7 +37,8 @@ export function toBus(bus: Bus, endpoint: BusEndpoint): Sink {
   const queue: Queue = bus.queue(endpoint.queue, { overflow: 'wait', ...(dedup === false && { dedup: 0 }) })
   return {
     async send(parcels, signal) {
-      const receipts = await queue.sendMany(parcels.map(fit), { signal })
+      // The transport of an engine that is away may wait on, though it is told not to.
+      const receipts = await unlessAborted(queue.sendMany(parcels.map(fit), { signal }), signal)
       return receipts.filter(({ duplicate }) => duplicate).length
     },
   }
@@ -46,7 +48,7 @@ async function publish(bus: Bus, name: string, parcels: readonly Parcel[], signa
   const topic = bus.topic(name)
   for (const [sent, { body, ...options }] of parcels.entries()) {
     try {
-      await topic.publish(body, { ...options, signal })
+      await unlessAborted(topic.publish(body, { ...options, signal }), signal)
     } catch (error) {
       throw Object.assign(error as Error, { sent })
     }

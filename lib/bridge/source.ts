@@ -20,8 +20,11 @@ export type Taking = Omit<Parcel, 'id' | 'priority'> & Partial<Pick<Parcel, 'id'
 export interface Fount {
   /** @throws if it is not there */
   open(signal: AbortSignal): unknown
-  /** Waits for the first message, then takes what is there. */
-  receive(max: number, signal: AbortSignal): Promise<Taking[]>
+  /**
+   * Waits until there is something, then takes what is there, `max` at most. `put` has each before the next is taken, and
+   * ends it by false. There may be nothing after all.
+   */
+  receive(max: number, signal: AbortSignal, put: (one: Taking) => boolean): Promise<void>
   /** How many wait in it. */
   messages(): number | Promise<number>
   close(): void
@@ -43,11 +46,12 @@ export class VolatileQueue implements Fount {
     return this.#queue
   }
 
-  async receive(max: number, signal: AbortSignal): Promise<Parcel[]> {
+  async receive(max: number, signal: AbortSignal, put: (one: Parcel) => boolean): Promise<void> {
     const queue = await this.open(signal)
     const messages = await queue.receive({ max, signal })
+    // They are taken already, whatever becomes of the first.
+    for (const message of messages) put(parcelOf(message))
     for (const message of messages) void message.ack()
-    return messages.map(parcelOf)
   }
 
   async messages(): Promise<number> {

@@ -1,12 +1,15 @@
 // A bridge between queues of buses and of the kernel, by its API.
 import { randomBytes } from 'node:crypto'
-import { mkdirSync, readdirSync, rmSync, statSync, writeFileSync } from 'node:fs'
+import { once } from 'node:events'
+import { mkdirSync, readdirSync, rmSync, statSync, symlinkSync, writeFileSync } from 'node:fs'
 import { dirname, join } from 'node:path'
 import { DatabaseSync } from '@photostructure/sqlite'
 import { PosixQueue, SysvQueue } from 'kernelmq'
 import { type BridgeConfig, bridge } from 'kernelmq/bridge'
-import { connect, encrypt } from 'kernelmq/bus'
+import { type Bus, connect, encrypt } from 'kernelmq/bus'
 import { describe, expect, onTestFinished, test } from 'vitest'
+import type { KernelEndpoint } from '../../dist/bridge/endpoint.js'
+import { KernelQueue } from '../../dist/bridge/kernel.js'
 import { newBus, openBus, temporaryDirectory } from '../bus/support.ts'
 import { startKmq } from '../cli/support.ts'
 import { failureOf, isPending, openQueue, uniqueName } from '../support.ts'
@@ -249,19 +252,102 @@ describe('from and to the kernel', () => {
     })
 
     test('outlives one that has to end', async () => {
-      const { from, queue, config, left, lock, isTaken } = await stuck()
-      const first = await startBridge(config)
+      const { from, queue, config, directory, left, isTaken } = await stuck()
+      // The outbox takes nothing, until it is told that there is no time left.
+      const full = {
+        stats: async () => ({ ready: 0, leased: 0, delayed: 0, held: 0 }),
+        receive: () => new Promise(() => {}),
+        sendMany: (_: unknown, { signal }: { signal: AbortSignal }) =>
+          once(signal, 'abort').then(() => signal.throwIfAborted()),
+      }
+      const outbox = { queue: (name: string) => ({ ...full, name }), close: async () => {} } as unknown as Bus
+      const connectTo = async (url: string) => (url === `local:${directory}` ? outbox : connect(url))
+      mkdirSync(directory)
+      const first = await startBridge(config, { connect: connectTo })
       await first.seen('up', 'source')
-      const database = lock()
       from.trySend('a')
       await until(isTaken)
-      const closed = first.bridge.close({ patience: 0 })
-      await until(() => left().some((name) => name.includes('.left-')))
-      database.close()
-      await closed
+      await first.bridge.close({ patience: 0 })
+      expect(left()).toMatchObject([expect.stringContaining('.left-')])
       await startBridge(config)
       expect(await takeMessages(queue, 1)).toMatchObject([{ body: Buffer.from('a') }])
     })
+  })
+
+  describe('beside the outbox', () => {
+    /** Where to look for what is on its way into it, and the name of its queue. */
+    async function outboxOf() {
+      const { bus, url } = await newLocal()
+      const from = openQueue()
+      const directory = join(temporaryDirectory(), 'outbox')
+      const config = { routes: [{ from: `posix:${from.path}`, to: `${url}#queue=q` }], outbox: { directory } }
+      const { bridge, seen } = await startBridge(config)
+      await seen('up', 'source')
+      const [name = ''] = readdirSync(directory).filter((name) => name.endsWith('.taken'))
+      await bridge.close()
+      return { from, queue: bus.queue('q'), config, directory, name: name.replace(/\.\d+-\d+-\d+\.taken$/, '') }
+    }
+
+    test('a file that is damaged stops nobody: what can be read is sent, and it is set aside', async () => {
+      const { from, queue, config, directory, name } = await outboxOf()
+      const line = (id: string) => JSON.stringify({ id, priority: 0, base64: Buffer.from(id).toString('base64') })
+      const path = join(directory, `${name}.1-1-0.taken`)
+      writeFileSync(path, `${line('a')}\n\0\0\0{"id":\n${line('b')}\n${line('not to its end').slice(0, 9)}`)
+      const { seen } = await startBridge(config)
+      from.trySend('c')
+      expect((await takeMessages(queue, 3)).map(({ body }) => String(body))).toEqual(['a', 'b', 'c'])
+      expect(await seen('down', 'outbox')).toMatchObject({ error: { message: expect.stringContaining('.damaged') } })
+      const files = readdirSync(directory)
+      expect([files.includes(`${name}.1-1-0.taken`), files.includes(`${name}.1-1-0.taken.damaged`)]).toEqual([
+        false,
+        true,
+      ])
+    })
+
+    test('no room on the disk: what is taken goes into the outbox all the same', async () => {
+      const { from, queue, config, directory, name } = await outboxOf()
+      // Where the next files of this process are to be.
+      const { self } = await import('../../dist/bus/transports/kernel/process.js')
+      for (const number of numbers(100)) symlinkSync('/dev/full', join(directory, `${name}.${self}-${number}.taken`))
+      await from.sendMany(['a', 'b', 'c'])
+      const { seen } = await startBridge(config)
+      expect((await takeMessages(queue, 3)).map(({ body }) => String(body))).toEqual(['a', 'b', 'c'])
+      expect(await seen('down', 'outbox')).toMatchObject({ error: { code: 'ENOSPC' } })
+    })
+
+    test('a directory that cannot be written to is tried again', async () => {
+      const { from, queue, config, directory, name } = await outboxOf()
+      const { self } = await import('../../dist/bus/transports/kernel/process.js')
+      const inTheWay = numbers(100).map((number) => join(directory, `${name}.${self}-${number}.taken`))
+      for (const path of inTheWay) mkdirSync(path)
+      const { seen } = await startBridge(config)
+      expect(await seen('down', 'outbox')).toMatchObject({ error: { code: 'EISDIR' } })
+      from.trySend('a')
+      for (const path of inTheWay) rmSync(path, { recursive: true })
+      expect(await takeMessages(queue, 1)).toMatchObject([{ body: Buffer.from('a') }])
+    })
+  })
+
+  test.each(['posix', 'sysv'] as const)('%s: one is put before the next is taken, until it is enough', async (kind) => {
+    const key = uniqueKey()
+    const queue = kind === 'posix' ? openQueue() : SysvQueue.open(key, { create: true })
+    const waiting = () => (queue instanceof SysvQueue ? queue.stat().messages : queue.attributes.messages)
+    const endpoint = queue instanceof SysvQueue ? { kind, key } : { kind, name: queue.path }
+    const end = new KernelQueue({ ...endpoint, shown: '' } as KernelEndpoint, 'read')
+    const { signal } = new AbortController()
+    const left: number[] = []
+    const put = () => left.push(waiting()) < 5
+    // Who waits takes nothing: the first comes when somebody waits already.
+    const receiving = end.receive(3, signal, put)
+    await queue.sendMany(['a', 'b', 'c', 'd'])
+    await receiving
+    while (left.length < 3) await end.receive(3 - left.length, signal, put)
+    expect(left).toEqual([3, 2, 1])
+    await queue.sendMany(['e', 'f'])
+    await end.receive(10, signal, put)
+    expect(left).toEqual([3, 2, 1, 2, 1])
+    end.close()
+    await queue.close()
   })
 
   test('a message that is too long is a dead letter, and holds up nobody', async () => {
@@ -439,6 +525,27 @@ describe('its end and its changes', () => {
     await expect(bridge.reload({ routes: [route] })).rejects.toMatchObject({ code: 'ERR_MQ_CLOSED' })
   })
 
+  test('an end that answers nothing any more does not keep it from ending, and what was for it is given back', async () => {
+    const { near, from, route } = await newRoute()
+    const never = () => new Promise<never>(() => {})
+    const mute = {
+      capabilities: near.bus.capabilities,
+      queue: () => ({ sendMany: never, receive: never, stats: never }),
+      metrics: never,
+      close: never,
+    } as unknown as Bus
+    const routes = [
+      { ...route, to: 'local:/mute#queue=there' },
+      { name: 'back', from: 'local:/mute#queue=here', to: `${near.url}#queue=back` },
+    ]
+    const connectTo = async (url: string) => (url === 'local:/mute' ? mute : connect(url))
+    await from.send('x')
+    const { bridge } = await startBridge({ routes }, { connect: connectTo })
+    await until(() => bridge.routes[0]?.inHand === 1)
+    await bridge.close({ patience: 0 })
+    expect(await takeMessages(from, 1)).toMatchObject([{ body: 'x', attempts: 0, losses: 0 }])
+  })
+
   test('another configuration keeps what is the same; a broken one changes nothing', async () => {
     const { near, far, to, route } = await newRoute()
     const other = { from: `${near.url}#queue=other`, to: `${far.url}#queue=out` }
@@ -556,15 +663,14 @@ describe('a configuration', () => {
     expect(error).toMatchObject({ at, message: expect.stringMatching(expected) })
   })
 
-  test('with a password that is wrong does not show it', async () => {
-    const from = 'amqp://user:p@ss/w@host/?token=t0ken#nothing'
+  test.each([
+    ['amqp://user:p@ss/w@host/?token=t0ken#nothing', '//user:***@host', /ss\/w|t0ken/],
+    ['nats://t0ken@host#nothing', '//***@host', /t0ken/],
+    ["redis://:it's@host#nothing", '//:***@host', /it's/],
+  ])('that is wrong does not show its password: %s', async (from, shown, secret) => {
     const error = (await failureOf(() => bridge({ routes: [{ ...route, from }] }))) as Error
-    expect(error.message).toContain('//user:***@host')
-    expect(error.message).not.toMatch(/ss\/w|t0ken/)
-    const other = (await failureOf(() =>
-      bridge({ routes: [{ ...route, from: 'nats://t0ken@host#nothing' }] }),
-    )) as Error
-    expect(other.message).toContain('nats://***@host')
+    expect(error.message).toContain(shown)
+    expect(error.message).not.toMatch(secret)
   })
 })
 
