@@ -82,6 +82,12 @@ interface Token {
   limited: boolean
 }
 
+/** Acknowledgements of one priority, and their places among what is settled. */
+interface Group {
+  readonly tokens: Token[]
+  readonly places: number[]
+}
+
 interface Receiver {
   readonly options: ReceiveOptions
   readonly waiter: Waiter<Delivery[]>
@@ -110,7 +116,7 @@ interface Sending {
 }
 
 /** Entries of one priority, in columns; see the scripts. */
-type Columns = [rank: Buffer, ids: Buffer, lengths: Buffer, messages: Buffer, times: Buffer, wears: Buffer]
+type Columns = [rank: Buffer, ids: Buffer, messages: Buffer[], times: Buffer, wears: Buffer]
 
 export async function openRedis(url: URL, clock: Clock): Promise<Redis> {
   const address = addressOf(url, ['lease'])
@@ -541,22 +547,17 @@ export class Redis implements Transport {
   }
 
   #toDeliveries(queue: string, chunks: readonly Columns[], limited: boolean): Delivery[] {
-    const alone = chunks.length === 1 && !(chunks[0] as Columns)[2].includes(',')
+    const alone = chunks.length === 1 && (chunks[0] as Columns)[2].length === 1
     return chunks.flatMap((chunk) => this.#toDeliveriesOf(queue, chunk, alone, limited))
   }
 
   #toDeliveriesOf(queue: string, columns: Columns, alone: boolean, limited: boolean): Delivery[] {
     const rank = String(columns[0])
     const priority = Number(rank)
-    const messages = columns[3]
-    const [ids, lengths, times, wears] = [columns[1], columns[2], columns[4], columns[5]].map((column) =>
-      String(column).split(','),
-    ) as Rows
-    let start = 0
-    return ids.map((id, at) => {
-      const end = start + Number(lengths[at])
-      const { body, field, fields, headers } = unpack(messages.subarray(start, end))
-      start = end
+    const [ids, times, wears] = [columns[1], columns[3], columns[4]].map((column) => String(column).split(',')) as Rows
+    return columns[2].map((packed, at) => {
+      const id = ids[at] as string
+      const { body, field, fields, headers } = unpack(packed)
       const isOurs = field === undefined
       const message = fromFields(fields, { id, sentAt: Number.parseInt(id, 10), headers })
       const wear = wears[at] ?? ''
@@ -614,8 +615,8 @@ export class Redis implements Transport {
   }
 
   async #settle(batch: readonly Settlement[]): Promise<boolean[]> {
-    const held = batch.map(() => false)
-    const groups = new Map<string, { tokens: Token[]; places: number[] }>()
+    const held = new Array<boolean>(batch.length).fill(false)
+    const groups = new Map<string, Group>()
     const others: { settlement: Settlement; at: number }[] = []
     for (const [at, settlement] of batch.entries()) {
       const token = settlement.token as Token
@@ -632,7 +633,8 @@ export class Redis implements Transport {
         group.places.push(at)
       }
     }
-    const places = [...[...groups.values()].flatMap((group) => group.places), ...others.map(({ at }) => at)]
+    // Where the answer to each of what is asked belongs.
+    const places = [...[...groups.values()].map((group) => group.places), ...others.map(({ at }) => [at])]
     if (places.length === 0) return held
     const args = this.#settleArgs(
       [...groups.values()].map(({ tokens }) => tokens),
@@ -652,11 +654,13 @@ export class Redis implements Transport {
       throw error
     }
     if (reply[0] instanceof Buffer) receiptsOf(reply)
-    for (const [n, at] of places.entries()) {
-      held[at] = reply[n] === 1
-      const { outcome, token } = batch[at] as Settlement
-      if (outcome === 'extend') (token as Token).limited = true
-      else if (outcome !== 'begin') this.#held.delete(token as Token)
+    for (const [n, answered] of places.entries()) {
+      for (const at of answered) {
+        held[at] = reply[n] === 1
+        const { outcome, token } = batch[at] as Settlement
+        if (outcome === 'extend') (token as Token).limited = true
+        else if (outcome !== 'begin') this.#held.delete(token as Token)
+      }
     }
     return held
   }
@@ -823,7 +827,7 @@ export class Redis implements Transport {
 
 const FRESH = [0, 0, 0]
 
-type Rows = [string[], string[], string[], string[]]
+type Rows = [string[], string[], string[]]
 
 /** Whether there is more to do than to remove it. */
 const isMarked = ({ limited, worn, message }: Token): boolean => limited || worn || message.key !== undefined
