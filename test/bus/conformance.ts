@@ -41,7 +41,9 @@ export const conformance = (scheme: Scheme): void => {
     ])('of %s comes as it was sent', async (_, body, expected) => {
       const queue = await make()
       await queue.send(body)
-      expect((await one(queue)).body).toEqual(expected)
+      const message = await one(queue)
+      expect(message.body).toEqual(expected)
+      expect(message.headers).toEqual({})
     })
 
     test('is copied when it is sent', async () => {

@@ -84,6 +84,8 @@ interface Token {
 
 /** Acknowledgements of one priority, and their places among what is settled. */
 interface Group {
+  readonly queue: string
+  readonly rank: string
   readonly tokens: Token[]
   readonly places: number[]
 }
@@ -616,7 +618,7 @@ export class Redis implements Transport {
 
   async #settle(batch: readonly Settlement[]): Promise<boolean[]> {
     const held = new Array<boolean>(batch.length).fill(false)
-    const groups = new Map<string, Group>()
+    const groups: Group[] = []
     const others: { settlement: Settlement; at: number }[] = []
     for (const [at, settlement] of batch.entries()) {
       const token = settlement.token as Token
@@ -625,19 +627,20 @@ export class Redis implements Transport {
         others.push({ settlement, at })
         continue
       }
-      const place = `${token.queue}/${token.rank}`
-      const group = groups.get(place)
-      if (group === undefined) groups.set(place, { tokens: [token], places: [at] })
-      else {
-        group.tokens.push(token)
-        group.places.push(at)
+      const { queue, rank } = token
+      let group = groups.find((one) => one.queue === queue && one.rank === rank)
+      if (group === undefined) {
+        group = { queue, rank, tokens: [], places: [] }
+        groups.push(group)
       }
+      group.tokens.push(token)
+      group.places.push(at)
     }
     // Where the answer to each of what is asked belongs.
-    const places = [...[...groups.values()].map((group) => group.places), ...others.map(({ at }) => [at])]
+    const places = [...groups.map((group) => group.places), ...others.map(({ at }) => [at])]
     if (places.length === 0) return held
     const args = this.#settleArgs(
-      [...groups.values()].map(({ tokens }) => tokens),
+      groups,
       others.map(({ settlement }) => settlement),
     )
     const withConsumer = async (isAgain: boolean) => {
@@ -665,10 +668,9 @@ export class Redis implements Transport {
     return held
   }
 
-  #settleArgs(groups: readonly Token[][], others: readonly Settlement[]): Args {
+  #settleArgs(groups: readonly Group[], others: readonly Settlement[]): Args {
     const args: (string | number | Buffer)[] = [groups.length]
-    for (const tokens of groups) {
-      const { queue, rank } = tokens[0] as Token
+    for (const { queue, rank, tokens } of groups) {
       const bytes = tokens.reduce((sum, { size }) => sum + size, 0)
       args.push(queue, rank, bytes, tokens.map(({ id }) => id).join('\n'))
     }
