@@ -23,12 +23,29 @@ export class Settler {
 
   /** False if the message was no longer ours. */
   add(settlement: Settlement): Promise<boolean> {
+    return new Promise((resolve, reject) => this.#push({ settlement, resolve, reject }))
+  }
+
+  /** The same of many, with one promise for all. */
+  addAll(settlements: readonly Settlement[]): Promise<boolean[]> {
     return new Promise((resolve, reject) => {
-      this.#batch.push({ settlement, resolve, reject })
-      if (this.#scheduled) return
-      this.#scheduled = true
-      setImmediate(() => this.flush())
+      const held: boolean[] = []
+      let left = settlements.length
+      settlements.forEach((settlement, at) => {
+        const resolveOne = (isHeld: boolean) => {
+          held[at] = isHeld
+          if (--left === 0) resolve(held)
+        }
+        this.#push({ settlement, resolve: resolveOne, reject })
+      })
     })
+  }
+
+  #push(pending: Pending): void {
+    this.#batch.push(pending)
+    if (this.#scheduled) return
+    this.#scheduled = true
+    setImmediate(() => this.flush())
   }
 
   /** One that may fail by itself. */
@@ -177,6 +194,28 @@ export class Message<T = unknown> {
     if (meter.isWatched('acknowledged')) meter.count('acknowledged', [this])
     else meter.tally('acknowledged', 1)
     return undefined
+  }
+
+  /** @internal Acknowledges messages of one queue together; none of them is settled yet. */
+  static async doneAll(messages: readonly Message[]): Promise<void> {
+    const [first] = messages
+    if (first === undefined) return
+    const { settler, transport, meter } = first.#origin
+    if (transport.capabilities.lease === false) {
+      for (const message of messages) void message.done()
+      return
+    }
+    for (const message of messages) message.#settled = true
+    let held: boolean[]
+    try {
+      held = await settler.addAll(messages.map((message) => ({ token: message.#delivery.token, outcome: 'ack' })))
+    } catch (error) {
+      for (const message of messages) message.#settled = false
+      throw error
+    }
+    const lost = messages.find((_, at) => held[at] !== true)
+    meter.count('acknowledged', lost === undefined ? messages : messages.filter((_, at) => held[at]))
+    if (lost !== undefined) throw lost.#lost('ack')
   }
 
   /** @internal Acknowledges, and sends; in one, if the transport can. */

@@ -641,15 +641,21 @@ export class Queue<T = unknown> {
     return consumer
   }
 
-  #source(lease: number = Number.POSITIVE_INFINITY): Source<Message<T>> {
+  #source(lease: number = Number.POSITIVE_INFINITY): Source<Message<T>> & Together<Message<T>> {
     const { clock } = this.#context
+    const succeeded = (message: Message<T>, result?: unknown) => {
+      if (message.settled) return undefined
+      const send = this.#isCancelled(message) ? NONE : this.#reply(message, result)
+      return send.length === 0 ? message.done() : message.reply(send)
+    }
     return {
       receive: (max, wait, signal, start) =>
         this.#receive({ max, deadline: wait ? Number.POSITIVE_INFINITY : 0, signal, lease, start, together: true }),
-      succeeded: (message, result) => {
-        if (message.settled) return undefined
-        const send = this.#isCancelled(message) ? NONE : this.#reply(message, result)
-        return send.length === 0 ? message.done() : message.reply(send)
+      succeeded,
+      succeededAll: (messages) => {
+        const requests = messages.filter((message) => requestOf(message) !== undefined)
+        const others = messages.filter((message) => !message.settled && requestOf(message) === undefined)
+        return Promise.all([Message.doneAll(others), ...requests.map((message) => succeeded(message))])
       },
       timeLeft({ headers }) {
         const deadline = headers[RPC.deadline]
@@ -767,8 +773,13 @@ function requestOf({ headers }: Message): string | undefined {
   return headers[RPC.replyTo]?.startsWith(BORROWED) === true ? (headers[RPC.replyId] ?? '') : undefined
 }
 
+/** What is done with messages that were handled together. */
+interface Together<M> {
+  succeededAll(messages: readonly M[]): Promise<unknown>
+}
+
 /** A source of arrays of up to `size`; one that stops a consumer is alone. */
-function inBatches<M>(source: Source<M>, size: number): Source<M[]> {
+function inBatches<M>(source: Source<M> & Together<M>, size: number): Source<M[]> {
   const all = (messages: M[], work: (message: M) => Promise<void>) => Promise.all(messages.map(work)).then(() => {})
   return {
     async receive(max, wait, signal, start) {
@@ -784,16 +795,18 @@ function inBatches<M>(source: Source<M>, size: number): Source<M[]> {
       return batches
     },
     async succeeded(messages) {
-      const settled = messages.map((message) => source.succeeded(message)).filter((one) => one !== undefined)
-      if (settled.length > 0) await Promise.all(settled)
+      await source.succeededAll(messages)
     },
     failed: (messages, error) => all(messages, (message) => source.failed(message, error)),
     release: (messages) => all(messages, (message) => source.release(message)),
-    async begin(messages) {
-      const held = await Promise.all(messages.map((message) => source.begin(message)))
-      // What was taken away meanwhile is somebody else's.
-      messages.splice(0, messages.length, ...messages.filter((_, at) => held[at]))
-      return messages.length > 0
+    begin(messages) {
+      const begun = messages.map((message) => source.begin(message))
+      if (begun.every((one) => one === true)) return true
+      return Promise.all(begun).then((held) => {
+        // What was taken away meanwhile is somebody else's.
+        messages.splice(0, messages.length, ...messages.filter((_, at) => held[at]))
+        return messages.length > 0
+      })
     },
     timeLeft: () => undefined,
     isStop: ([first]) => first !== undefined && source.isStop(first),

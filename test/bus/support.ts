@@ -149,6 +149,9 @@ class SteppingClock extends ManualClock {
   }
 }
 
+/** Whether it goes on by itself. */
+export const isPassing = (clock: TestClock): boolean => clock instanceof PassingClock
+
 /** Whether time cannot be told to have passed. */
 export const isSlow = (scheme: Scheme): boolean => timekeepers.includes(scheme)
 

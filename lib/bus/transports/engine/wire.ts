@@ -57,7 +57,9 @@ export function fromFields(
   } = {},
 ): Read {
   const number = (name: string): number => {
-    const value = Number(fields[name] ?? 0)
+    const text = fields[name]
+    if (text === undefined) return 0
+    const value = Number(text)
     return Number.isFinite(value) ? value : 0
   }
   const format = fields[FIELD.format]

@@ -1,7 +1,7 @@
 // A message as NATS has it: headers, and the body as it is.
 import { invalidValue } from '../../../errors.ts'
 import type { Outgoing } from '../../transport.ts'
-import { type Fields, fromFields, type Past, type Read, toFields } from '../engine/wire.ts'
+import { FIELD, type Fields, fromFields, type Past, type Read, toFields } from '../engine/wire.ts'
 import type { Client, Msg, MsgHdrs } from './link.ts'
 
 /** The header by which JetStream knows what was sent before. */
@@ -40,6 +40,7 @@ export function toHeaders(client: Client, message: Outgoing, past: Past, message
 export function read(headers: MsgHdrs | undefined, time: number): Read {
   const fields: Fields = {}
   if (headers !== undefined) for (const [name, values] of headers) fields[name] = unescaped(values[0] ?? '')
+  if (fields[FIELD.format] !== undefined) return fromFields(fields, { sentAt: time })
   const { [MESSAGE_ID]: id, ...rest } = fields
   return fromFields(fields, { id, headers: rest, sentAt: time })
 }
@@ -57,8 +58,13 @@ export interface Place {
 export function placeOf({ reply = '' }: Msg): Place {
   const words = reply.split('.')
   const at = words.length === 9 ? 4 : 6
-  const [count = 0, sequence = 0, , time = 0] = words.slice(at, at + 4).map(Number)
-  return { count, sequence, time: Math.floor(time / 1e6) }
+  // The time is in nanoseconds, more than a number can tell.
+  const [count, sequence, time] = [words[at], words[at + 1], words[at + 3]?.slice(0, -6)].map(Number) as [
+    number,
+    number,
+    number,
+  ]
+  return { count, sequence, time }
 }
 
 /** The headers of a message that is looked at in its stream: the bytes of their lines, in base64. */

@@ -5,7 +5,7 @@ import type { Cancel, Clock } from '../../clock.ts'
 import type { Delivery, Outgoing, Page, Receipt, ReceiveOptions, TransportStats } from '../../transport.ts'
 import { Holding } from '../engine/holding.ts'
 import type { Read } from '../engine/wire.ts'
-import { headersOf, placeOf, read, toHeaders } from './envelope.ts'
+import { headersOf, type Place, placeOf, read, toHeaders } from './envelope.ts'
 import { type Ledger, NAME_IN_USE, NO_MESSAGE, NO_STREAM, type PubAck } from './ledger.ts'
 import { Line } from './line.ts'
 import { ApiError, type Link, type Msg } from './link.ts'
@@ -94,8 +94,8 @@ export class Held {
   begun = false
   cancel: Cancel | undefined
 
-  constructor(lane: Lane, message: Msg, before: Returned | undefined, safe: number) {
-    const { sequence, count, time } = placeOf(message)
+  constructor(lane: Lane, message: Msg, place: Place, before: Returned | undefined, safe: number) {
+    const { sequence, count, time } = place
     this.lane = lane
     this.fields = read(message.headers, time)
     this.body = message.data
@@ -201,6 +201,8 @@ const isUnreachable = (error: unknown): boolean => (error as QueueError).code ==
 
 /** What says why there are no messages. */
 const isStatus = ({ reply }: Msg): boolean => reply === undefined || reply === ''
+
+const isPromise = (value: unknown): value is Promise<unknown> => value instanceof Promise
 
 /** By priority, then by age. */
 function inOrder(a: Delivery, b: Delivery): number {
@@ -596,8 +598,11 @@ export class Stream {
         await this.#mend()
         continue
       }
-      const admitted = await Promise.all(messages.map((message) => this.#admit(lane, message, asked)))
-      const found = admitted.filter((one) => one !== undefined)
+      const admitted = messages.map((message) => this.#admit(lane, message, asked))
+      // Most have been through nothing that is to be found out.
+      const found = (
+        admitted.some(isPromise) ? await Promise.all(admitted) : (admitted as (Delivery | undefined)[])
+      ).filter((one) => one !== undefined)
       // There may be more behind what is not due, or nobody wants any more.
       if (found.length > 0 || messages.length === 0) return found
     }
@@ -689,7 +694,7 @@ export class Stream {
   /** One that nobody has looked for. */
   async #came(lane: Lane, message: Msg): Promise<void> {
     lane.stands = 0
-    const delivery = await this.#admit(lane, message, lane.asked).catch(() => undefined)
+    const delivery = await this.#admit(lane, message, lane.asked)
     if (delivery === undefined) this.#stand()
     else if (this.#isClosed) this.#giveBack([delivery])
     else if (this.#line.hand(delivery)) this.#stand()
@@ -706,10 +711,9 @@ export class Stream {
    * Makes it one of those that this process has; undefined if nobody is to have it now. It cannot have come before it
    * was `asked` for; but long ago, if the process was stopped since.
    */
-  async #admit(lane: Lane, message: Msg, asked: number): Promise<Delivery | undefined> {
-    const { clock, link } = this.#settings
-    const { sequence, count } = placeOf(message)
-    const reply = message.reply as string
+  #admit(lane: Lane, message: Msg, asked: number): Promise<Delivery | undefined> | Delivery | undefined {
+    const place = placeOf(message)
+    const { sequence, count } = place
     const before = this.#returned.get(sequence)
     this.#returned.delete(sequence)
     const isKnown = count === 1 || before?.count === count - 1
@@ -717,37 +721,38 @@ export class Stream {
     const held = new Held(
       lane,
       message,
+      place,
       isKnown ? before : undefined,
       Math.max(this.#beats[0], asked) + lane.lease * SAFE,
     )
     lane.holding.add(held)
-    if (!isKnown) {
-      try {
-        await this.#recall(held)
-      } catch {
+    if (isKnown) return this.#admitKnown(held, false)
+    return this.#recall(held).then(
+      () => this.#admitKnown(held, true),
+      () => {
         // It comes again.
         this.#remove(held)
         return undefined
-      }
-    }
+      },
+    )
+  }
+
+  #admitKnown(held: Held, suspect: boolean): Promise<undefined> | Delivery | undefined {
+    const { clock, link, notes } = this.#settings
     const now = clock.now()
     const { due, expires, key } = held.fields
     const wait = Math.max(due, held.due) - now
     if (expires > 0 && expires <= now) {
       this.#remove(held)
-      link.tell(reply, ACK)
-      if (held.note !== undefined) void this.#settings.notes.remove(held.note).catch(() => {})
+      link.tell(held.reply, ACK)
+      if (held.note !== undefined) void notes.remove(held.note).catch(() => {})
       return undefined
     }
     if (wait > 0) {
       this.#return(held, now + wait)
       return undefined
     }
-    if (lane.name === 'd' && key !== undefined) {
-      await this.#join(held)
-      return undefined
-    }
-    return held.toDelivery(!isKnown)
+    return held.lane.name === 'd' && key !== undefined ? this.#join(held) : held.toDelivery(suspect)
   }
 
   /** What others have written down of it. */
@@ -774,18 +779,19 @@ export class Stream {
   }
 
   /** What was delayed and has a key is behind others of its key now. */
-  async #join(held: Held): Promise<void> {
+  async #join(held: Held): Promise<undefined> {
     const { body, fields, sequence } = held
     const message: Outgoing = { ...fields, body, due: 0, dedup: 0 }
     try {
       await this.send('receive', message, `${sequence}~due`, fields.sentAt)
     } catch {
       // It comes again.
-      return
+      return undefined
     } finally {
       this.#remove(held)
     }
     this.#settings.link.tell(held.reply, ACK)
+    return undefined
   }
 
   /** False if it was not ours any more. */

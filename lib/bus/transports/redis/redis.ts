@@ -82,6 +82,14 @@ interface Token {
   limited: boolean
 }
 
+/** Acknowledgements of one priority, and their places among what is settled. */
+interface Group {
+  readonly queue: string
+  readonly rank: string
+  readonly tokens: Token[]
+  readonly places: number[]
+}
+
 interface Receiver {
   readonly options: ReceiveOptions
   readonly waiter: Waiter<Delivery[]>
@@ -116,7 +124,7 @@ interface Sending {
 }
 
 /** Entries of one priority, in columns; see the scripts. */
-type Columns = [rank: Buffer, ids: Buffer, lengths: Buffer, messages: Buffer, times: Buffer, wears: Buffer]
+type Columns = [rank: Buffer, ids: Buffer, messages: Buffer[], times: Buffer, wears: Buffer]
 
 export async function openRedis(url: URL, clock: Clock): Promise<Redis> {
   const address = addressOf(url, ['lease'])
@@ -600,22 +608,17 @@ export class Redis implements Transport {
   }
 
   #toDeliveries(queue: string, chunks: readonly Columns[], limited: boolean): Delivery[] {
-    const alone = chunks.length === 1 && !(chunks[0] as Columns)[2].includes(',')
+    const alone = chunks.length === 1 && (chunks[0] as Columns)[2].length === 1
     return chunks.flatMap((chunk) => this.#toDeliveriesOf(queue, chunk, alone, limited))
   }
 
   #toDeliveriesOf(queue: string, columns: Columns, alone: boolean, limited: boolean): Delivery[] {
     const rank = String(columns[0])
     const priority = Number(rank)
-    const messages = columns[3]
-    const [ids, lengths, times, wears] = [columns[1], columns[2], columns[4], columns[5]].map((column) =>
-      String(column).split(','),
-    ) as Rows
-    let start = 0
-    return ids.map((id, at) => {
-      const end = start + Number(lengths[at])
-      const { body, field, fields, headers } = unpack(messages.subarray(start, end))
-      start = end
+    const [ids, times, wears] = [columns[1], columns[3], columns[4]].map((column) => String(column).split(',')) as Rows
+    return columns[2].map((packed, at) => {
+      const id = ids[at] as string
+      const { body, field, fields, headers } = unpack(packed)
       const isOurs = field === undefined
       const message = fromFields(fields, { id, sentAt: Number.parseInt(id, 10), headers })
       const wear = wears[at] ?? ''
@@ -673,8 +676,8 @@ export class Redis implements Transport {
   }
 
   async #settle(batch: readonly Settlement[]): Promise<boolean[]> {
-    const held = batch.map(() => false)
-    const groups = new Map<string, { tokens: Token[]; places: number[] }>()
+    const held = new Array<boolean>(batch.length).fill(false)
+    const groups: Group[] = []
     const others: { settlement: Settlement; at: number }[] = []
     for (const [at, settlement] of batch.entries()) {
       const token = settlement.token as Token
@@ -683,18 +686,20 @@ export class Redis implements Transport {
         others.push({ settlement, at })
         continue
       }
-      const place = `${token.queue}/${token.rank}`
-      const group = groups.get(place)
-      if (group === undefined) groups.set(place, { tokens: [token], places: [at] })
-      else {
-        group.tokens.push(token)
-        group.places.push(at)
+      const { queue, rank } = token
+      let group = groups.find((one) => one.queue === queue && one.rank === rank)
+      if (group === undefined) {
+        group = { queue, rank, tokens: [], places: [] }
+        groups.push(group)
       }
+      group.tokens.push(token)
+      group.places.push(at)
     }
-    const places = [...[...groups.values()].flatMap((group) => group.places), ...others.map(({ at }) => at)]
+    // Where the answer to each of what is asked belongs.
+    const places = [...groups.map((group) => group.places), ...others.map(({ at }) => [at])]
     if (places.length === 0) return held
     const args = this.#settleArgs(
-      [...groups.values()].map(({ tokens }) => tokens),
+      groups,
       others.map(({ settlement }) => settlement),
     )
     const withConsumer = async (isAgain: boolean) => {
@@ -711,19 +716,20 @@ export class Redis implements Transport {
       throw error
     }
     if (reply[0] instanceof Buffer) receiptsOf(reply)
-    for (const [n, at] of places.entries()) {
-      held[at] = reply[n] === 1
-      const { outcome, token } = batch[at] as Settlement
-      if (outcome === 'extend') (token as Token).limited = true
-      else if (outcome !== 'begin') this.#held.delete(token as Token)
+    for (const [n, answered] of places.entries()) {
+      for (const at of answered) {
+        held[at] = reply[n] === 1
+        const { outcome, token } = batch[at] as Settlement
+        if (outcome === 'extend') (token as Token).limited = true
+        else if (outcome !== 'begin') this.#held.delete(token as Token)
+      }
     }
     return held
   }
 
-  #settleArgs(groups: readonly Token[][], others: readonly Settlement[]): Args {
+  #settleArgs(groups: readonly Group[], others: readonly Settlement[]): Args {
     const args: (string | number | Buffer)[] = [groups.length]
-    for (const tokens of groups) {
-      const { queue, rank } = tokens[0] as Token
+    for (const { queue, rank, tokens } of groups) {
       const bytes = tokens.reduce((sum, { size }) => sum + size, 0)
       args.push(queue, rank, bytes, tokens.map(({ id }) => id).join('\n'))
     }
@@ -893,7 +899,7 @@ export class Redis implements Transport {
 
 const FRESH = [0, 0, 0]
 
-type Rows = [string[], string[], string[], string[]]
+type Rows = [string[], string[], string[]]
 
 /** Whether there is more to do than to remove it. */
 const isMarked = ({ limited, worn, message }: Token): boolean => limited || worn || message.key !== undefined

@@ -114,17 +114,17 @@ local function wearOf(queue, place)
 end
 local function setWear(queue, place, wear) call('HSET', at(queue, 'wear'), place, table.concat(wear, ':')) end
 
--- Entries of one priority, in few things to read: how they are called, how long each is, all of them; how often they were
--- handed out and what is noted of them, if any of them was before. One that somebody else has added is its fields as JSON.
+-- Entries of one priority, in few things to read: how they are called, each of them; how often they were handed out and
+-- what is noted of them, if any of them was before. One that somebody else has added is its fields as JSON.
 local function columns(rank, entries, times, wears)
-  local ids, lengths, messages = {}, {}, {}
-  for i, e in ipairs(entries) do
+  local ids, messages = {}, {}
+  for i = 1, #entries do
+    local e = entries[i]
     local f = e[2]
-    local message = f[1] == 'kmq' and f[2] or cjson.encode(f)
-    ids[i], lengths[i], messages[i] = e[1], #message, message
+    ids[i], messages[i] = e[1], f[1] == 'kmq' and f[2] or cjson.encode(f)
   end
   return {
-    rank, table.concat(ids, ','), table.concat(lengths, ','), table.concat(messages),
+    rank, table.concat(ids, ','), messages,
     times and table.concat(times, ',') or '', wears and table.concat(wears, ',') or '',
   }
 end
@@ -422,6 +422,7 @@ return { 'some', out }`,
   /**
    * consumer, whether it is a repetition, how many groups of acknowledgements; of each its queue, priority, bytes,
    * the lines of their entries; then how many others in JSON; then, of an acknowledgement that sends, what send() reads.
+   * Whether each group was held, and each of the others.
    */
   settle: `
 local consumer, again, i = ARGV[4], ARGV[5] == '1', 7
@@ -437,8 +438,7 @@ for g = 1, tonumber(ARGV[6]) do
     size(queue, bytes)
     rooms[queue] = true
   end
-  local held = alive and (again or gone == #ids) and 1 or 0
-  for _ = 1, #ids do out[#out + 1] = held end
+  out[g] = alive and (again or gone == #ids) and 1 or 0
   i = i + 4
 end
 local function remove(s)
