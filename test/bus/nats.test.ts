@@ -298,6 +298,16 @@ await describeEngine('nats', (_, server) => {
     expect(await take(bus.queue('q'), 4)).toEqual(['x', 'x', 'x', 'posted'])
   })
 
+  test('a bus is closed although its server says nothing', async () => {
+    const silent = await startServer('nats')
+    onTestFinished(() => silent.close())
+    const bus = await openBus(silent.url)
+    await bus.queue('q').send('x')
+    silent.pause()
+    onTestFinished(() => silent.resume())
+    expect(await Promise.race([bus.close(), sleep(10_000, 'does not end')])).toBe(undefined)
+  })
+
   test('a request is answered by another process, and what a killed one had borrowed goes with it', async () => {
     const url = newUrl()
     const bus = await openBus(url)

@@ -244,6 +244,16 @@ await describeEngine('redis', (_, server) => {
     expect(await (await queueOf(url)).stats()).toMatchObject({ ready: 3 })
   })
 
+  test('a process ends when nobody waits any more, also while its server is away', async () => {
+    const away = await startServer('redis')
+    onTestFinished(() => away.close())
+    const child = startBus(away.url, 'leave', { count: 1, after: 1000 })
+    expect(await child.line()).toBe('1')
+    await away.kill()
+    const late = new Promise((resolve) => setTimeout(() => resolve('does not end'), 15_000))
+    expect(await Promise.race([child.outcome, late])).toMatchObject({ code: 0 })
+  })
+
   test('what was sent and acknowledged at once is done once', async () => {
     const url = newUrl()
     const bus = await openBus(url)

@@ -40,6 +40,8 @@ const SWEEP = 60_000
 const SWEPT = 1000
 /** Nanoseconds after which a note of a message is forgotten: thirty days. */
 const FORGOTTEN = 30 * 86_400 * 1e9
+/** Milliseconds for what is to be said when it is closed. */
+const LINGER = 5000
 const BINDINGS = 'bindings'
 /** The longest key of a record, in bytes of its subject. */
 const LONGEST_KEY = 3000
@@ -492,12 +494,19 @@ class Nats implements Transport {
     const borrowed = [...this.#borrowed.values()]
     for (const one of borrowed) one.close(reason)
     for (const stream of this.#streams.values()) stream.close(reason)
+    // A server that says nothing learns it by itself.
+    const over = new AbortController()
+    await Promise.race([this.#finish(), sleep(LINGER, undefined, { signal: over.signal })])
+    over.abort()
+    await this.#link.close()
+  }
+
+  async #finish(): Promise<void> {
     if (this.#own.length > 0 && this.#link.isConnected) {
       const queues = new Set(this.#own.map(({ queue }) => queue))
       await this.#change((list) => list.filter(({ queue }) => !queues.has(queue))).catch(() => {})
     }
     await this.#link.flush().catch(() => {})
-    await this.#link.close()
   }
 }
 

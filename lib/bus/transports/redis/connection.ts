@@ -101,6 +101,8 @@ export class Connection {
       autoResendUnfulfilledCommands: false,
       autoResubscribe: false,
       retryStrategy: null,
+      // It waits with a timer that holds the process, for each attempt that has failed.
+      disconnectTimeout: SOONEST,
       // While it reads its data it says how long that takes, and is not to be believed.
       maxLoadingRetryTime: SOONEST,
       scripts,
