@@ -10,7 +10,7 @@ const hex = (key: number) => `0x${key.toString(16)}`
 test('a name does not move the cursor', async () => {
   const name = `${uniqueName()}\u001b[2J`
   const missing = await kmq(['info', name])
-  expect(missing).toMatchObject({ code: 1, stderr: expect.stringMatching(/\ufffd\[2J[^]*kmq create/) })
+  expect(missing).toMatchObject({ code: 1, stderr: expect.stringMatching(/\ufffd\[2J[\s\S]*kmq create/) })
   PosixQueue.open(name, { create: true, maxMessages: 1, messageSize: 1 })
   onTestFinished(() => PosixQueue.unlink(name))
   const found = await kmq(['info', name])

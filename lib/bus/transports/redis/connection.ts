@@ -46,7 +46,7 @@ const LATEST = 2000
 const PASSING = /^(?:LOADING|BUSY|MASTERDOWN|READONLY|TRYAGAIN|CLUSTERDOWN)\b/
 const DENIED = /^(?:WRONGPASS|NOAUTH|NOPERM)\b|invalid password|AUTH failed/
 
-export const PORT = 6379
+const PORT = 6379
 
 export class Connection {
   readonly #Client: ClientClass
