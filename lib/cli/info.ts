@@ -1,7 +1,7 @@
 import { fstatSync, readdirSync, readlinkSync, statSync } from 'node:fs'
 import { PosixQueue, type QueueError, type SysvQueue } from '../index.ts'
 import { type Command, defineCommand, JSON_OPTION } from './command.ts'
-import { type Peer, peerOf, userName } from './queues.ts'
+import { octal, type Peer, peerOf, userName } from './queues.ts'
 import { openSysv, parseTarget, type Target } from './target.ts'
 import { harmless, print, printJson, style } from './terminal.ts'
 
@@ -92,8 +92,6 @@ async function sysvFacts(name: string, queue: SysvQueue): Promise<Facts> {
     changedAt: stat.changedAt,
   }
 }
-
-const octal = (mode: number): string => mode.toString(8).padStart(3, '0')
 
 /** The other processes that have a descriptor of it, of those that this user may look into. */
 function whoHasOpen(queue: PosixQueue): Peer[] {

@@ -70,7 +70,8 @@ function numberOf(name: string, what: string, file: string): number {
   throw new UsageError(`there is no ${what} '${name}' in ${file}`)
 }
 
-const octal = (mode: number): string => mode.toString(8).padStart(3, '0')
+/** Permissions, as chmod(1) has them. */
+export const octal = (mode: number): string => mode.toString(8).padStart(3, '0')
 
 async function posixRows(): Promise<QueueRow[]> {
   const queues = await PosixQueue.list()

@@ -3,6 +3,7 @@ import { fstatSync } from 'node:fs'
 import { PosixQueue, type SysvQueue } from '../index.ts'
 import { Failure } from './errors.ts'
 import { type Family, type Item, type KernelMessage, messageFromJson, parseObject, tagToJson } from './messages.ts'
+import { octal } from './queues.ts'
 
 const FORMAT = 'kmq-dump'
 const VERSION = 1
@@ -31,13 +32,11 @@ export function attributesOf(queue: PosixQueue | SysvQueue): Attributes {
   if (queue instanceof PosixQueue) {
     const { maxMessages, messageSize } = queue.attributes
     const { mode, uid, gid } = fstatSync(queue.fd)
-    return { mode: octal(mode), uid, gid, maxMessages, messageSize }
+    return { mode: octal(mode & 0o777), uid, gid, maxMessages, messageSize }
   }
   const { mode, uid, gid, maxBytes } = queue.stat()
   return { mode: octal(mode), uid, gid, maxBytes }
 }
-
-const octal = (mode: number): string => (mode & 0o777).toString(8).padStart(3, '0')
 
 export function* toLines(header: Header, messages: readonly KernelMessage[]): Generator<string> {
   const { queue, family, attributes } = header
