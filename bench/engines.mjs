@@ -5,7 +5,7 @@ import { parseArgs } from 'node:util'
 import { connect } from 'kernelmq/bus'
 import { missingFor, startServer } from '../test/reliability/servers.mjs'
 
-const help = `npm run bench:engines -- [--engine redis | nats] [--quick]
+const help = `npm run bench:engines -- [--engine redis | nats | amqp] [--quick]
 
 Sends and handles messages of 64 bytes through each engine by kernelmq and by its bare client, with the same guarantees:
 sends are confirmed, a batch is all or nothing, what is handled is acknowledged after its handler, and gone then. No
@@ -117,6 +117,60 @@ const engines = {
           })
         },
         close: () => connection.close(),
+      }
+    },
+  },
+  amqp: {
+    server: 'rabbitmq',
+    async bare(url, name) {
+      const { connect: connectTo } = await import('amqplib')
+      // As we have them: consumers go on when the server takes no more from those that send.
+      const [inward, outward] = [await connectTo(url), await connectTo(url)]
+      const [receiver, sender] = [await inward.createChannel(), await outward.createConfirmChannel()]
+      await receiver.assertQueue(name, { arguments: { 'x-queue-type': 'quorum' } })
+      const send = (body) =>
+        new Promise((resolve, reject) => {
+          const options = { persistent: true, mandatory: true, messageId: randomUUID() }
+          sender.sendToQueue(name, Buffer.from(body), options, (error) => (error ? reject(error) : resolve()))
+        })
+      const consume = async (count, prefetch, take) => {
+        let left = count
+        await receiver.prefetch(prefetch)
+        await new Promise((resolve, reject) => {
+          const handle = async (message) => {
+            const isLast = --left === 0
+            await take(message, isLast)
+            if (!isLast) return
+            await receiver.cancel(message.fields.consumerTag)
+            resolve()
+          }
+          receiver.consume(name, (message) => void handle(message).catch(reject)).catch(reject)
+        })
+        // The server answers when it has read what was acknowledged before.
+        await receiver.checkQueue(name)
+      }
+      return {
+        send,
+        sendMany: (bodies) => Promise.all(bodies.map(send)),
+        async handleTogether(count, handler) {
+          let batch = []
+          await consume(count, 2 * BATCH, async (message, isLast) => {
+            batch.push(message)
+            if (batch.length < BATCH && !isLast) return
+            const own = batch
+            batch = []
+            await handler(own.map(({ content }) => String(content)))
+            receiver.ack(message, true)
+          })
+        },
+        handleEach: (count, handler) =>
+          consume(count, BATCH, async (message) => {
+            await handler(String(message.content))
+            receiver.ack(message)
+          }),
+        async close() {
+          await Promise.all([inward.close(), outward.close()])
+        },
       }
     },
   },
