@@ -85,7 +85,7 @@ async function serve(source: Source, config: BridgeConfig, asJson: boolean, sign
   running = await startBridge(config, {
     onEvent: (event) => {
       say(textOf(event), 'error' in event ? { ...event, error: describe(event.error) } : event)
-      if (running !== undefined) void service.tell(state())
+      if (running !== undefined) service.tellState(state)
     },
   })
   const names = running.routes.map(({ name }) => name)

@@ -9,6 +9,7 @@ export class Service {
   readonly #complain: (error: Error) => void
   #telling: Promise<void> = Promise.resolve()
   #waiting = 0
+  #isStateDue = false
   #watchdog: NodeJS.Timeout | undefined
   #isMute = (process.env.NOTIFY_SOCKET ?? '') === ''
 
@@ -23,8 +24,22 @@ export class Service {
 
   /** Resolves when all that was told is there; one after the other. See sd_notify(3). */
   tell(...variables: string[]): Promise<void> {
+    return this.#queue(() => variables)
+  }
+
+  /** What it says when its turn comes: once, however often it changes until then. */
+  tellState(state: () => string): void {
+    if (this.#isStateDue) return
+    this.#isStateDue = true
+    void this.#queue(() => {
+      this.#isStateDue = false
+      return [state()]
+    })
+  }
+
+  #queue(variables: () => readonly string[]): Promise<void> {
     this.#waiting++
-    this.#telling = this.#telling.then(() => this.#run(variables)).finally(() => this.#waiting--)
+    this.#telling = this.#telling.then(() => this.#run(variables())).finally(() => this.#waiting--)
     return this.#telling
   }
 

@@ -1,6 +1,6 @@
 // kmq bridge, the real command: its ends, its file, signals, readiness, errors.
 import { spawnSync } from 'node:child_process'
-import { chownSync, writeFileSync } from 'node:fs'
+import { chownSync, readFileSync, writeFileSync } from 'node:fs'
 import { join } from 'node:path'
 import { setTimeout as sleep } from 'node:timers/promises'
 import { type PosixMessage, PosixQueue } from 'kernelmq'
@@ -233,6 +233,21 @@ describe('kmq bridge --config', () => {
     expect(JSON.parse(stderr).error.message).toContain(`${file}:1: no JSON`)
     for (const name of ['a', 'b', 'c']) expect(await isEmpty(near.bus.queue(name))).toBe(true)
   })
+})
+
+test('whatever many routes tell at a time, systemd is told once: the watchdog comes behind that', async () => {
+  const { url } = await newLocal()
+  const directory = temporaryDirectory()
+  const log = join(directory, 'log')
+  const routes = numbers(30).map((number) => ({ from: `${url}#queue=q${number}`, to: `posix:${uniqueName()}` }))
+  writeFileSync(join(directory, 'systemd-notify'), `#!/bin/sh\necho "$@" >> ${log}; /bin/sleep 0.1\n`, { mode: 0o755 })
+  const env = { NOTIFY_SOCKET: '/nowhere', PATH: directory }
+  const child = startKmq(['bridge', '--config', write({ routes }), '--json'], { env })
+  for (const _ of routes) await eventOf(child, 'up', 'source')
+  process.kill(child.pid, 'SIGTERM')
+  await child.outcome
+  const told = readFileSync(log, 'utf8').match(/STATUS=/g) ?? []
+  expect(told.length).toBeLessThan(routes.length / 2)
 })
 
 const hasNotify = spawnSync('systemd-notify', ['--version']).status === 0
