@@ -37,6 +37,8 @@ export interface StartOptions {
 
 /** What a consumer needs of its queue. */
 export interface Source<M> {
+  /** The most that it gives at a time. */
+  readonly most?: number
   /** Waits for the first, or for as many as `start` says, or takes only what is there. */
   receive(max: number, wait: boolean, signal: AbortSignal, start: Start | undefined): Promise<M[]>
   /** Settles what the handler has left unsettled; `result` is what it returned. Undefined if it is done already. */
@@ -242,7 +244,7 @@ export class Consumer<M = Message> {
   async #fill(wanted: number, wait: boolean): Promise<void> {
     if (this.#fetching) return
     this.#fetching = true
-    const max = Math.min(wanted, BUS_BATCH)
+    const max = Math.min(wanted, this.#source.most ?? BUS_BATCH)
     const start = this.#started ? undefined : this.#start
     // Whoever has started waits no more until nothing is left; what is settled while he looks is looked for again.
     const waits = wait && !this.#started

@@ -782,8 +782,9 @@ interface Together<M> {
 function inBatches<M>(source: Source<M> & Together<M>, size: number): Source<M[]> {
   const all = (messages: M[], work: (message: M) => Promise<void>) => Promise.all(messages.map(work)).then(() => {})
   return {
+    most: Math.floor(BUS_BATCH / size),
     async receive(max, wait, signal, start) {
-      const messages = await source.receive(Math.min(max * size, BUS_BATCH), wait, signal, start)
+      const messages = await source.receive(max * size, wait, signal, start)
       const batches: M[][] = []
       for (const message of messages) {
         const last = batches.at(-1)

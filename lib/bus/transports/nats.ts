@@ -79,6 +79,9 @@ interface Kept {
   readonly until: number
 }
 
+/** Of many there is nothing to be encoded. */
+const ACK = Buffer.from('+ACK')
+
 class Nats implements Transport {
   readonly capabilities: Capabilities
   readonly overflow = 'reject'
@@ -273,7 +276,7 @@ class Nats implements Transport {
       while (performance.now() < until) {
         try {
           await this.#link.ready('settle', until)
-          for (const one of list) if (one !== last) this.#link.tell(one[1].reply, one[2])
+          for (const one of list) if (one !== last) this.#link.tell(one[1].reply, one[2] === '+ACK' ? ACK : one[2])
           await this.#link.ask(last[1].reply, last[2])
           for (const [, { note }, word] of list) if (note !== undefined && !word.startsWith('-')) this.#forget(note)
           return true
