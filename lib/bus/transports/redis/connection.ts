@@ -47,7 +47,7 @@ const PASSING = /^(?:LOADING|BUSY|MASTERDOWN|READONLY|TRYAGAIN|CLUSTERDOWN)\b/
 const DEMOTED = /^(?:READONLY|MASTERDOWN)\b/
 const DENIED = /^(?:WRONGPASS|NOAUTH|NOPERM)\b|invalid password|AUTH failed/
 
-export const PORT = 6379
+const PORT = 6379
 
 export class Connection {
   readonly #Client: ClientClass
