@@ -383,7 +383,13 @@ export class Link {
     this.#connection = undefined
     for (const { reject } of this.#pending.values()) reject(new QueueError('ERR_MQ_CLOSED', { syscall: 'close' }))
     this.#pending.clear()
-    await connection?.close()
+    // Who waits for it must not end before: its socket holds nobody.
+    const hold = setInterval(() => {}, MAX_TIMER)
+    try {
+      await connection?.close()
+    } finally {
+      clearInterval(hold)
+    }
   }
 }
 
