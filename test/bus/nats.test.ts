@@ -342,7 +342,8 @@ await describeEngine('nats', (_, server) => {
     const all = deferred()
     const consumer = patient.queue('q').consume(({ body }) => {
       seen.push(body)
-      if (body === 'after') all.resolve()
+      // What a killed server had handed out comes again when it is missed, which may be after what was sent later.
+      if (seen.includes('before') && seen.includes('after')) all.resolve()
     })
     const heard = deferred<unknown>()
     await patient.topic('t').subscribe(undefined, ({ body }) => heard.resolve(body))
@@ -358,7 +359,6 @@ await describeEngine('nats', (_, server) => {
     await queue.send('after')
     await all.promise
     await consumer.close()
-    expect(seen).toContain('before')
     while ((await bus.topic('t').publish('still there')) === 0) await sleep(10)
     expect(await heard.promise).toBe('still there')
     expect(await take(patient.queue('other'), 1)).toEqual(['waited'])
