@@ -557,23 +557,26 @@ export const conformance = (scheme: Scheme): void => {
       const all = deferred()
       queue.consume(
         async (messages) => {
-          batches.push(messages.map(({ body }) => body))
+          const bodies = messages.map(({ body }) => body)
+          batches.push(bodies)
           if (batches.flat().length === 7) all.resolve()
-          if (messages.length < 3) throw new Error('too few')
+          if (bodies.includes(6)) throw new Error('the last')
           await messages[0]?.dead('the first')
         },
         { batch: 3 },
       )
       await all.promise
-      expect(batches).toEqual([[0, 1, 2], [3, 4, 5], [6]])
+      // An engine that pushes may not have sent all of them when the first are there.
+      if (scheme === 'amqp')
+        expect([batches.flat(), batches.every(({ length }) => length <= 3)]).toEqual([[0, 1, 2, 3, 4, 5, 6], true])
+      else expect(batches).toEqual([[0, 1, 2], [3, 4, 5], [6]])
       if (!can(scheme, 'deadLetter')) return
-      while ((await queue.stats()).dead < 3) await sleep(1)
+      const expected = batches.flatMap((batch) =>
+        batch.includes(6) ? batch.map((body) => [body, 'failed 1 times']) : [[batch[0], 'the first']],
+      )
+      while ((await queue.stats()).dead < expected.length) await sleep(1)
       const { letters } = await queue.dead.list()
-      expect(letters.map(({ body, reason }) => [body, reason])).toEqual([
-        [0, 'the first'],
-        [3, 'the first'],
-        [6, 'failed 1 times'],
-      ])
+      expect(letters.map(({ body, reason }) => [body, reason])).toEqual(expected)
       expect(await queue.stats()).toMatchObject({ ready: 0, leased: 0 })
       await queue.stopOne()
       expect(() => queue.consume(() => {}, { batch: 0 })).toThrow('"batch" option')

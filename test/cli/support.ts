@@ -45,7 +45,8 @@ export const hasTerminal: boolean = spawnSync('script', ['--version']).status ==
 /** Runs it on a terminal, which gets these answers. */
 export function onTerminal(args: string[], answer: string): Promise<Outcome> {
   const line = [process.execPath, command, ...args].map((word) => `'${word}'`).join(' ')
-  const child = start('script', ['--quiet', '--return', '--command', line, '/dev/null'])
+  // What says that it is CI is thought to have no colours.
+  const child = start('script', ['--quiet', '--return', '--command', line, '/dev/null'], { env: { CI: undefined } })
   child.end(answer)
   return child.outcome
 }
