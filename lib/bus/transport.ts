@@ -294,5 +294,31 @@ export function notFound(path: string, hint: string): QueueError {
   return new QueueError('ERR_BUS_NOT_FOUND', { syscall: 'connect', path, hint })
 }
 
+/** What most transports have not: each refuses it until it has it. */
+export abstract class Refusals {
+  async allot(_namespace: string, _quota?: Quota): Promise<Usage> {
+    throw unsupported('quotas', 'namespace')
+  }
+
+  async browse(_queue: string, _options: { max: number; after: string | undefined }): Promise<Page> {
+    throw unsupported('browse', 'browse')
+  }
+
+  async history(
+    _queue: string,
+    _options: { max: number; after: string | undefined; until: string | undefined },
+  ): Promise<PastPage> {
+    throw unsupported('replay', 'history')
+  }
+
+  async entries(_prefix: string): Promise<[key: string, value: string][]> {
+    throw unsupported('records', 'entries')
+  }
+
+  async put(_key: string, _value: string | undefined, _options?: PutOptions): Promise<void> {
+    throw unsupported('records', 'put')
+  }
+}
+
 /** The most messages in one batch: a transaction stays short. */
 export const BUS_BATCH = 500

@@ -1,9 +1,8 @@
 // The same bridge to other sides of all kinds, which end and come back.
-import { existsSync } from 'node:fs'
-import { fileURLToPath } from 'node:url'
 import type { Message } from 'kernelmq/bus'
 import { afterAll, describe, expect, test } from 'vitest'
-import { SCHEMES } from '../../dist/bus/bus.js'
+import { missingFor, startServer } from '../bus/servers.ts'
+import { withoutServer } from '../bus/support.ts'
 import { isEmpty, newLocal, startBridge, until } from './support.ts'
 
 interface Far {
@@ -16,19 +15,14 @@ interface Far {
 
 const fars: Far[] = [{ name: 'local', url: async () => (await newLocal()).url }]
 
-// Those of the engines, where their servers are.
-const servers = fileURLToPath(new URL('../reliability/servers.mjs', import.meta.url))
-if (existsSync(servers)) {
-  const { missingFor, startServer } = await import(servers)
-  for (const [scheme, name] of Object.entries({ redis: 'redis', nats: 'nats', amqp: 'rabbitmq' })) {
-    const missing: string | undefined = missingFor(name)
-    if (!SCHEMES.includes(`${scheme}:`)) continue
-    if (missing !== undefined) test.skip(`a bridge to ${name}: needs a server: install ${missing} (Debian)`, () => {})
-    else {
-      const server = await startServer(name)
-      fars.push({ name, server, url: async (prefix) => `${server.url}?prefix=${prefix}&timeout=500` })
-    }
+for (const [scheme, name] of Object.entries({ redis: 'redis', nats: 'nats', amqp: 'rabbitmq' } as const)) {
+  const missing = missingFor(name)
+  if (missing !== undefined) {
+    withoutServer(`a bridge to ${scheme}:`, missing)
+    continue
   }
+  const server = await startServer(name)
+  fars.push({ name, server, url: async (prefix) => `${server.url}?prefix=${prefix}&timeout=500` })
 }
 
 afterAll(async () => {

@@ -29,6 +29,11 @@ const servers: Partial<Record<Scheme, Server>> = {}
 /** Each bus has a server's room of its own. */
 let count = 0
 
+/** Counts what cannot be tested as skipped, and says why. */
+export function withoutServer(what: string, missing: string): void {
+  test(what, ({ skip }) => skip(`needs a server: install ${missing} (Debian)`))
+}
+
 /**
  * The tests of an engine, with a server of its own for all of a file; it is there when `suite` is called. Where the
  * server is not installed they are skipped.
@@ -36,7 +41,7 @@ let count = 0
 export async function describeEngine(scheme: Engine, suite: (scheme: Engine, server: Server) => void): Promise<void> {
   const missing = missingFor(engines[scheme])
   if (missing !== undefined) {
-    describe.skip(`${scheme}: needs a server: install ${missing} (Debian)`, () => test('its tests', () => {}))
+    withoutServer(`${scheme}:`, missing)
     return
   }
   const server = await startServer(engines[scheme])

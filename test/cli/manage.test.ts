@@ -233,10 +233,10 @@ describe('kmq', () => {
     expect(await kmq(['toString'])).toMatchObject({ code: 2, stderr: expect.stringContaining("no command 'toString'") })
   })
 
-  test('has colours where they are wanted', async () => {
+  test('has colours where they are wanted', async ({ skip }) => {
     expect((await kmq(['--help'])).stdout).not.toContain('\u001b')
     expect((await kmq(['--help'], { env: { FORCE_COLOR: '1' } })).stdout).toContain('\u001b')
-    if (!hasTerminal) return
+    skip(!hasTerminal, 'needs script(1)')
     expect((await onTerminal(['--help'], '')).stdout).toContain('\u001b[1m')
   })
 })

@@ -15,6 +15,7 @@ import {
   type PutOptions,
   type Receipt,
   type ReceiveOptions,
+  Refusals,
   type SendOptions,
   type Settlement,
   type Transport,
@@ -82,7 +83,7 @@ interface Kept {
 /** Of many there is nothing to be encoded. */
 const ACK = Buffer.from('+ACK')
 
-class Nats implements Transport {
+class Nats extends Refusals implements Transport {
   readonly capabilities: Capabilities
   readonly overflow = 'reject'
   readonly #link: Link
@@ -102,6 +103,7 @@ class Nats implements Transport {
   #closed: Promise<void> | undefined
 
   constructor(link: Link, prefix: string, { lease, replicas }: { lease: number; replicas: number }, clock: Clock) {
+    super()
     this.#link = link
     this.#prefix = prefix
     this.#clock = clock
@@ -334,7 +336,7 @@ class Nats implements Transport {
     }
   }
 
-  async browse(queue: string, { max, after }: { max: number; after: string | undefined }): Promise<Page> {
+  override async browse(queue: string, { max, after }: { max: number; after: string | undefined }): Promise<Page> {
     this.#check('browse')
     return this.#stream(queue).browse(max, after)
   }
@@ -433,7 +435,7 @@ class Nats implements Transport {
     await stream.drop()
   }
 
-  async entries(prefix: string): Promise<[key: string, value: string][]> {
+  override async entries(prefix: string): Promise<[key: string, value: string][]> {
     this.#check('entries')
     const found: [string, string][] = []
     const now = this.#clock.now()
@@ -446,7 +448,7 @@ class Nats implements Transport {
   }
 
   /** What is sent goes first: what is put without it would be a promise that nobody keeps. */
-  async put(key: string, value: string | undefined, { send = [], until = 0 }: PutOptions = {}): Promise<void> {
+  override async put(key: string, value: string | undefined, { send = [], until = 0 }: PutOptions = {}): Promise<void> {
     this.#check('put')
     const subject = `${subjectOf(key)}.$`
     if (subject.length > LONGEST_KEY) throw outOfRange('key', `at most ${LONGEST_KEY} bytes`, subject.length)
@@ -477,14 +479,6 @@ class Nats implements Transport {
       if (--left === 0) return
     }
     this.#sweepFrom = 0
-  }
-
-  async allot(): Promise<never> {
-    throw unsupported('quotas', 'namespace')
-  }
-
-  async history(): Promise<never> {
-    throw unsupported('replay', 'history')
   }
 
   close(): Promise<void> {

@@ -19,6 +19,7 @@ import {
   type Page,
   type Receipt,
   type ReceiveOptions,
+  Refusals,
   type SendOptions,
   type Settlement,
   type Transport,
@@ -123,7 +124,7 @@ function toError(url: URL, port: number, vhost: string, cause: unknown, call: st
   return noConnection(url, port, call, cause)
 }
 
-export class Amqp implements Transport {
+export class Amqp extends Refusals implements Transport {
   readonly capabilities: Capabilities
   readonly overflow = 'reject'
   /** Two connections: the server stops those that publish when it is short of room, and with them what is settled. */
@@ -139,6 +140,7 @@ export class Amqp implements Transport {
   #closed: Promise<void> | undefined
 
   constructor(inward: Link, outward: Link, prefix: string, clock: Clock) {
+    super()
     this.#inward = inward
     this.#outward = outward
     this.#topology = new Topology(inward, prefix)
@@ -411,7 +413,7 @@ export class Amqp implements Transport {
   }
 
   /** Dead letters are taken for a moment, all up to the end of the page, and put back. */
-  async browse(queue: string, { max, after }: { max: number; after: string | undefined }): Promise<Page> {
+  override async browse(queue: string, { max, after }: { max: number; after: string | undefined }): Promise<Page> {
     this.#check('browse')
     if (!queue.endsWith('/dead')) throw unsupported('browse', 'browse')
     const from = Number(after ?? 0)
@@ -479,22 +481,6 @@ export class Amqp implements Transport {
       await line?.close(new QueueError('ERR_MQ_CLOSED', { syscall: 'receive', path: queue }))
       await this.#topology.drop(queue)
     })
-  }
-
-  async allot(): Promise<never> {
-    throw unsupported('quotas', 'namespace')
-  }
-
-  async history(): Promise<never> {
-    throw unsupported('replay', 'history')
-  }
-
-  async entries(): Promise<never> {
-    throw unsupported('records', 'entries')
-  }
-
-  async put(): Promise<never> {
-    throw unsupported('records', 'put')
   }
 
   close(): Promise<void> {

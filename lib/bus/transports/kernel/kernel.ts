@@ -11,11 +11,11 @@ import {
   type Outlet,
   type Receipt,
   type ReceiveOptions,
+  Refusals,
   type SendOptions,
   type Settlement,
   type Transport,
   type TransportStats,
-  unsupported,
 } from '../../transport.ts'
 import type { Directory } from './directory.ts'
 import { grouped, type Handle, Lane } from './lane.ts'
@@ -51,7 +51,7 @@ const NOTHING: TransportStats = { ready: 0, leased: 0, delayed: 0, held: 0, byte
 /** Opens a queue of the kernel by its name there; `isBorrowed` ones are small; undefined if there is none. */
 export type OpenHandle = (object: string, options: { create: boolean; isBorrowed: boolean }) => Handle | undefined
 
-export class Kernel implements Transport {
+export class Kernel extends Refusals implements Transport {
   readonly capabilities: Capabilities = capabilities
   readonly overflow = 'wait'
   readonly #directory: Directory
@@ -65,6 +65,7 @@ export class Kernel implements Transport {
   #closed: Promise<void> | undefined
 
   constructor(directory: Directory, openHandle: OpenHandle, clock: Clock) {
+    super()
     this.#directory = directory
     this.#openHandle = openHandle
     this.#clock = clock
@@ -224,10 +225,6 @@ export class Kernel implements Transport {
     return this.#directory.queues()
   }
 
-  async browse(): Promise<never> {
-    throw unsupported('browse', 'browse')
-  }
-
   async bind(binding: Binding): Promise<void> {
     this.#check('bind')
     this.#directory.bind(binding)
@@ -280,22 +277,6 @@ export class Kernel implements Transport {
     this.#lanes.delete(queue)
     this.#directory.drop(queue)
     await lane?.close()
-  }
-
-  async allot(): Promise<never> {
-    throw unsupported('quotas', 'namespace')
-  }
-
-  async history(): Promise<never> {
-    throw unsupported('replay', 'history')
-  }
-
-  async entries(): Promise<never> {
-    throw unsupported('records', 'entries')
-  }
-
-  async put(): Promise<never> {
-    throw unsupported('records', 'put')
   }
 
   close(): Promise<void> {

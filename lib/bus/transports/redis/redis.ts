@@ -18,6 +18,7 @@ import {
   type PutOptions,
   type Receipt,
   type ReceiveOptions,
+  Refusals,
   type SendOptions,
   type Settlement,
   type Transport,
@@ -135,7 +136,7 @@ export async function openRedis(url: URL, clock: Clock): Promise<Redis> {
   return redis
 }
 
-export class Redis implements Transport {
+export class Redis extends Refusals implements Transport {
   capabilities: Capabilities = capabilities
   readonly overflow = 'reject'
   readonly #connection: Connection
@@ -170,6 +171,7 @@ export class Redis implements Transport {
   #closed: Promise<void> | undefined
 
   constructor(Client: ClientClass, url: URL, address: Address, clock: Clock) {
+    super()
     this.#prefix = `${address.prefix}:`
     this.#clock = clock
     this.#ttl = address.numbers.lease ?? LEASE
@@ -786,7 +788,10 @@ export class Redis implements Transport {
     return names.map(String).sort()
   }
 
-  async browse(queue: string, { max, after = '255:' }: { max: number; after: string | undefined }): Promise<Page> {
+  override async browse(
+    queue: string,
+    { max, after = '255:' }: { max: number; after: string | undefined },
+  ): Promise<Page> {
     const [rank, id] = splitOnce(after, ':')
     const columns = await this.#run<Columns[]>('browse', 'browse', queue, max, rank, id)
     const deliveries = this.#toDeliveries(queue, columns, false)
@@ -849,22 +854,14 @@ export class Redis implements Transport {
     await this.#connection.ignore(`${this.#prefix}bell:${queue}`)
   }
 
-  async entries(prefix: string): Promise<[key: string, value: string][]> {
+  override async entries(prefix: string): Promise<[key: string, value: string][]> {
     const flat = (await this.#run<Buffer[]>('entries', 'entries', prefix)).map(String)
     return Array.from({ length: flat.length / 2 }, (_, at) => [flat[2 * at] as string, flat[2 * at + 1] as string])
   }
 
-  async put(key: string, value: string | undefined, { send = [], until = 0 }: PutOptions = {}): Promise<void> {
+  override async put(key: string, value: string | undefined, { send = [], until = 0 }: PutOptions = {}): Promise<void> {
     const sent = this.#sendArgs(groupsOf(send))
     receiptsOf(await this.#run<Reply>('put', 'put', key, value ?? '', value === undefined ? 0 : 1, until, ...sent))
-  }
-
-  async allot(): Promise<never> {
-    throw unsupported('quotas', 'namespace')
-  }
-
-  async history(): Promise<never> {
-    throw unsupported('replay', 'history')
   }
 
   close(): Promise<void> {
