@@ -212,7 +212,8 @@ function startPeer(routes: readonly Route[]): ChildProcess {
 function endOf(peer: ChildProcess): Promise<never> {
   const ended = new Promise<never>((_, reject) => {
     peer.on('message', ({ message, hint }: { message: string; hint?: string }) => reject(new Failure(message, hint)))
-    peer.on('disconnect', () => reject(new Failure('the other process of the benchmark has ended')))
+    // Ctrl-C reaches it, too, until it has left this process group: a signal is heard before this is said.
+    peer.on('disconnect', () => setImmediate(() => reject(new Failure('the other process of the benchmark has ended'))))
     peer.on('error', reject)
   })
   // It ends in any case.

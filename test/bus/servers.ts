@@ -11,7 +11,7 @@ export interface Server {
   start(): Promise<void>
   /** SIGKILL; resolves when it is gone. */
   kill(): Promise<void>
-  /** SIGSTOP. */
+  /** SIGSTOP; no thread of it runs any more when this returns. */
   pause(): void
   /** SIGCONT. */
   resume(): void

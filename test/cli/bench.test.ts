@@ -1,3 +1,4 @@
+import { spawnSync } from 'node:child_process'
 import { existsSync, readdirSync, readFileSync } from 'node:fs'
 import { SysvQueue } from 'kernelmq'
 import { describe, expect, test } from 'vitest'
@@ -122,6 +123,21 @@ describe('kmq bench', () => {
     terminal.type('\x03')
     const ended = await terminal.report('code')
     expect(ended).toMatchObject({ code: null, signal: 'SIGINT', after: ended.before })
+    expect(terminal.text).not.toMatch(/error|ended/)
+  })
+
+  test('Ctrl-C is not taken for a failure of the other process, which it reaches while that is being made', async ({
+    skip,
+  }) => {
+    skip(spawnSync('strace', ['-V']).error !== undefined, 'needs strace')
+    const slowly = ['strace', '-f', '-qqq', '-o', '/dev/null', '-e', 'inject=setsid:delay_enter=1000000']
+    const terminal = new TerminalOf([...slowly, process.execPath, command, 'bench', '--duration', '1m'])
+    const { started } = await terminal.report('started')
+    const childOf = (pid: number | undefined) => Number(readFileSync(`/proc/${pid}/task/${pid}/children`, 'utf8'))
+    await terminal.until(({ text }) => text.includes('measuring ['))
+    await expect.poll(() => childOf(childOf(started)), { interval: 5, timeout: 60_000 }).toBeGreaterThan(0)
+    terminal.type('\x03')
+    expect(await terminal.report('code')).toMatchObject({ code: null, signal: 'SIGINT' })
     expect(terminal.text).not.toMatch(/error|ended/)
   })
 

@@ -1,7 +1,7 @@
 // Real servers: each on free ports of the loopback interface, with a directory of its own, gone with the tests of a file.
 import { execFile, spawn } from 'node:child_process'
 import { once } from 'node:events'
-import { accessSync, constants, mkdtempSync, writeFileSync } from 'node:fs'
+import { accessSync, constants, mkdtempSync, readdirSync, readFileSync, writeFileSync } from 'node:fs'
 import { connect as connectTo, createServer } from 'node:net'
 import { tmpdir } from 'node:os'
 import { delimiter, join } from 'node:path'
@@ -100,6 +100,31 @@ function answers(port) {
   })
 }
 
+/** The state, one letter (proc(5)), of each thread of a process group. */
+function threadStates(group) {
+  return readdirSync('/proc')
+    .filter((name) => /^\d+$/.test(name) && fieldsOf(`/proc/${name}/stat`)?.[2] === String(group))
+    .flatMap((pid) => tasksOf(pid).flatMap((task) => fieldsOf(`/proc/${pid}/task/${task}/stat`)?.[0] ?? []))
+}
+
+function tasksOf(pid) {
+  try {
+    return readdirSync(`/proc/${pid}/task`)
+  } catch {
+    return []
+  }
+}
+
+/** What follows the name in a `stat` file: state, parent, group...; undefined if the process is gone. */
+function fieldsOf(path) {
+  try {
+    const text = readFileSync(path, 'utf8')
+    return text.slice(text.lastIndexOf(')') + 2).split(' ')
+  } catch {
+    return undefined
+  }
+}
+
 /**
  * A shell that outlives this process, however it ends, and then ends the group that it was last told of, and removes the
  * directory.
@@ -187,6 +212,11 @@ export async function startServer(name, more = []) {
     throw error
   }
   const url = `${recipe.protocol}://127.0.0.1:${port}`
-  const [pause, resume] = [() => signal('SIGSTOP'), () => signal('SIGCONT')]
+  const pause = () => {
+    signal('SIGSTOP')
+    // The threads that run when it is sent may still answer.
+    while (child?.pid !== undefined && threadStates(child.pid).some((state) => !'TtZX'.includes(state))) {}
+  }
+  const resume = () => signal('SIGCONT')
   return { port, url, start, kill, pause, resume, control, close }
 }
