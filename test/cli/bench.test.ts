@@ -29,13 +29,13 @@ async function measuring(args: string[] = []) {
     (await SysvQueue.list()).find(
       ({ lastSender, lastReceiver }) => lastSender === child.pid && lastReceiver !== undefined,
     )
-  await expect.poll(used, { timeout: 60_000 }).toBeDefined()
+  await expect.poll(used).toBeDefined()
   const id = (await used())?.id ?? 0
   return { child, id, peer: peerOf(id) }
 }
 
 async function expectNothingLeft({ id, peer }: { id: number; peer: number }) {
-  await expect.poll(() => existsSync(`/proc/${peer}`), { timeout: 60_000 }).toBe(false)
+  await expect.poll(() => existsSync(`/proc/${peer}`)).toBe(false)
   expect((await SysvQueue.list()).filter((row) => row.id === id || row.lastSender === peer)).toEqual([])
   if (isMounted) expect(readdirSync('/dev/mqueue').filter((name) => name.startsWith('kmq-bench-'))).toEqual([])
 }
@@ -135,7 +135,7 @@ describe('kmq bench', () => {
     const { started } = await terminal.report('started')
     const childOf = (pid: number | undefined) => Number(readFileSync(`/proc/${pid}/task/${pid}/children`, 'utf8'))
     await terminal.until(({ text }) => text.includes('measuring ['))
-    await expect.poll(() => childOf(childOf(started)), { interval: 5, timeout: 60_000 }).toBeGreaterThan(0)
+    await expect.poll(() => childOf(childOf(started))).toBeGreaterThan(0)
     terminal.type('\x03')
     expect(await terminal.report('code')).toMatchObject({ code: null, signal: 'SIGINT' })
     expect(terminal.text).not.toMatch(/error|ended/)

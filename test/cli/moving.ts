@@ -30,7 +30,7 @@ const depthOf = (queue: PosixQueue | SysvQueue): number =>
 
 /** Resolves when there are so many messages. */
 export const depthIs = (queue: PosixQueue | SysvQueue, count: number): Promise<void> =>
-  expect.poll(() => depthOf(queue), { interval: 5, timeout: 60_000 }).toBe(count)
+  expect.poll(() => depthOf(queue)).toBe(count)
 
 /** A directory that is gone after the test. */
 export function directory(): string {

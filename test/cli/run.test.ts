@@ -22,9 +22,7 @@ const sh = (script: string): string[] => ['--', 'sh', '-c', script]
 
 /** Resolves when there is the file, with what is in it. */
 async function fileIs(path: string): Promise<string> {
-  await expect
-    .poll(() => existsSync(path) && readFileSync(path, 'utf8') !== '', { interval: 5, timeout: 60_000 })
-    .toBe(true)
+  await expect.poll(() => existsSync(path) && readFileSync(path, 'utf8') !== '').toBe(true)
   return readFileSync(path, 'utf8')
 }
 
@@ -70,7 +68,7 @@ describe('kmq run', () => {
     // Each waits for two to run, and for the word to end.
     const script = `touch ${path}/$(cat); until [ -e ${path}/go ]; do sleep 0.01; done`
     const child = startKmq(['run', nameOf(queue), '--jobs', '2', '-n', '4', ...sh(script)])
-    await expect.poll(() => existsSync(join(path, 'a')) && existsSync(join(path, 'b')), { timeout: 60_000 }).toBe(true)
+    await expect.poll(() => existsSync(join(path, 'a')) && existsSync(join(path, 'b'))).toBe(true)
     expect(drain(queue)).toEqual(['c', 'd'])
     queue.trySend('c')
     queue.trySend('d')
@@ -188,7 +186,7 @@ describe('kmq run', () => {
     expect(code).toBe(130)
     expect(stderr).toMatch(/put back 1 message/)
     expect(drainTagged(queue)).toEqual([['first', 5]])
-    await expect.poll(() => existsSync(`/proc/${pid}`), { timeout: 60_000 }).toBe(false)
+    await expect.poll(() => existsSync(`/proc/${pid}`)).toBe(false)
   })
 
   test('a second Ctrl-C while a message waits to be put back keeps it once', async () => {
@@ -200,7 +198,7 @@ describe('kmq run', () => {
     const script = `touch ${path}; until [ -e ${cwd}/go ]; do sleep 0.01; done; exit 1`
     const args = ['run', nameOf(queue), '--attempts', '1', ...sh(script)]
     const child = start('sh', ['-c', line, process.execPath, command, ...args])
-    await expect.poll(() => existsSync(path), { timeout: 60_000 }).toBe(true)
+    await expect.poll(() => existsSync(path)).toBe(true)
     queue.trySend('in its place')
     process.kill(child.pid, 'SIGINT')
     writeFileSync(join(cwd, 'go'), '')
@@ -221,7 +219,7 @@ describe('kmq run', () => {
     const path = directory()
     const child = startKmq(['run', nameOf(queue), '--delay', '1h', ...sh(`echo $$ > ${path}/pid; exit 1`)])
     const pid = Number(await fileIs(join(path, 'pid')))
-    await expect.poll(() => existsSync(`/proc/${pid}`), { timeout: 60_000 }).toBe(false)
+    await expect.poll(() => existsSync(`/proc/${pid}`)).toBe(false)
     process.kill(child.pid, 'SIGINT')
     expect((await child.outcome).signal).toBe('SIGINT')
     expect(drain(queue)).toEqual(['bad'])
