@@ -381,7 +381,11 @@ function callOne(world) {
     threw = true
   }
   mend?.()
-  if (threw) return judge(thrown, context)
+  if (threw) {
+    // A foreign `this` brings its own members, and what an internal call throws is of their making.
+    const isForeign = internal.test(context) && !(self instanceof callable.of)
+    return isForeign ? undefined : judge(thrown, context)
+  }
   if (typeof result === 'number') {
     if (result >= 0 && undone[callable.key] !== undefined) undone[callable.key](result, args, world)
   } else if (callable.key === 'mqSetattr') undone.mqSetattr(result, args)
