@@ -5,6 +5,7 @@ import { describe, expect, test } from 'vitest'
 import {
   can,
   deferred,
+  gather,
   hasPlaces,
   isPassing,
   newBus,
@@ -112,7 +113,7 @@ export const conformance = (scheme: Scheme): void => {
     testOf(scheme, 'order')('of a key holds its followers until it is settled, and no other key', async () => {
       const queue = await make()
       for (const body of ['a1', 'a2', 'b1', 'free']) await queue.send(body, body === 'free' ? {} : { key: body[0] })
-      const [a1, b1, free] = await queue.receive({ max: 10 })
+      const [a1, b1, free] = await gather(queue, 3)
       expect([a1, b1, free].map((message) => message?.body)).toEqual(['a1', 'b1', 'free'])
       expect(await queue.stats()).toMatchObject({ leased: 3, held: 1, ready: 0 })
       expect(await queue.receive(nothing)).toEqual([])
@@ -243,6 +244,7 @@ export const conformance = (scheme: Scheme): void => {
       await expect(given).rejects.toMatchObject({ code: 'ABORT_ERR', cause: 'enough' })
       await queue.sendMany([1, 2, 3].map((body) => ({ body })))
       const two = await queue.receive({ max: 2 })
+      if (two.length === 1) two.push(...(await queue.receive()))
       expect(two.map(({ body }) => body)).toEqual([1, 2])
       await expect(queue.receive({ max: 501 })).rejects.toThrow('"max" option must be an integer from 1 to 500')
       await expect(queue.receive({ wait: -1 })).rejects.toThrow('"timeout" option')
@@ -291,7 +293,7 @@ export const conformance = (scheme: Scheme): void => {
     test('a retry counts as an attempt, a release does not; both go to their old place, if there are places', async () => {
       const queue = await make()
       await queue.sendMany(['a', 'b', 'c'].map((body) => ({ body })))
-      const [a, b] = await queue.receive({ max: 2 })
+      const [a, b] = await gather(queue, 2)
       await b?.release()
       await a?.retry(0)
       const again: Message[] = []
@@ -594,7 +596,7 @@ export const conformance = (scheme: Scheme): void => {
     const withDead = async (count: number) => {
       const queue = await make('q', { dedup: 0 })
       await queue.sendMany(Array.from({ length: count }, (_, i) => ({ body: i, id: `i${i}` })))
-      for (const message of await queue.receive({ max: count })) await message.dead(`reason ${message.body}`)
+      for (const message of await gather(queue, count)) await message.dead(`reason ${message.body}`)
       return queue
     }
 

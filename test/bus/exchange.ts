@@ -3,7 +3,7 @@ import { randomBytes } from 'node:crypto'
 import { setTimeout as sleep } from 'node:timers/promises'
 import { compress, encrypt, ReplyError, sign } from 'kernelmq/bus'
 import { describe, expect, test } from 'vitest'
-import { deferred, isSlow, newBus, newClock, type Scheme, type TestClock, take, testOf } from './support.ts'
+import { deferred, gather, isSlow, newBus, newClock, type Scheme, type TestClock, take, testOf } from './support.ts'
 
 export const exchange = (scheme: Scheme): void => {
   describe('a topic', () => {
@@ -168,7 +168,7 @@ export const exchange = (scheme: Scheme): void => {
         { name: 's', queue: 'q', body: { tick: true }, every: 1000, next: new Date(START + 1000) },
       ])
       for (let i = 1; i <= 3; i++) await pass(clock, 1000, async () => (await queue.stats()).ready === i)
-      const messages = await queue.receive({ max: 10 })
+      const messages = await gather(queue, 3)
       expect(messages.map(({ body, priority }) => [body, priority])).toEqual(Array(3).fill([{ tick: true }, 3]))
       expect(await bus.schedules.remove('s')).toBe(true)
       expect(await bus.schedules.remove('s')).toBe(false)
@@ -275,7 +275,7 @@ export const exchange = (scheme: Scheme): void => {
       expect((await queue.stats()).bytes).toBeLessThan(400)
       const noise = randomBytes(2000)
       await queue.send(noise)
-      expect((await queue.receive({ max: 2 }))[1]?.data.length).toBe(2000)
+      expect((await gather(queue, 2))[1]?.data.length).toBe(2000)
     })
   })
 }

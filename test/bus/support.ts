@@ -190,6 +190,15 @@ export async function openBus(url: string, options?: ConnectOptions): Promise<Bu
 }
 
 /** Receives so many messages, acknowledges each, and gives back their bodies. */
+/** So many messages, however many come at a time: an engine hands out what has arrived. */
+export async function gather<T>(queue: Queue<T>, count: number): Promise<Message<T>[]> {
+  const messages: Message<T>[] = []
+  while (messages.length < count) {
+    messages.push(...(await queue.receive({ max: Math.min(count - messages.length, 500) })))
+  }
+  return messages
+}
+
 export async function take(queue: Queue, count: number): Promise<unknown[]> {
   const bodies: unknown[] = []
   while (bodies.length < count) {

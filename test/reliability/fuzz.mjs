@@ -383,7 +383,7 @@ function callOne(world) {
   mend?.()
   if (threw) {
     // A foreign `this` brings its own members, and what an internal call throws is of their making.
-    const isForeign = internal.test(context) && !(self instanceof callable.of)
+    const isForeign = internal.test(context) && !world.things.includes(self)
     return isForeign ? undefined : judge(thrown, context)
   }
   if (typeof result === 'number') {
