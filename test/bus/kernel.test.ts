@@ -59,6 +59,14 @@ describe.each(['mq', 'sysv'] as const)('%s:', (scheme) => {
   }
 
   describe('what is posted', () => {
+    test('what is given back is counted at once', async () => {
+      const queue = (await newBus(scheme)).queue('q')
+      await queue.send('x')
+      const message = await one(queue)
+      await message.release()
+      expect((await queue.stats()).ready).toBe(1)
+    })
+
     test('comes in its order, whatever it is, and packed', async () => {
       const bus = await newBus(scheme)
       const queue = bus.queue('q')

@@ -490,6 +490,8 @@ export class Lane implements Outlet {
   }
 
   stats(): { messages: number; bytes: number; held: number } {
+    // What was sent or given back in this turn counts.
+    this.#shutAll()
     const { messages, bytes } = this.#handle.stats()
     return { messages: messages + this.#inbox.length, bytes, held: this.#held.size }
   }
