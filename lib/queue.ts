@@ -94,6 +94,12 @@ export interface Sending {
 
 const sent = Promise.resolve()
 
+/** Where Node.js itself listens: it never hears what only looks like a signal, or throws in nobody's call when it leaves it. */
+function genuine(signal: AbortSignal): AbortSignal {
+  if (!(signal instanceof AbortSignal)) throw invalidType('"signal" option', 'an AbortSignal', signal)
+  return signal
+}
+
 /**
  * A message queue. `M` is what it brings, `S` the options that a message is sent
  * with, and `R` those that select what to receive.
@@ -369,7 +375,7 @@ export abstract class Queue<M extends Message, S extends object, R>
     }
     checkSignal(signal)
     const stop = new AbortController()
-    const context = { signal: signal === undefined ? stop.signal : AbortSignal.any([signal, stop.signal]) }
+    const context = { signal: signal === undefined ? stop.signal : AbortSignal.any([genuine(signal), stop.signal]) }
     const selection = { ...options, ...context } as R & WaitOptions
     const loops: Promise<void>[] = []
     const failures: unknown[] = []
@@ -418,7 +424,7 @@ export abstract class Queue<M extends Message, S extends object, R>
     return new Readable({
       objectMode: true,
       highWaterMark,
-      ...(signal && { signal }),
+      ...(signal && { signal: genuine(signal) }),
       read() {
         if (fetched.length > 0) {
           deliver(this)
@@ -452,7 +458,7 @@ export abstract class Queue<M extends Message, S extends object, R>
     return new Writable({
       objectMode: true,
       highWaterMark,
-      ...(signal && { signal }),
+      ...(signal && { signal: genuine(signal) }),
       write: (item, _encoding, callback) => send([item], callback),
       writev: (items, callback) =>
         send(

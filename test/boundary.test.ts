@@ -43,6 +43,14 @@ describe.each(families)('a %s queue', (_, open) => {
     for (const error of await Promise.all(others)) expect(error).toHaveProperty('code', 'ERR_MQ_CLOSED')
   })
 
+  test('makes no stream that ends with what only looks like a signal', () => {
+    const queue = open()
+    const signal = { aborted: false, addEventListener() {} } as unknown as AbortSignal
+    for (const make of [() => queue.createReadStream({ signal }), () => queue.createWriteStream({ signal })]) {
+      expect(make).toThrow(TypeError)
+    }
+  })
+
   test('rejects what comes after the close, though the loop is due for a turn', async () => {
     const queue = open()
     const other = { type: 5 } // what is sent meanwhile is not for it

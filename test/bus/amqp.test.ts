@@ -146,13 +146,16 @@ await describeEngine('amqp', (_, server) => {
   })
 
   test('a server that is short of memory takes nothing, and says so; who consumes goes on', async () => {
-    const queue = (await open(`${newPrefix()}&timeout=300`)).queue('q')
+    const url = newPrefix()
+    const queue = (await open(url)).queue('q')
+    const impatient = (await open(`${url}&timeout=2000`)).queue('q')
     await queue.send(1)
+    await impatient.stats()
     await server.control('set_vm_memory_high_watermark', '0')
     onTestFinished(() => server.control('set_vm_memory_high_watermark', '0.4'))
     const blocked = { code: 'ERR_BUS_DISK_FULL', hint: expect.stringContaining('memory') }
-    await expect(queue.send(2)).rejects.toMatchObject(blocked)
-    await expect(queue.send(3)).rejects.toMatchObject(blocked)
+    await expect(impatient.send(2)).rejects.toMatchObject(blocked)
+    await expect(impatient.send(3)).rejects.toMatchObject(blocked)
     expect(await take(queue, 1)).toEqual([1])
     await server.control('set_vm_memory_high_watermark', '0.4')
     // The second was on its way.
