@@ -197,7 +197,7 @@ await describeEngine('amqp', (_, server) => {
   })
 
   test('goes on when the server was away, and says so when it is away for too long', async () => {
-    const url = `${server.url}?prefix=${newPrefix()}&timeout=300`
+    const url = `${server.url}?prefix=${newPrefix()}&timeout=2000`
     const bus = await openBus(url)
     const queue = bus.queue('q')
     await queue.send(1)
