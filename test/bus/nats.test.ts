@@ -347,7 +347,8 @@ await describeEngine('nats', (_, server) => {
     })
     const heard = deferred<unknown>()
     await patient.topic('t').subscribe(undefined, ({ body }) => heard.resolve(body))
-    await queue.send('before')
+    await patient.queue('q').send('before')
+    await queue.stats()
     await server.kill()
     const waiting = patient.queue('other').send('waited')
     await expect(queue.send('x')).rejects.toMatchObject({
@@ -356,10 +357,10 @@ await describeEngine('nats', (_, server) => {
     })
     await server.start()
     await waiting
-    await queue.send('after')
+    await patient.queue('q').send('after')
     await all.promise
     await consumer.close()
-    while ((await bus.topic('t').publish('still there')) === 0) await sleep(10)
+    while ((await patient.topic('t').publish('still there')) === 0) await sleep(10)
     expect(await heard.promise).toBe('still there')
     expect(await take(patient.queue('other'), 1)).toEqual(['waited'])
   })
