@@ -8,6 +8,8 @@ import { setTimeout as sleep } from 'node:timers/promises'
 import { connect as connectTo, headers as newHeaders } from '@nats-io/transport-node'
 import { connect } from 'kernelmq/bus'
 import { describe, expect, onTestFinished, test } from 'vitest'
+import { fieldsOf } from '../../lib/bus/transports/nats/envelope.ts'
+import type { Msg } from '../../lib/bus/transports/nats/link.ts'
 import { startServer } from './servers.ts'
 import { deferred, describeEngine, nothing, one, openBus, startBus, take } from './support.ts'
 
@@ -155,9 +157,15 @@ await describeEngine('nats', (_, server) => {
     const headers = newHeaders()
     headers.set('Nats-Msg-Id', 'his')
     headers.set('kind', 'odd % one')
+    headers.set('when', '10:30')
+    headers.set('none', '')
+    headers.append('who', 'é')
+    headers.append('who', 'the second of a name')
     await connection.request(`${prefixOf(url)}.q.p.0`, 'hello', { headers, timeout: 5000 })
+    const his = { id: 'his', headers: { kind: 'odd % one', when: '10:30', none: '', who: 'é' } }
+    expect((await queue.browse()).messages).toMatchObject([his])
     const message = await one(queue)
-    expect(message).toMatchObject({ id: 'his', headers: { kind: 'odd % one' }, attempts: 0 })
+    expect(message).toMatchObject({ ...his, attempts: 0 })
     expect(message.body).toEqual(Buffer.from('hello'))
     await message.ack()
     await connection.request(`${prefixOf(url)}.q.p.0`, 'bare')
@@ -368,4 +376,12 @@ await describeEngine('nats', (_, server) => {
 test('a token that stands in place of a user is not shown', async () => {
   const url = 'nats://t0ken@localhost:1?prefix=a/b'
   await expect(connect(url)).rejects.toThrow("Received 'nats://***@localhost:1?prefix=a/b'")
+})
+
+test('headers are read, too, when the client does not show their bytes', () => {
+  const headers = newHeaders()
+  headers.append('kind', '%C3%A9')
+  headers.append('kind', 'the second of a name')
+  expect(fieldsOf({ headers } as Msg)).toEqual({ kind: 'é' })
+  expect(fieldsOf({} as Msg)).toEqual({})
 })

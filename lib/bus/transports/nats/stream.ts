@@ -5,7 +5,7 @@ import type { Cancel, Clock } from '../../clock.ts'
 import type { Delivery, Outgoing, Page, Receipt, ReceiveOptions, TransportStats } from '../../transport.ts'
 import { Holding } from '../engine/holding.ts'
 import type { Read } from '../engine/wire.ts'
-import { headersOf, type Place, placeOf, read, toHeaders } from './envelope.ts'
+import { fieldsOf, type Place, parse, placeOf, read, toHeaders } from './envelope.ts'
 import { type Ledger, NAME_IN_USE, NO_MESSAGE, NO_STREAM, type PubAck } from './ledger.ts'
 import { Line } from './line.ts'
 import { ApiError, type Link, type Msg } from './link.ts'
@@ -97,7 +97,7 @@ export class Held {
   constructor(lane: Lane, message: Msg, place: Place, before: Returned | undefined, safe: number) {
     const { sequence, count, time } = place
     this.lane = lane
-    this.fields = read(message.headers, time)
+    this.fields = read(fieldsOf(message), time)
     this.body = message.data
     this.reply = message.reply as string
     this.sequence = sequence
@@ -938,11 +938,9 @@ export class Stream {
       const stored = await this.#stored(next)
       if (stored === undefined) return { deliveries, next: undefined }
       if (deliveries.length === max) break
-      const { seq, time, hdrs, data = '' } = stored
-      const { id, format, key, priority, headers, sentAt } = read(
-        headersOf(this.#settings.link.client, hdrs),
-        Date.parse(time),
-      )
+      const { seq, time, hdrs = '', data = '' } = stored
+      const fields = parse(Buffer.from(hdrs, 'base64').toString())
+      const { id, format, key, priority, headers, sentAt } = read(fields, Date.parse(time))
       const body = Buffer.from(data, 'base64')
       const past = { attempts: 0, losses: 0, suspect: false, damage: undefined }
       deliveries.push({ token: undefined, id, body, format, key, priority, headers, sentAt, ...past })
