@@ -69,7 +69,7 @@ async function openRedis(url: URL, { clock }: Settings): Promise<Transport> {
 }
 
 const openNats: OpenTransport = async (url, settings) => {
-  const { openNats: open } = await import('./transports/nats.ts')
+  const { openNats: open } = await import('./transports/nats/nats.ts')
   return open(url, settings)
 }
 
