@@ -140,8 +140,8 @@ await describeEngine('nats', (_, server) => {
     const url = newUrl()
     const queue = (await openBus(url)).queue('q')
     const bodies = [...Array(256).keys()]
-    for (const body of bodies) await queue.send(body, { priority: body })
-    for (let key = 0; key < 64; key++) await queue.send(-1, { key: String(key) })
+    const keys = [...Array(64).keys()].map((key) => queue.send(-1, { key: String(key) }))
+    await Promise.all([...keys, ...bodies.map((body) => queue.send(body, { priority: body }))])
     const other = (await openBus(url)).queue<number>('q')
     expect(await other.stats()).toMatchObject({ ready: 256 + 64 })
     const seen = (await take(other, 256 + 64)).filter((body) => body !== -1)

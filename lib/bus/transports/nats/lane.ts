@@ -1,5 +1,4 @@
 // A part of a queue: its consumer, which all processes share, how that is asked, and what it has forgotten.
-import { setTimeout as sleep } from 'node:timers/promises'
 import type { Delivery } from '../../transport.ts'
 import { Hands, type HandsOf } from './hands.ts'
 import { ApiError, type Msg } from './link.ts'
@@ -25,17 +24,17 @@ interface Receiver {
   came(delivery: Delivery): void
   /** Has each lane tell of the next message, if somebody waits. */
   stand(): void
-  /** Makes what somebody has removed. */
+  /** Makes what somebody has removed; it takes its time, so that what is gone is not asked again and again. */
   mend(): Promise<void>
 }
 
 /** Milliseconds for which a pull waits at the server. */
 export const PULL = 30_000
-/** Milliseconds for an answer to a look; of a lane whose one message somebody has there is none, nor of none. */
+/** Milliseconds for an answer to a look, and after which it is asked what is wrong. */
 const LOOK = 2000
+const SILENT = 300
+/** Milliseconds after which there will be none, because somebody has the one message of a lane. */
 const TAKEN = 30
-/** Milliseconds to wait before what is gone is asked again. */
-const AGAIN = 10
 /** In how many looks a lane has to have more than its consumer knows of. */
 const CERTAIN = 3
 /** Nanoseconds in a millisecond. */
@@ -94,8 +93,9 @@ export class Lane {
   async mend(): Promise<void> {
     const { isNew } = await makeConsumer(this.name, this.hands.lease, this.#of)
     if (!isNew) return
-    // The pull that waited went with it, and so did its numbers.
+    // The pulls that waited went with it, and so did its numbers.
     this.#stands = 0
+    this.#look?.end(GONE)
     this.hands.forget()
   }
 
@@ -152,27 +152,37 @@ export class Lane {
   #pull(batch: number): Promise<Msg[] | undefined> {
     const inbox = this.#inboxOf()
     if (inbox === undefined) return Promise.resolve([])
-    const messages: Msg[] = []
     return new Promise((resolve) => {
+      const messages: Msg[] = []
       const end = (status?: number) => {
         clearTimeout(timer)
+        if (this.#look !== look) return
         this.#look = undefined
         resolve(status === GONE && messages.length === 0 ? undefined : messages)
       }
-      const late = () => {
-        if (!this.isSerial) {
-          end(GONE)
-          return
-        }
-        // Somebody else has its one message, and ours is still asked for.
-        this.#asked = performance.now()
-        this.#stands = this.#asked + PULL
-        end()
-      }
-      const timer = setTimeout(late, this.isSerial ? TAKEN : LOOK)
-      this.#look = { batch, messages, end }
+      const look = { batch, messages, end }
+      let timer = this.isSerial
+        ? setTimeout(() => {
+            // Somebody else has its one message, and ours is still asked for.
+            this.#asked = performance.now()
+            this.#stands = this.#asked + PULL
+            end()
+          }, TAKEN)
+        : setTimeout(() => {
+            timer = setTimeout(end, LOOK, GONE)
+            // Nobody answers for a consumer that is gone, either.
+            this.#info().catch((error: unknown) => {
+              if (error instanceof ApiError) end(GONE)
+            })
+          }, SILENT)
+      this.#look = look
       this.#ask({ batch, no_wait: true }, inbox)
     })
+  }
+
+  #info(): Promise<ConsumerInfo> {
+    const { link, stream } = this.#of
+    return link.api<ConsumerInfo>(`CONSUMER.INFO.${stream}.${this.name}`)
   }
 
   #ask(request: object, reply: string): void {
@@ -232,8 +242,7 @@ export class Lane {
     const { receiver } = this.#of
     const code = message.headers?.code
     const isGone = code === GONE || code === DELETED
-    // What is gone is not asked again and again.
-    const again = isGone ? receiver.mend().then(() => sleep(AGAIN, undefined, { ref: false })) : Promise.resolve()
+    const again = isGone ? receiver.mend() : Promise.resolve()
     again.then(
       () => receiver.stand(),
       () => {},
@@ -265,11 +274,8 @@ export class Lane {
    * Resolves to whether there is nothing that its consumer does not know.
    */
   async search(): Promise<boolean> {
-    const { link, stream } = this.#of
     const before = await this.#count()
-    const { created, num_pending, num_ack_pending } = await link.api<ConsumerInfo>(
-      `CONSUMER.INFO.${stream}.${this.name}`,
-    )
+    const { created, num_pending, num_ack_pending } = await this.#info()
     const after = await this.#count()
     const known = num_pending + num_ack_pending
     const sent = after.last - before.last

@@ -42,7 +42,7 @@ const BACK = 1000
 /** Nanoseconds after which a note of a message is forgotten: thirty days. */
 const FORGOTTEN = 30 * 86_400 * 1e9
 /** Milliseconds for what is to be said when it is closed. */
-const LINGER = 5000
+const LINGER = 1000
 const capabilities = {
   persist: 'process',
   delay: 'native',

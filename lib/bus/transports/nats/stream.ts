@@ -1,4 +1,5 @@
 // A queue as a stream of JetStream: made, sent to and received from.
+import { setTimeout as sleep } from 'node:timers/promises'
 import { AbortError, QueueError } from '../../../errors.ts'
 import type { Delivery, Outgoing, Page, Receipt, ReceiveOptions, TransportStats } from '../../transport.ts'
 import { toHeaders } from './envelope.ts'
@@ -20,6 +21,8 @@ export interface StreamSettings extends Means {
 
 /** Nanoseconds in a millisecond. */
 const NANOS = 1_000_000
+/** Milliseconds for a server to remove something. */
+const REMOVED = 250
 /** Milliseconds for which somebody may still come for what arrives when nobody waits. */
 const STASHED = 10
 /** Milliseconds between looks for lanes that others have made, and for pulls that were forgotten. */
@@ -51,6 +54,7 @@ export class Stream {
   #open: Lane[] = []
   #made: Promise<void> | undefined
   #isMade = false
+  #mending: Promise<void> | undefined
   /** Milliseconds for which the stream knows an id. */
   #window = 0
   #receives: Promise<void> | undefined
@@ -159,7 +163,16 @@ export class Stream {
   }
 
   /** Somebody has removed the stream, or a consumer: what was ours to make is made again. */
-  async #mend(): Promise<void> {
+  #mend(): Promise<void> {
+    this.#mending ??= this.#mendAll().finally(() => {
+      this.#mending = undefined
+    })
+    return this.#mending
+  }
+
+  async #mendAll(): Promise<void> {
+    // A server says so before it has removed the files; with them go those of what is made at once under that name.
+    await sleep(REMOVED, undefined, { ref: false })
     this.#made = undefined
     this.#isMade = false
     await this.#make()
