@@ -13,7 +13,15 @@ const order = [
   ['posix.ts', 'sysv.ts'],
   ['systemd.ts', 'doctor.ts'],
   ['index.ts'],
-  ['bus/clock.ts', 'bus/transport.ts', 'bus/topic-pattern.ts', 'bus/schema.ts', 'bus/codecs.ts', 'bus/body.ts'],
+  [
+    'bus/secrets.ts',
+    'bus/clock.ts',
+    'bus/transport.ts',
+    'bus/topic-pattern.ts',
+    'bus/schema.ts',
+    'bus/codecs.ts',
+    'bus/body.ts',
+  ],
   ['bus/transports/local/sqlite.ts', 'bus/transports/local/lock.ts', 'bus/transports/local/peers.ts'],
   [
     'bus/transports/local/checkpointer.ts',

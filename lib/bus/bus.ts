@@ -21,10 +21,10 @@ import {
 } from './queue.ts'
 import { Replies } from './replies.ts'
 import { Schedules } from './schedules.ts'
+import { shown } from './secrets.ts'
 import { Topic } from './topic.ts'
 import { Tracing } from './tracing.ts'
 import type { Capabilities, Transport } from './transport.ts'
-import { shown } from './transports/engine/address.ts'
 
 /** Milliseconds. */
 const DAY = 86_400_000

@@ -1,5 +1,6 @@
 // The URL of an engine, what it says, and what may be said of it.
 import { invalidValue, QueueError } from '../../../errors.ts'
+import { shown } from '../../secrets.ts'
 
 /** What the names of all that a bus makes in an engine begin with. */
 const PREFIX = /^[\w-]{1,64}$/
@@ -13,14 +14,6 @@ export interface Address {
   readonly patience: number
   /** The other parameters, which are numbers > 0. */
   readonly numbers: Readonly<Record<string, number>>
-}
-
-/** As it may be seen: without the password, or the token that stands in place of a user. */
-export function shown(url: URL): string {
-  const copy = new URL(url)
-  if (url.password !== '') copy.password = '***'
-  else if (url.username !== '') copy.username = '***'
-  return copy.href
 }
 
 /** @param names what else may stand behind the "?", beside `prefix` and `timeout` */
