@@ -72,6 +72,20 @@ await describeEngine('nats', (_, server) => {
       expect(await take(bus.queue('q'), 1)).toEqual(['x'])
     })
 
+    test('has the token that its server wants in place of a user', async () => {
+      const guarded = await startServer('nats', ['--auth', 't0ken'])
+      onTestFinished(() => guarded.close())
+      const urlOf = (token: string) => guarded.url.replace('//', `//${token}@`)
+      const error = await connect(urlOf('wr0ng')).catch((refused: Error) => refused)
+      expect(error).toMatchObject({ code: 'ERR_BUS_ACCESS', hint: expect.stringContaining('the right token') })
+      expect(JSON.stringify([error, String(error), (error as Error).stack])).not.toContain('wr0ng')
+      await expect(connect(guarded.url)).rejects.toMatchObject({ code: 'ERR_BUS_ACCESS' })
+      const bus = await openBus(urlOf('t0ken'))
+      expect(bus.url).not.toContain('t0ken')
+      await bus.queue('q').send('x')
+      expect(await take(bus.queue('q'), 1)).toEqual(['x'])
+    })
+
     test('of a server without JetStream is told so', async () => {
       await expect(connect(await startPlain())).rejects.toMatchObject({
         code: 'ERR_BUS_CONNECTION',

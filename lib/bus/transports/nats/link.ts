@@ -161,7 +161,7 @@ export class Link {
       })
     } catch (error) {
       const isRefused = (error as Error)?.name === 'AuthorizationError' || /authoriz|authentic/i.test(String(error))
-      throw isRefused ? noAccess(url, PORT, 'connect', error) : noConnection(url, PORT, 'connect', error)
+      throw isRefused ? noAccess(url, PORT, 'connect', error, true) : noConnection(url, PORT, 'connect', error)
     }
     if (this.#closed) {
       await connection.close()
@@ -189,7 +189,7 @@ export class Link {
       for (const [token, pending] of this.#pending) {
         if (pending.subject !== subject) continue
         this.#pending.delete(token)
-        pending.reject(noAccess(this.url, PORT, 'send', status.error))
+        pending.reject(noAccess(this.url, PORT, 'send', status.error, true))
       }
     }
   }
