@@ -8,7 +8,7 @@ import { setTimeout as sleep } from 'node:timers/promises'
 import { connect as connectTo, headers as newHeaders } from '@nats-io/transport-node'
 import { connect } from 'kernelmq/bus'
 import { describe, expect, onTestFinished, test } from 'vitest'
-import { fieldsOf } from '../../lib/bus/transports/nats/envelope.ts'
+import { fieldsOf, placeOf } from '../../lib/bus/transports/nats/envelope.ts'
 import type { Msg } from '../../lib/bus/transports/nats/link.ts'
 import { startServer } from './servers.ts'
 import { deferred, describeEngine, nothing, one, openBus, startBus, take } from './support.ts'
@@ -398,4 +398,11 @@ test('headers are read, too, when the client does not show their bytes', () => {
   headers.append('kind', 'the second of a name')
   expect(fieldsOf({ headers } as Msg)).toEqual({ kind: 'é' })
   expect(fieldsOf({} as Msg)).toEqual({})
+})
+
+test.each([
+  '$JS.ACK.kmq=q.p0.3.42.7.1767225600123456789.5',
+  '$JS.ACK.hub.Xq7.kmq=q.p0.3.42.7.1767225600123456789.5.r4',
+])('the place of a message is read from %s', (reply) => {
+  expect(placeOf({ reply } as Msg)).toEqual({ count: 3, sequence: 42, time: 1_767_225_600_123 })
 })

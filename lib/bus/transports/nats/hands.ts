@@ -128,7 +128,7 @@ export class Hands {
   }
 
   get isEmpty(): boolean {
-    return this.#holding.all.length === 0
+    return this.#holding.size === 0
   }
 
   /** What was given back, and until when that waits; what has become of it since is not known. */
