@@ -119,6 +119,12 @@ await describeEngine('nats', (_, server) => {
     await api(`STREAM.DELETE.${prefixOf(url)}=q`)
     await queue.send('after')
     expect(await waiting).toEqual(['after'])
+    // Who waits for longer hears of it before the files are gone.
+    const standing = take(queue, 1)
+    await sleep(20)
+    await api(`STREAM.DELETE.${prefixOf(url)}=q`)
+    await queue.send('again')
+    expect(await standing).toEqual(['again'])
   })
 
   test('a consumer that somebody has removed is made again, and nothing is lost', async () => {
