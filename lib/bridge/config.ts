@@ -2,10 +2,10 @@
 import { isAbsolute } from 'node:path'
 import { inspect } from 'node:util'
 import type { Durability } from '../bus/index.ts'
+import { hide } from '../bus/secrets.ts'
 import {
   type BusEndpoint,
   type Endpoint,
-  hide,
   isForgetful,
   isKernel,
   type KernelEndpoint,

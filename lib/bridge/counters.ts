@@ -1,7 +1,7 @@
 // What a route has done and how it is, and who is told.
 import { setTimeout as sleep } from 'node:timers/promises'
+import { hide } from '../bus/secrets.ts'
 import type { Retry } from './config.ts'
-import { hide } from './endpoint.ts'
 
 export interface RouteCounters {
   /** Taken from where it begins; of a kernel queue, from its outbox. */

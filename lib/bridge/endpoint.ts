@@ -1,4 +1,5 @@
 // What a route begins or ends at, in one word.
+import { hide } from '../bus/secrets.ts'
 import { invalidType, invalidValue } from '../errors.ts'
 
 export type Endpoint =
@@ -26,14 +27,6 @@ export const isForgetful = (endpoint: Endpoint): boolean => isKernel(endpoint) |
 const QUEUE = /^[\w.:-]{1,128}$/
 const WORD = '(?:[\\w:-]+|\\*|#)'
 const TOPIC = new RegExp(`^(?=.{1,128}$)${WORD}(?:\\.${WORD})*$`)
-
-/** A text without the passwords and tokens of the URLs in it. */
-export function hide(text: string): string {
-  return text
-    .replace(/(\/\/[^/@\s:]*:)\S*@/g, '$1***@')
-    .replace(/(\/\/)[^/@\s:?#]+@/g, '$1***@')
-    .replace(/([?&](?:password|token|secret)=)[^&#\s'"]*/gi, '$1***')
-}
 
 /** @param schemes of the URLs that a bus may have, such as `local:` */
 export function parseEndpoint(name: string, text: unknown, schemes: readonly string[]): Endpoint {

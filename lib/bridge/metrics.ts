@@ -1,5 +1,5 @@
 // The text format of Prometheus: the figures of all buses, and those of the routes.
-import { hide } from './endpoint.ts'
+import { hide } from '../bus/secrets.ts'
 import type { Lag, RouteStatus } from './runner.ts'
 
 const quote = (text: string): string =>

@@ -21,10 +21,10 @@ import {
 } from './queue.ts'
 import { Replies } from './replies.ts'
 import { Schedules } from './schedules.ts'
+import { shown } from './secrets.ts'
 import { Topic } from './topic.ts'
 import { Tracing } from './tracing.ts'
 import type { Capabilities, Transport } from './transport.ts'
-import { shown } from './transports/engine/address.ts'
 
 /** Milliseconds. */
 const DAY = 86_400_000
@@ -69,7 +69,7 @@ async function openRedis(url: URL, { clock }: Settings): Promise<Transport> {
 }
 
 const openNats: OpenTransport = async (url, settings) => {
-  const { openNats: open } = await import('./transports/nats.ts')
+  const { openNats: open } = await import('./transports/nats/nats.ts')
   return open(url, settings)
 }
 

@@ -8,6 +8,8 @@ import { setTimeout as sleep } from 'node:timers/promises'
 import { connect as connectTo, headers as newHeaders } from '@nats-io/transport-node'
 import { connect } from 'kernelmq/bus'
 import { describe, expect, onTestFinished, test } from 'vitest'
+import { fieldsOf, placeOf } from '../../lib/bus/transports/nats/envelope.ts'
+import type { Msg } from '../../lib/bus/transports/nats/link.ts'
 import { startServer } from './servers.ts'
 import { deferred, describeEngine, nothing, one, openBus, startBus, take } from './support.ts'
 
@@ -70,6 +72,20 @@ await describeEngine('nats', (_, server) => {
       expect(await take(bus.queue('q'), 1)).toEqual(['x'])
     })
 
+    test('has the token that its server wants in place of a user', async () => {
+      const guarded = await startServer('nats', ['--auth', 't0ken'])
+      onTestFinished(() => guarded.close())
+      const urlOf = (token: string) => guarded.url.replace('//', `//${token}@`)
+      const error = await connect(urlOf('wr0ng')).catch((refused: Error) => refused)
+      expect(error).toMatchObject({ code: 'ERR_BUS_ACCESS', hint: expect.stringContaining('the right token') })
+      expect(JSON.stringify([error, String(error), (error as Error).stack])).not.toContain('wr0ng')
+      await expect(connect(guarded.url)).rejects.toMatchObject({ code: 'ERR_BUS_ACCESS' })
+      const bus = await openBus(urlOf('t0ken'))
+      expect(bus.url).not.toContain('t0ken')
+      await bus.queue('q').send('x')
+      expect(await take(bus.queue('q'), 1)).toEqual(['x'])
+    })
+
     test('of a server without JetStream is told so', async () => {
       await expect(connect(await startPlain())).rejects.toMatchObject({
         code: 'ERR_BUS_CONNECTION',
@@ -103,6 +119,12 @@ await describeEngine('nats', (_, server) => {
     await api(`STREAM.DELETE.${prefixOf(url)}=q`)
     await queue.send('after')
     expect(await waiting).toEqual(['after'])
+    // Who waits for longer hears of it before the files are gone.
+    const standing = take(queue, 1)
+    await sleep(20)
+    await api(`STREAM.DELETE.${prefixOf(url)}=q`)
+    await queue.send('again')
+    expect(await standing).toEqual(['again'])
   })
 
   test('a consumer that somebody has removed is made again, and nothing is lost', async () => {
@@ -138,8 +160,8 @@ await describeEngine('nats', (_, server) => {
     const url = newUrl()
     const queue = (await openBus(url)).queue('q')
     const bodies = [...Array(256).keys()]
-    for (const body of bodies) await queue.send(body, { priority: body })
-    for (let key = 0; key < 64; key++) await queue.send(-1, { key: String(key) })
+    const keys = [...Array(64).keys()].map((key) => queue.send(-1, { key: String(key) }))
+    await Promise.all([...keys, ...bodies.map((body) => queue.send(body, { priority: body }))])
     const other = (await openBus(url)).queue<number>('q')
     expect(await other.stats()).toMatchObject({ ready: 256 + 64 })
     const seen = (await take(other, 256 + 64)).filter((body) => body !== -1)
@@ -155,9 +177,15 @@ await describeEngine('nats', (_, server) => {
     const headers = newHeaders()
     headers.set('Nats-Msg-Id', 'his')
     headers.set('kind', 'odd % one')
+    headers.set('when', '10:30')
+    headers.set('none', '')
+    headers.append('who', 'é')
+    headers.append('who', 'the second of a name')
     await connection.request(`${prefixOf(url)}.q.p.0`, 'hello', { headers, timeout: 5000 })
+    const his = { id: 'his', headers: { kind: 'odd % one', when: '10:30', none: '', who: 'é' } }
+    expect((await queue.browse()).messages).toMatchObject([his])
     const message = await one(queue)
-    expect(message).toMatchObject({ id: 'his', headers: { kind: 'odd % one' }, attempts: 0 })
+    expect(message).toMatchObject({ ...his, attempts: 0 })
     expect(message.body).toEqual(Buffer.from('hello'))
     await message.ack()
     await connection.request(`${prefixOf(url)}.q.p.0`, 'bare')
@@ -369,4 +397,19 @@ await describeEngine('nats', (_, server) => {
 test('a token that stands in place of a user is not shown', async () => {
   const url = 'nats://t0ken@localhost:1?prefix=a/b'
   await expect(connect(url)).rejects.toThrow("Received 'nats://***@localhost:1?prefix=a/b'")
+})
+
+test('headers are read, too, when the client does not show their bytes', () => {
+  const headers = newHeaders()
+  headers.append('kind', '%C3%A9')
+  headers.append('kind', 'the second of a name')
+  expect(fieldsOf({ headers } as Msg)).toEqual({ kind: 'é' })
+  expect(fieldsOf({} as Msg)).toEqual({})
+})
+
+test.each([
+  '$JS.ACK.kmq=q.p0.3.42.7.1767225600123456789.5',
+  '$JS.ACK.hub.Xq7.kmq=q.p0.3.42.7.1767225600123456789.5.r4',
+])('the place of a message is read from %s', (reply) => {
+  expect(placeOf({ reply } as Msg)).toEqual({ count: 3, sequence: 42, time: 1_767_225_600_123 })
 })

@@ -22,6 +22,10 @@ export class Holding<H> {
     return [...this.#held]
   }
 
+  get size(): number {
+    return this.#held.size
+  }
+
   has(one: H): boolean {
     return this.#held.has(one)
   }

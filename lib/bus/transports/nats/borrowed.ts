@@ -1,7 +1,7 @@
 // A queue that goes with this process: a subscription, and what came by it. Whoever sends waits until it is here.
 import type { Clock } from '../../clock.ts'
 import { type Delivery, NO_HEADERS, type Outgoing, type ReceiveOptions, type TransportStats } from '../../transport.ts'
-import { read } from './envelope.ts'
+import { fieldsOf, read } from './envelope.ts'
 import { Line } from './line.ts'
 import type { Link, Msg } from './link.ts'
 
@@ -51,7 +51,7 @@ export class Borrowed {
     const isFull = this.#lent.length + this.#held >= ROOM || this.#bytes + message.data.length > BYTES
     message.respond(isFull ? FULL : TAKEN)
     if (isFull) return
-    const { id, format, key, priority, headers, sentAt, expires, due } = read(message.headers, this.#clock.now())
+    const { id, format, key, priority, headers, sentAt, expires, due } = read(fieldsOf(message), this.#clock.now())
     const now = this.#clock.now()
     if (expires > 0 && expires <= now) return
     const past = { attempts: 0, losses: 0, suspect: false, damage: undefined }

@@ -19,7 +19,7 @@ const ANSWER = 5000
 const LOOK = 250
 /** Milliseconds between pings; a connection that leaves two of them unanswered is given up. */
 const PING = 5000
-/** Milliseconds for a server that has just been started to have its JetStream. */
+/** Milliseconds for a server that has just been started to answer for its JetStream. */
 const STARTING = 2000
 
 /** What may be otherwise when it is tried again. */
@@ -118,7 +118,9 @@ export class Link {
         if (error instanceof ApiError) throw failed(error.message, error)
         const { cause } = error as QueueError
         if (!(cause instanceof Trouble && cause.kind === 'nobody')) throw error
-        if (performance.now() > until) throw failed('it has no JetStream', cause)
+        const info = this.#connection?.info
+        const hasNone = info !== undefined && info.jetstream !== true
+        if (hasNone || performance.now() > until) throw failed('it has no JetStream', cause)
         await sleep(50)
       }
     }
@@ -159,7 +161,7 @@ export class Link {
       })
     } catch (error) {
       const isRefused = (error as Error)?.name === 'AuthorizationError' || /authoriz|authentic/i.test(String(error))
-      throw isRefused ? noAccess(url, PORT, 'connect', error) : noConnection(url, PORT, 'connect', error)
+      throw isRefused ? noAccess(url, PORT, 'connect', error, true) : noConnection(url, PORT, 'connect', error)
     }
     if (this.#closed) {
       await connection.close()
@@ -187,7 +189,7 @@ export class Link {
       for (const [token, pending] of this.#pending) {
         if (pending.subject !== subject) continue
         this.#pending.delete(token)
-        pending.reject(noAccess(this.url, PORT, 'send', status.error))
+        pending.reject(noAccess(this.url, PORT, 'send', status.error, true))
       }
     }
   }

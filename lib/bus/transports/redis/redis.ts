@@ -4,6 +4,7 @@ import { setTimeout as sleep } from 'node:timers/promises'
 import { checkInteger, invalidValue, QueueError } from '../../../errors.ts'
 import { checkSignal, Waiter } from '../../../waiting.ts'
 import { type Cancel, type Clock, systemClock } from '../../clock.ts'
+import { shown } from '../../secrets.ts'
 import { isBound } from '../../topic-pattern.ts'
 import {
   type Addressed,
@@ -25,7 +26,7 @@ import {
   type TransportStats,
   unsupported,
 } from '../../transport.ts'
-import { type Address, addressOf, shown } from '../engine/address.ts'
+import { type Address, addressOf } from '../engine/address.ts'
 import { loadClient } from '../engine/client.ts'
 import { Hold } from '../engine/hold.ts'
 import { FIELD, fromFields, type Read, toFields } from '../engine/wire.ts'

@@ -1,9 +1,9 @@
 // nats://host: each queue is a stream of JetStream, with the retention of work queues.
 import { randomUUID } from 'node:crypto'
 import { setTimeout as sleep } from 'node:timers/promises'
-import { outOfRange, QueueError } from '../../errors.ts'
-import type { Clock } from '../clock.ts'
-import { isBound } from '../topic-pattern.ts'
+import { QueueError } from '../../../errors.ts'
+import type { Clock } from '../../clock.ts'
+import { isBound } from '../../topic-pattern.ts'
 import {
   type Addressed,
   type Binding,
@@ -21,14 +21,17 @@ import {
   type Transport,
   type TransportStats,
   unsupported,
-} from '../transport.ts'
-import { addressOf } from './engine/address.ts'
-import { Borrowed, FULL, Lent, outgoing } from './nats/borrowed.ts'
-import { toHeaders } from './nats/envelope.ts'
-import { type Entry, Ledger } from './nats/ledger.ts'
-import { Link, Trouble } from './nats/link.ts'
-import { nameOf, PARTITIONS, tokenOf } from './nats/names.ts'
-import { Held, Stream, type StreamSettings } from './nats/stream.ts'
+} from '../../transport.ts'
+import { addressOf } from '../engine/address.ts'
+import { Bindings } from './bindings.ts'
+import { Borrowed, FULL, Lent, outgoing } from './borrowed.ts'
+import { toHeaders } from './envelope.ts'
+import { Held } from './hands.ts'
+import { Ledger } from './ledger.ts'
+import { Link, Trouble } from './link.ts'
+import { nameOf, PARTITIONS } from './names.ts'
+import { Records, subjectOf } from './records.ts'
+import { Stream, type StreamSettings } from './stream.ts'
 
 /** Bytes that a message may have beside its body. */
 const BESIDE = 16_384
@@ -36,17 +39,10 @@ const BESIDE = 16_384
 const LEASE = 30_000
 /** Milliseconds for a process to come back for what was sent to a queue that it has borrowed. */
 const BACK = 1000
-/** Milliseconds between looks for records that may be forgotten, and how many are looked at. */
-const SWEEP = 60_000
-const SWEPT = 1000
 /** Nanoseconds after which a note of a message is forgotten: thirty days. */
 const FORGOTTEN = 30 * 86_400 * 1e9
 /** Milliseconds for what is to be said when it is closed. */
-const LINGER = 5000
-const BINDINGS = 'bindings'
-/** The longest key of a record, in bytes of its subject. */
-const LONGEST_KEY = 3000
-
+const LINGER = 1000
 const capabilities = {
   persist: 'process',
   delay: 'native',
@@ -74,12 +70,6 @@ export async function openNats(url: URL, { clock }: { clock: Clock }): Promise<T
   return new Nats(link, address.prefix, { lease, replicas }, clock)
 }
 
-/** A record: what was put, and when it may be forgotten. */
-interface Kept {
-  readonly value: string
-  readonly until: number
-}
-
 /** Of many there is nothing to be encoded. */
 const ACK = Buffer.from('+ACK')
 
@@ -90,16 +80,14 @@ class Nats extends Refusals implements Transport {
   readonly #prefix: string
   readonly #clock: Clock
   readonly #settings: StreamSettings
-  readonly #records: Ledger
+  readonly #records: Records
+  readonly #bindings: Bindings
   readonly #streams = new Map<string, Stream>()
   readonly #borrowed = new Map<string, Borrowed>()
   /** Of queues that this process has borrowed. */
   readonly #own: Binding[] = []
-  #bindings: { value: string; list: readonly Binding[] } = { value: '[]', list: [] }
   #count = 0
   readonly #nonce = randomUUID()
-  #swept = Number.NEGATIVE_INFINITY
-  #sweepFrom = 0
   #closed: Promise<void> | undefined
 
   constructor(link: Link, prefix: string, { lease, replicas }: { lease: number; replicas: number }, clock: Clock) {
@@ -109,12 +97,14 @@ class Nats extends Refusals implements Transport {
     this.#clock = clock
     const ledger = (name: string, more: object) =>
       new Ledger(link, `${prefix}~${name}`, `${prefix}~${name}`, { num_replicas: replicas, ...more })
-    this.#records = ledger('records', {})
+    const records = ledger('records', {})
+    this.#records = new Records(records, clock)
+    this.#bindings = new Bindings(records)
     this.#settings = { link, clock, prefix, lease, replicas, notes: ledger('notes', { max_age: FORGOTTEN }) }
     this.capabilities = { ...capabilities, maxBytes: Math.max(link.maxPayload - BESIDE, 0) }
     // Who publishes while this process is away takes it for gone.
     link.onConnection(() => {
-      for (const binding of this.#own) void this.#bind(binding).catch(() => {})
+      for (const binding of this.#own) void this.#bindings.add(binding).catch(() => {})
     })
   }
 
@@ -191,8 +181,8 @@ class Nats extends Refusals implements Transport {
     /** What the server is told, by consumer. */
     const words = new Map<object, [at: number, held: Held, word: string][]>()
     const tell = (at: number, held: Held, word: string) => {
-      const list = words.get(held.lane)
-      if (list === undefined) words.set(held.lane, [[at, held, word]])
+      const list = words.get(held.hands)
+      if (list === undefined) words.set(held.hands, [[at, held, word]])
       else list.push([at, held, word])
     }
     const prepared: Promise<void>[] = []
@@ -206,7 +196,7 @@ class Nats extends Refusals implements Transport {
       } else if (token instanceof Held) {
         // Most are only acknowledged.
         if (settlement.outcome === 'ack' && settlement.send === undefined) {
-          if (token.stream.take(token)) tell(at, token, '+ACK')
+          if (token.hands.take(token)) tell(at, token, '+ACK')
         } else {
           const done = this.#prepare(token, settlement).then((word) => {
             if (typeof word === 'string') tell(at, token, word)
@@ -229,42 +219,42 @@ class Nats extends Refusals implements Transport {
 
   /** What comes before the server is told, and what that is; or whether there is nothing to be told. */
   async #prepare(held: Held, settlement: Settlement): Promise<string | boolean> {
-    const { stream, sequence } = held
-    if (!stream.has(held)) return false
+    const { hands, sequence } = held
+    if (!hands.has(held)) return false
     try {
       if (settlement.outcome === 'ack') {
         const send = settlement.send ?? []
-        const source = `${stream.name}~${sequence}`
+        const source = `${hands.stream}~${sequence}`
         const sent = send.map(({ queue, message }, at) => this.#send('ack', queue, message, `${source}~${at}`))
         receiptsOf(await Promise.allSettled(sent))
-        return stream.take(held) && '+ACK'
+        return hands.take(held) && '+ACK'
       }
       if (settlement.outcome === 'dead') {
         const { id, format, sentAt } = held.fields
         const { queue, headers } = settlement
         const nothing = { dedup: 0, key: undefined, priority: 0, due: 0, expires: 0 }
         const copy: Outgoing = { id, body: held.body, format, headers, ...nothing }
-        await this.#stream(queue).send('dead', copy, `${stream.name}~${sequence}~dead`, sentAt)
-        return stream.take(held) && '+TERM'
+        await this.#stream(queue).send('dead', copy, `${hands.stream}~${sequence}~dead`, sentAt)
+        return hands.take(held) && '+TERM'
       }
       if (settlement.outcome === 'begin') {
-        await stream.write(held, { begun: true })
+        await hands.write(held, { begun: true })
         held.begun = true
         return true
       }
       if (settlement.outcome === 'extend') {
-        stream.extend(held, settlement.until)
+        hands.extend(held, settlement.until)
         return true
       }
       const { due, counted } = settlement
       if (counted) held.attempts++
       // Who gets it next has to know, unless nothing has happened.
-      if (counted || held.begun) await stream.write(held, { due })
-      return stream.take(held) && stream.nak(held, due)
+      if (counted || held.begun) await hands.write(held, { due })
+      return hands.take(held) && hands.nak(held, due)
     } catch (error) {
       if ((error as QueueError).code !== 'ERR_BUS_CONNECTION') throw error
       // It will be handed out again by itself, once nobody keeps it.
-      stream.take(held)
+      hands.take(held)
       return false
     }
   }
@@ -344,45 +334,19 @@ class Nats extends Refusals implements Transport {
   async bind(binding: Binding): Promise<void> {
     this.#check('bind')
     if (this.#borrowed.has(binding.queue)) this.#own.push(binding)
-    await this.#bind(binding)
-  }
-
-  #bind(binding: Binding): Promise<void> {
-    return this.#change((list) => (list.some((one) => isSame(one, binding)) ? list : [...list, binding]))
+    await this.#bindings.add(binding)
   }
 
   async unbind(binding: Binding): Promise<void> {
     this.#check('unbind')
-    await this.#change((list) => list.filter((one) => !isSame(one, binding)))
-  }
-
-  /** One after the other: whoever comes second does it again. */
-  async #change(work: (list: readonly Binding[]) => readonly Binding[]): Promise<void> {
-    for (;;) {
-      const { list, sequence } = await this.#bound()
-      const changed = work(list)
-      if (changed === list || (changed.length === list.length && changed.length === 0)) return
-      if ((await this.#records.put('bind', BINDINGS, JSON.stringify(changed), sequence)) !== undefined) return
-      await sleep(Math.random() * 20)
-    }
-  }
-
-  /** What is bound now. */
-  async #bound(): Promise<{ sequence: number; list: readonly Binding[] }> {
-    const entry = await this.#records.get(BINDINGS)
-    if (entry === undefined) return { sequence: 0, list: [] }
-    const { value, sequence } = entry
-    // Not by its sequence: if somebody has removed the stream, that begins anew.
-    if (value !== this.#bindings.value) this.#bindings = { value, list: JSON.parse(value) as Binding[] }
-    return { sequence, list: this.#bindings.list }
+    await this.#bindings.remove(binding)
   }
 
   /** To one after the other. */
   async publish(topic: string, message: Outgoing, { disk }: SendOptions): Promise<number> {
     this.#check('publish')
     if (disk) throw unsupported('persist', 'publish')
-    const { list } = await this.#bound()
-    const bound = list.filter((binding) => isBound(binding, topic, message.headers ?? {}))
+    const bound = (await this.#bindings.list()).filter((binding) => isBound(binding, topic, message.headers ?? {}))
     const queues = [...new Set(bound.map(({ queue }) => queue))]
     const source = `${this.#nonce}~${++this.#count}`
     const sent = await Promise.allSettled(queues.map((queue) => this.#publishTo(queue, message, source)))
@@ -403,14 +367,8 @@ class Nats extends Refusals implements Transport {
       if ((error as QueueError).code !== 'ERR_BUS_QUEUE_FULL') throw error
       return false
     }
-    await this.#unbindAll(queue)
+    await this.#bindings.removeAll(new Set([queue]))
     return false
-  }
-
-  #unbindAll(queue: string): Promise<void> {
-    return this.#change((list) =>
-      list.some((one) => one.queue === queue) ? list.filter((one) => one.queue !== queue) : list,
-    )
   }
 
   async borrow(prefix = ''): Promise<string> {
@@ -428,7 +386,7 @@ class Nats extends Refusals implements Transport {
     borrowed?.close(new QueueError('ERR_MQ_CLOSED', { syscall: 'drop' }))
     this.#own.splice(0, this.#own.length, ...this.#own.filter((one) => one.queue !== queue))
     if (this.#closed !== undefined) return
-    await this.#unbindAll(queue)
+    await this.#bindings.removeAll(new Set([queue]))
     if (queue.startsWith(BORROWED)) return
     const stream = this.#stream(queue)
     this.#streams.delete(queue)
@@ -437,48 +395,15 @@ class Nats extends Refusals implements Transport {
 
   override async entries(prefix: string): Promise<[key: string, value: string][]> {
     this.#check('entries')
-    const found: [string, string][] = []
-    const now = this.#clock.now()
-    for await (const entry of this.#records.all(`${subjectOf(prefix)}.>`)) {
-      const { value, until } = JSON.parse(entry.value) as Kept
-      if (until === 0 || until > now) found.push([keyOf(entry), value])
-      else await this.#records.remove(entry.sequence)
-    }
-    return found.sort(([a], [b]) => (a < b ? -1 : 1))
+    return this.#records.entries(prefix)
   }
 
   /** What is sent goes first: what is put without it would be a promise that nobody keeps. */
   override async put(key: string, value: string | undefined, { send = [], until = 0 }: PutOptions = {}): Promise<void> {
     this.#check('put')
-    const subject = `${subjectOf(key)}.$`
-    if (subject.length > LONGEST_KEY) throw outOfRange('key', `at most ${LONGEST_KEY} bytes`, subject.length)
+    const subject = subjectOf(key)
     receiptsOf(await Promise.allSettled(send.map(({ queue, message }) => this.#send('put', queue, message))))
-    if (value === undefined) {
-      const entry = await this.#records.get(subject)
-      if (entry !== undefined) await this.#records.remove(entry.sequence)
-      return
-    }
-    await this.#records.put('put', subject, JSON.stringify({ value, until } satisfies Kept))
-    if (until > 0) this.#sweep()
-  }
-
-  /** Records whose time is over go, some at a time. */
-  #sweep(): void {
-    if (performance.now() < this.#swept + SWEEP) return
-    this.#swept = performance.now()
-    void this.#sweepSome().catch(() => {})
-  }
-
-  async #sweepSome(): Promise<void> {
-    const now = this.#clock.now()
-    let left = SWEPT
-    for await (const entry of this.#records.all('k.>', this.#sweepFrom)) {
-      this.#sweepFrom = entry.sequence
-      const { until } = JSON.parse(entry.value) as Kept
-      if (until > 0 && until <= now) await this.#records.remove(entry.sequence)
-      if (--left === 0) return
-    }
-    this.#sweepFrom = 0
+    await this.#records.put(subject, value, until)
   }
 
   close(): Promise<void> {
@@ -501,7 +426,7 @@ class Nats extends Refusals implements Transport {
   async #finish(): Promise<void> {
     if (this.#own.length > 0 && this.#link.isConnected) {
       const queues = new Set(this.#own.map(({ queue }) => queue))
-      await this.#change((list) => list.filter(({ queue }) => !queues.has(queue))).catch(() => {})
+      await this.#bindings.removeAll(queues).catch(() => {})
     }
     await this.#link.flush().catch(() => {})
   }
@@ -514,15 +439,4 @@ function receiptsOf(sent: readonly PromiseSettledResult<Receipt>[]): Receipt[] {
   if (failed === undefined) return receipts
   if (failed.reason instanceof QueueError) failed.reason.sent = receipts.length
   throw failed.reason
-}
-
-const isSame = (a: Binding, b: Binding): boolean =>
-  a.queue === b.queue && a.pattern === b.pattern && JSON.stringify(a.headers) === JSON.stringify(b.headers)
-
-/** A word for each character, so that a filter can mean what begins so. */
-const subjectOf = (key: string): string => ['k', ...Array.from(key, tokenOf)].join('.')
-
-function keyOf({ subject }: Entry): string {
-  const words = subject.split('.').slice(1, -1)
-  return decodeURIComponent(words.join('').replaceAll('=', '%'))
 }
