@@ -60,7 +60,9 @@ const LINGER = 5000
 /** When room may be expected: milliseconds. */
 const RETRY_AFTER = 1000
 
-/** Bytes in one script; more go in several, unless they have to go together. */
+/** Messages and bytes in one script; more go in several, unless they have to go together: we make one while the server
+ * does another. */
+const MANY = 100
 const PLENTY = 2 ** 22
 
 /** How a message that is kept elsewhere is found, and how often it was handed out. */
@@ -300,7 +302,7 @@ export class Redis extends Refusals implements Transport {
         const next = sendings[to] as Sending
         messages += next.batch.length
         bytes += next.bytes
-        if (to > from && (messages > BUS_BATCH || bytes > PLENTY || next.overflow !== overflow)) break
+        if (to > from && (messages > MANY || bytes > PLENTY || next.overflow !== overflow)) break
       }
       void this.#sendAll(sendings.slice(from, to))
       from = to
@@ -329,14 +331,11 @@ export class Redis extends Refusals implements Transport {
     const groups = groupsOf(batch)
     const args = this.#sendArgs(groups)
     const reply = await this.#run<Reply>('send', 'send', overflow, ...args)
-    const duplicates = receiptsOf(reply)
-    const receipts: Receipt[] = []
-    let at = 0
-    for (const places of groups.values()) {
-      for (const place of places) {
-        const { id } = (batch[place.at] as Addressed).message
-        receipts[place.at] = { id, duplicate: duplicates[at++] === 1 }
-      }
+    const receipts = batch.map(({ message: { id } }) => ({ id, duplicate: false }))
+    const duplicates = duplicatesOf(reply)
+    if (duplicates.length > 0) {
+      const places = [...groups.values()].flat()
+      for (const n of duplicates) (receipts[(places[Number(n)] as Place).at] as Receipt).duplicate = true
     }
     return receipts
   }
@@ -347,8 +346,8 @@ export class Redis extends Refusals implements Transport {
     for (const [queue, places] of groups) {
       const messages = places.map(({ message }) => message)
       const flags = messages.some(isSpecial) ? messages.map(flagsOf) : []
-      const { bytes, lengths, packed } = pack(messages, sentAt)
-      args.push(queue, bytes, flags.join('\n'), lengths.join('\n'), packed)
+      const { bytes, packed } = pack(messages, sentAt)
+      args.push(queue, bytes, messages.length, flags.join('\n'), packed)
     }
     return args
   }
@@ -717,7 +716,7 @@ export class Redis extends Refusals implements Transport {
       if (this.#unsure) for (const { token } of batch) this.#held.delete(token as Token)
       throw error
     }
-    if (reply[0] instanceof Buffer) receiptsOf(reply)
+    if (reply[0] instanceof Buffer) duplicatesOf(reply)
     for (const [n, answered] of places.entries()) {
       for (const at of answered) {
         held[at] = reply[n] === 1
@@ -861,7 +860,7 @@ export class Redis extends Refusals implements Transport {
 
   override async put(key: string, value: string | undefined, { send = [], until = 0 }: PutOptions = {}): Promise<void> {
     const sent = this.#sendArgs(groupsOf(send))
-    receiptsOf(await this.#run<Reply>('put', 'put', key, value ?? '', value === undefined ? 0 : 1, until, ...sent))
+    duplicatesOf(await this.#run<Reply>('put', 'put', key, value ?? '', value === undefined ? 0 : 1, until, ...sent))
   }
 
   close(): Promise<void> {
@@ -921,8 +920,8 @@ function groupsOf(batch: readonly Addressed[]): Map<string, Place[]> {
   return groups
 }
 
-/** Which of what was sent were duplicates. */
-function receiptsOf([state, ...rest]: Reply): Reply {
+/** Which of what was sent, by their places in the groups, were duplicates. */
+function duplicatesOf([state, ...rest]: Reply): Reply {
   if (String(state) !== 'full') return rest
   const [queue, messages, maxMessages, bytes, maxBytes, ownMessages, ownBytes] = rest.map(String) as [
     string,
@@ -948,26 +947,25 @@ function flagsOf({ id, body, dedup, key, priority, due }: Outgoing): string {
   return JSON.stringify({ ...double, k: key, p: priority, d: due > 0 ? due : undefined })
 }
 
-/** Messages one after the other, each a line, its head, and its body. */
-function pack(messages: readonly Outgoing[], sentAt: number): { bytes: number; lengths: number[]; packed: Buffer } {
+/** Messages one after the other, each its length and a line, its head, and its body. */
+function pack(messages: readonly Outgoing[], sentAt: number): { bytes: number; packed: Buffer } {
   let [bytes, all] = [0, 0]
-  const heads: string[] = []
-  const lengths = messages.map((message) => {
+  const heads = messages.map((message) => {
     const head = `${JSON.stringify(toFields(message, { sentAt }))}\n`
-    const length = Buffer.byteLength(head) + message.body.byteLength
-    heads.push(head)
     bytes += message.body.byteLength
-    all += length
-    return length
+    all += 4 + Buffer.byteLength(head) + message.body.byteLength
+    return head
   })
   const packed = Buffer.allocUnsafe(all)
   let at = 0
   for (const [n, { body }] of messages.entries()) {
-    at += packed.write(heads[n] as string, at)
-    packed.set(body, at)
-    at += body.byteLength
+    const start = at + 4
+    const end = start + packed.write(heads[n] as string, start)
+    packed.set(body, end)
+    at = end + body.byteLength
+    packed.writeUInt32LE(at - start, start - 4)
   }
-  return { bytes, lengths, packed }
+  return { bytes, packed }
 }
 
 interface Unpacked {

@@ -26,23 +26,30 @@ local function ringAll()
   end
 end
 
-local known = {}
+-- The stream of a priority, which is there then.
+local streams = {}
 local function enter(queue, rank)
-  local name = stream(queue, rank)
-  if known[name] then return end
-  known[name] = true
+  local known = streams[queue]
+  if not known then
+    known = {}
+    streams[queue] = known
+  end
+  local name = known[rank]
+  if name then return name end
+  name = stream(queue, rank)
+  known[rank] = name
   if call('ZADD', at(queue, 'ranks'), rank, rank) == 1 then
     call('SADD', P .. 'queues', queue)
     redis.pcall('XGROUP', 'CREATE', name, G, '0', 'MKSTREAM')
   end
+  return name
 end
 
 local function ranksOf(queue) return call('ZREVRANGE', at(queue, 'ranks'), 0, -1) end
 
 -- A message is one field: its head, which is a line of JSON, and its body.
 local function add(queue, rank, message)
-  enter(queue, rank)
-  call('XADD', stream(queue, rank), '*', 'kmq', message)
+  call('XADD', enter(queue, rank), '*', 'kmq', message)
 end
 
 local function park(queue, rank, key, message)
@@ -78,11 +85,7 @@ local function freeKey(queue, key)
 end
 
 local function put(queue, f, message)
-  local rank, key, due = 0, nil, 0
-  if f then
-    rank, key = f.p or 0, f.k
-    due = f.d and f.d + shift or 0
-  end
+  local rank, key, due = f.p or 0, f.k, f.d and f.d + shift or 0
   if due > now then
     enter(queue, rank)
     local place = park(queue, rank, key, message)
@@ -264,16 +267,15 @@ local function lines(text)
   return all
 end
 
--- From argument 'from' on: how many queues, and of each its name, the bytes of all bodies, and of its messages, in lines,
--- what is to be known of them, if there is anything, and how long they are; then the messages, one after the other. All or
--- nothing: which of them are duplicates, or what is full.
+-- From argument 'from' on: how many queues, and of each its name, the bytes of all bodies, how many messages, what is to
+-- be known of each, in lines, if there is anything, and the messages, each behind its length. All or nothing: which of them
+-- are duplicates, by their places, or what is full.
 local function send(from, overflow)
   local groups = {}
   for g = 1, tonumber(ARGV[from]) do
     local i = from + 5 * g - 4
-    local queue, flags, lengths = ARGV[i], lines(ARGV[i + 2]), lines(ARGV[i + 3])
-    local n = #lengths
-    local group = { queue = queue, i = i, n = n, flags = flags, lengths = lengths, gone = isGone(queue), doubles = {} }
+    local queue, n, flags = ARGV[i], tonumber(ARGV[i + 2]), lines(ARGV[i + 3])
+    local group = { queue = queue, n = n, flags = flags, messages = ARGV[i + 4], gone = isGone(queue), doubles = {} }
     groups[g] = group
     local messages, bytes, ids = n, tonumber(ARGV[i + 1]), {}
     for m = 1, #flags do
@@ -303,7 +305,7 @@ local function send(from, overflow)
       end
     end
   end
-  local receipts = { 'sent' }
+  local receipts, place = { 'sent' }, -1
   for _, group in ipairs(groups) do
     local queue = group.queue
     for _, v in ipairs(group.victims or {}) do
@@ -315,23 +317,32 @@ local function send(from, overflow)
       local key = isOurs and type(head) == 'table' and head['kmq-key']
       if key then freeKey(queue, key) end
     end
-    local start = 1
-    for m = 1, group.n do
-      local stop = start + group.lengths[m]
-      receipts[#receipts + 1] = group.doubles[m] and 1 or 0
-      if not group.doubles[m] and not group.gone then
-        local f = group.flags[m]
-        if f and f.i then
-          -- Two go for one that comes: what is remembered does not grow beyond the window.
-          for _, old in ipairs(call('ZRANGEBYSCORE', at(queue, 'ids'), '-inf', now, 'LIMIT', 0, 2)) do
-            call('ZREM', at(queue, 'ids'), old)
-          end
-          call('ZADD', at(queue, 'ids'), now + f.w, f.i)
-        end
-        put(queue, f, string.sub(ARGV[group.i + 4], start, stop - 1))
+    local messages, from, message = group.messages, 1, nil
+    if not group.gone and #group.flags == 0 then
+      local name = enter(queue, 0)
+      for m = 1, group.n do
+        message, from = struct.unpack('<I4c0', messages, from)
+        call('XADD', name, '*', 'kmq', message)
       end
-      start = stop
+      ring(queue)
+    elseif not group.gone then
+      for m = 1, group.n do
+        message, from = struct.unpack('<I4c0', messages, from)
+        local f = group.flags[m]
+        if group.doubles[m] then receipts[#receipts + 1] = place + m
+        else
+          if f.i then
+            -- Two go for one that comes: what is remembered does not grow beyond the window.
+            for _, old in ipairs(call('ZRANGEBYSCORE', at(queue, 'ids'), '-inf', now, 'LIMIT', 0, 2)) do
+              call('ZREM', at(queue, 'ids'), old)
+            end
+            call('ZADD', at(queue, 'ids'), now + f.w, f.i)
+          end
+          put(queue, f, message)
+        end
+      end
     end
+    place = place + group.n
     if not group.gone and group.bytes ~= 0 then call('HINCRBY', at(queue, 'conf'), 'bytes', group.bytes) end
   end
   return receipts
