@@ -360,7 +360,12 @@ return receipts`,
   claim: `
 local queue, consumer, max, limit = ARGV[4], ARGV[5], tonumber(ARGV[6]), ARGV[7]
 if not call('ZSCORE', P .. 'alive', consumer) then return { 'gone' } end
-local function dueOf(part) return call('ZRANGEBYSCORE', at(queue, part), '-inf', now, 'LIMIT', 0, 500) end
+-- When the first of them is due.
+local function firstOf(part) return tonumber(call('ZRANGE', at(queue, part), 0, 0, 'WITHSCORES')[2]) end
+local function dueOf(part)
+  local first = firstOf(part)
+  return first and first <= now and call('ZRANGEBYSCORE', at(queue, part), '-inf', now, 'LIMIT', 0, 500) or {}
+end
 for _, place in ipairs(dueOf('later')) do
   call('ZREM', at(queue, 'later'), place)
   local p = unpark(queue, place)
@@ -414,8 +419,8 @@ end
 if taken == 0 then
   local first
   for _, part in ipairs({ 'later', 'retry', 'lease' }) do
-    local one = call('ZRANGE', at(queue, part), 0, 0, 'WITHSCORES')
-    if one[2] and (not first or tonumber(one[2]) < first) then first = tonumber(one[2]) end
+    local one = firstOf(part)
+    if one and (not first or one < first) then first = one end
   end
   -- What was promoted may have come to nothing: then there is nothing to wait for.
   return { 'none', first and tostring(math.max(first - now, 0)) or '' }
