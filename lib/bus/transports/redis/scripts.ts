@@ -496,9 +496,12 @@ for o = 1, n do
     remove(s)
     out[#out + 1] = 1
   elseif s.o == 'retry' then
-    local wear = wearOf(s.q, place)
-    wear[1], wear[3], wear[4] = wear[1] + s.c, 0, 0
-    setWear(s.q, place, wear)
+    -- What has nothing to be noted stays without a note.
+    if s.c > 0 or s.w then
+      local wear = wearOf(s.q, place)
+      wear[1], wear[3], wear[4] = wear[1] + s.c, 0, 0
+      setWear(s.q, place, wear)
+    end
     if s.d == 0 or s.d + shift <= now then give(s.q, s.r, s.id)
     else
       unlimit(s.q, place)

@@ -117,9 +117,9 @@ export class Settling {
     args.push(others.length)
     let send: readonly Addressed[] = []
     for (const settlement of others) {
-      const { chunk, entry, times, key, size, limited, field } = settlement.token as Taken
+      const { chunk, entry, times, key, size, limited, worn, field } = settlement.token as Taken
       const place = { q: chunk.queue, r: chunk.rank, id: entry, t: times }
-      const about = { ...place, k: key, b: size, l: limited, o: settlement.outcome }
+      const about = { ...place, k: key, b: size, l: limited, w: worn, o: settlement.outcome }
       switch (settlement.outcome) {
         case 'ack':
           send = settlement.send ?? []
