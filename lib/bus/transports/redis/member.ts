@@ -54,6 +54,11 @@ export class Member {
   /** It is not known any more what became of these. */
   lose(lost: Iterable<Taken>): void {
     for (const one of lost) this.held.delete(one)
+    this.wonder()
+  }
+
+  /** It may have been handed what it does not know of: that goes back before it asks for more, or gives a sign of life. */
+  wonder(): void {
     this.#unsure = true
   }
 

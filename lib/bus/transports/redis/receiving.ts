@@ -193,7 +193,7 @@ export class Receiving {
     }
     const args = (isAgain: boolean) => {
       // What it was handed the first time is not known.
-      if (isAgain && name === member.name) member.lose([])
+      if (isAgain && name === member.name) member.wonder()
       return member.ready(background)?.then(argsNow) ?? argsNow()
     }
     const how = { patience: Number.POSITIVE_INFINITY, background }
@@ -203,7 +203,7 @@ export class Receiving {
       answer = await calls.track(calls.connection.run<Answer>('claim', 'receive', args, how))
     } catch (error) {
       // Nor then.
-      member.lose([])
+      member.wonder()
       throw error
     }
     const [state, what] = answer

@@ -130,6 +130,8 @@ export class Redis extends Refusals implements Transport {
   }
 
   #up(): void {
+    // A server that was away may know less than was said to it: it takes for ours what we have acknowledged.
+    this.#member.wonder()
     this.#ringAll()
     if (this.#closed === undefined) this.#standings.up()
   }
