@@ -330,6 +330,19 @@ await describeEngine('redis', (_, server) => {
     expect((await one(other)).body).toBe('x')
   })
 
+  test('what is acknowledged together is gone, even if the server has forgotten of some that they were handed out', async () => {
+    const url = newUrl()
+    const queue = await queueOf(url)
+    await queue.sendMany([{ body: 'a' }, { body: 'b' }])
+    const messages = await queue.receive({ max: 2 })
+    const client = newClient()
+    const stream = `${prefixOf(url)}:q:q:s0`
+    const [[id] = []] = await client.xrange(stream, '-', '+')
+    await client.xack(stream, 'kmq', id as string)
+    await Promise.all(messages.map((message) => message.ack()))
+    expect(await queue.stats()).toMatchObject({ ready: 0, leased: 0 })
+  })
+
   test('processes that are there only for moments get in the end what a dead one had', {
     timeout: 60_000,
   }, async () => {

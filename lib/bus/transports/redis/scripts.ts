@@ -107,14 +107,15 @@ local function discard(name, ids)
 end
 for g = 1, tonumber(ARGV[6]) do
   local queue, rank, bytes, ids = ARGV[i], ARGV[i + 1], tonumber(ARGV[i + 2]), lines(ARGV[i + 3])
-  -- As long as its consumer is thought to live nobody takes anything from it: they are all there, or their stream is not.
+  -- As long as its consumer is thought to live nobody takes anything from it: they are all there, or their stream is not;
+  -- what a server has forgotten that it had handed out is done all the same, and would be there for ever.
   local gone = alive and redis.pcall('XACK', stream(queue, rank), G, unpack(ids)) or 0
-  if gone == #ids then
+  if gone > 0 then
     discard(stream(queue, rank), ids)
     size(queue, bytes)
     rooms[queue] = true
   end
-  out[g] = alive and (again or gone == #ids) and 1 or 0
+  out[g] = alive and (again or gone > 0) and 1 or 0
   i = i + 4
 end
 local function remove(s)
