@@ -31,11 +31,13 @@ const engines = {
       await client.xgroup('CREATE', name, 'g', '0', 'MKSTREAM')
       const group = ['GROUP', 'g', 'c']
       const from = ['STREAMS', name, '>']
+      // So that one that has to be sent again is known to be the same.
+      const entry = (body) => [name, '*', 'body', body, 'id', randomUUID()]
       return {
-        send: (body) => client.xadd(name, '*', 'body', body),
+        send: (body) => client.xadd(...entry(body)),
         async sendMany(bodies) {
           const all = client.multi()
-          for (const body of bodies) all.xadd(name, '*', 'body', body)
+          for (const body of bodies) all.xadd(...entry(body))
           await all.exec()
         },
         async handleTogether(count, handler) {

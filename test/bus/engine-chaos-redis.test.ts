@@ -1,4 +1,5 @@
+import { DURABLE } from '../reliability/servers.mjs'
 import { chaos } from './engine-chaos.ts'
 import { describeEngine } from './support.ts'
 
-await describeEngine('redis', chaos)
+await describeEngine('redis', (scheme, server) => chaos(scheme, server), DURABLE.redis)

@@ -121,6 +121,8 @@ await describeEngine('redis', (_, server) => {
   })
 
   test('killed and started again it goes on where it was; paused it is waited for', async () => {
+    // What it has confirmed it may not have written yet, otherwise, while its disk is slow.
+    await newClient().config('SET', 'appendfsync', 'always')
     const queue = await queueOf(newUrl())
     await queue.send('before')
     const message = await one(queue)
@@ -311,6 +313,34 @@ await describeEngine('redis', (_, server) => {
     await expect.poll(() => other.topic('t').publish('x')).toBe(2)
     await expect.poll(() => heard.length).toBeGreaterThanOrEqual(2)
     await expect.poll(() => bounded.send('x').catch(({ code }) => code)).toBe('ERR_BUS_QUEUE_FULL')
+  })
+
+  test('what a server has forgotten was acknowledged is not leased for ever by who acknowledged it', async () => {
+    const forgetful = await startServer('redis', ['--appendonly', 'no'])
+    onTestFinished(() => forgetful.close())
+    const url = `${forgetful.url}?prefix=forgetful&lease=600`
+    const [queue, other] = [await queueOf(url), await queueOf(url)]
+    await queue.send('x')
+    const message = await one(queue)
+    // Its last word on the disk; what comes after is lost with it, as is the tail of an append-only file.
+    await newClient(forgetful.url).save()
+    await message.ack()
+    await forgetful.kill()
+    await forgetful.start()
+    expect((await one(other)).body).toBe('x')
+  })
+
+  test('what is acknowledged together is gone, even if the server has forgotten of some that they were handed out', async () => {
+    const url = newUrl()
+    const queue = await queueOf(url)
+    await queue.sendMany([{ body: 'a' }, { body: 'b' }])
+    const messages = await queue.receive({ max: 2 })
+    const client = newClient()
+    const stream = `${prefixOf(url)}:q:q:s0`
+    const [[id] = []] = await client.xrange(stream, '-', '+')
+    await client.xack(stream, 'kmq', id as string)
+    await Promise.all(messages.map((message) => message.ack()))
+    expect(await queue.stats()).toMatchObject({ ready: 0, leased: 0 })
   })
 
   test('processes that are there only for moments get in the end what a dead one had', {

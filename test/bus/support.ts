@@ -38,13 +38,17 @@ export function withoutServer(what: string, missing: string): void {
  * The tests of an engine, with a server of its own for all of a file; it is there when `suite` is called. Where the
  * server is not installed they are skipped.
  */
-export async function describeEngine(scheme: Engine, suite: (scheme: Engine, server: Server) => void): Promise<void> {
+export async function describeEngine(
+  scheme: Engine,
+  suite: (scheme: Engine, server: Server) => void,
+  more: string[] = [],
+): Promise<void> {
   const missing = missingFor(engines[scheme])
   if (missing !== undefined) {
     withoutServer(`${scheme}:`, missing)
     return
   }
-  const server = await startServer(engines[scheme])
+  const server = await startServer(engines[scheme], more)
   servers[scheme] = server
   capabilities[scheme] = await capabilitiesOf(scheme)
   describe(`${scheme}:`, () => {

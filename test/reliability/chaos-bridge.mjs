@@ -148,8 +148,8 @@ export class Judge {
 async function openFar(far, directory) {
   if (far === 'local') return { url: `local:${directory}/far`, close: async () => {} }
   const servers = new URL('servers.mjs', import.meta.url)
-  const { startServer } = await import(servers.href)
-  const server = await startServer(far === 'amqp' ? 'rabbitmq' : far)
+  const { DURABLE, startServer } = await import(servers.href)
+  const server = await startServer(far === 'amqp' ? 'rabbitmq' : far, DURABLE[far])
   return { url: `${server.url}?prefix=chaos`, server, close: () => server.close() }
 }
 

@@ -146,6 +146,12 @@ function startUndertaker(directory, sweep = ':') {
   }
 }
 
+/**
+ * What has a server keep what it has confirmed when it is killed. Redis writes nothing while its disk is slow, for up to
+ * two seconds, and answers nevertheless.
+ */
+export const DURABLE = { redis: ['--appendfsync', 'always'] }
+
 /** Starts a server, which is to be closed, with these arguments, too; resolves when it answers. */
 export async function startServer(name, more = []) {
   const recipe = recipes[name]

@@ -62,7 +62,7 @@ export class Connection {
   /** Why there is none. */
   #reason: unknown
   #timer: NodeJS.Timeout | undefined
-  /** What was sent and not answered; the server may have stopped. */
+  /** What was sent by {@link #client} and not answered; the server may have stopped. */
   #asked = 0
   #watchdog: NodeJS.Timeout | undefined
   #over = false
@@ -133,6 +133,7 @@ export class Connection {
       return
     }
     this.#client = client
+    this.#asked = 0
     client.once('end', () => this.#lost(client))
     for (const { resolve } of this.#waiting) resolve(client)
     this.#waiting.clear()
@@ -141,6 +142,7 @@ export class Connection {
   #lost(client: Client): void {
     if (this.#client !== client) return
     this.#client = undefined
+    clearTimeout(this.#watchdog)
     this.#reason = new Error('the connection was lost')
     this.#again(0)
   }
@@ -180,16 +182,20 @@ export class Connection {
     })
   }
 
-  /** Runs a script, again if its outcome is not known: `args` are told whether that is so. */
+  /**
+   * Runs a script, again if its outcome is not known: `args` are told whether that is so. At once, if they are there and
+   * the connection is; not at all, without a result, if they are undefined.
+   */
   run<T>(
     script: ScriptName,
     call: string,
-    args: (isAgain: boolean) => Args | Promise<Args>,
+    args: (isAgain: boolean) => Args | undefined | Promise<Args | undefined>,
     how: How = {},
   ): Promise<T> {
     const work = async (client: Client, isAgain: boolean) => {
       const made = args(isAgain)
       const list = made instanceof Promise ? await made : made
+      if (list === undefined) return undefined as T
       return (client as unknown as Record<string, Script>)[`${script}Buffer`]?.(...list) as Promise<T>
     }
     return this.#patiently(call, work, how)
@@ -204,7 +210,8 @@ export class Connection {
     if (!background) this.#hold.take()
     try {
       for (let isAgain = false; ; ) {
-        const client = await this.#ready(call, end)
+        const ready = this.#ready(call, end)
+        const client = ready instanceof Promise ? await ready : ready
         this.#asking(client, 1)
         try {
           return await work(client, isAgain)
@@ -233,6 +240,7 @@ export class Connection {
 
   /** A server that was stopped says nothing, and does not hang up. */
   #asking(client: Client, change: number): void {
+    if (client !== this.#client) return
     this.#asked += change
     // Only an answer is a sign of life, not that more is asked.
     if (change > 0 && this.#asked > 1) return

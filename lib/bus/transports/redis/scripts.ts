@@ -1,342 +1,5 @@
-// What the server does in one step. The keys of a queue: a stream with one group for each priority, and beside them
-// what is not in anybody's turn yet. See ARCHITECTURE.md, "The keys of redis:".
-
-/** In each script: the names of keys, the time, and the moves that several of them make. */
-const prelude = `
-local P, client = ARGV[1], tonumber(ARGV[2])
-local call, G = redis.call, 'kmq'
-local BACK, RETRY = '-back', '-retry'
-local function server()
-  local t = call('TIME')
-  return t[1] * 1000 + math.floor(t[2] / 1000)
-end
--- A clock of the caller's own rules; else the server's does, and times that were reckoned by another are moved to it.
-local now = ARGV[3] == '1' and server() or client
-local shift = now - client
-
-local function at(queue, part) return P .. 'q:' .. queue .. ':' .. part end
-local function stream(queue, rank) return at(queue, 's' .. rank) end
-
-local bells, rooms = {}, {}
-local function ring(queue) bells[queue] = true end
-local function ringAll()
-  for queue in pairs(bells) do call('PUBLISH', P .. 'bell:' .. queue, '') end
-  for queue in pairs(rooms) do
-    if call('HEXISTS', at(queue, 'conf'), 'bounds') == 1 then call('PUBLISH', P .. 'room:' .. queue, '') end
-  end
-end
-
-local known = {}
-local function enter(queue, rank)
-  local name = stream(queue, rank)
-  if known[name] then return end
-  known[name] = true
-  if call('ZADD', at(queue, 'ranks'), rank, rank) == 1 then
-    call('SADD', P .. 'queues', queue)
-    redis.pcall('XGROUP', 'CREATE', name, G, '0', 'MKSTREAM')
-  end
-end
-
-local function ranksOf(queue) return call('ZREVRANGE', at(queue, 'ranks'), 0, -1) end
-
--- A message is one field: its head, which is a line of JSON, and its body.
-local function add(queue, rank, message)
-  enter(queue, rank)
-  call('XADD', stream(queue, rank), '*', 'kmq', message)
-end
-
-local function park(queue, rank, key, message)
-  local place = call('HINCRBY', at(queue, 'conf'), 'place', 1)
-  call('HSET', at(queue, 'parked'), place, cmsgpack.pack({ rank, key or false, message }))
-  return place
-end
-
-local function unpark(queue, place)
-  local packed = call('HGET', at(queue, 'parked'), place)
-  call('HDEL', at(queue, 'parked'), place)
-  return packed and cmsgpack.unpack(packed)
-end
-
--- Behind another of its key, or at once.
-local function join(queue, rank, key, message)
-  if key and call('HSETNX', at(queue, 'keys'), key, 1) == 0 then
-    call('RPUSH', at(queue, 'key:' .. key), park(queue, rank, key, message))
-  else
-    add(queue, rank, message)
-  end
-end
-
-local function freeKey(queue, key)
-  local place = call('LPOP', at(queue, 'key:' .. key))
-  local next = place and unpark(queue, place)
-  if next then
-    add(queue, next[1], next[3])
-    ring(queue)
-  else
-    call('HDEL', at(queue, 'keys'), key)
-  end
-end
-
-local function put(queue, f, message)
-  local rank, key, due = 0, nil, 0
-  if f then
-    rank, key = f.p or 0, f.k
-    due = f.d and f.d + shift or 0
-  end
-  if due > now then
-    enter(queue, rank)
-    local place = park(queue, rank, key, message)
-    call('ZADD', at(queue, 'later'), due, place)
-  else
-    join(queue, rank, key, message)
-  end
-  ring(queue)
-end
-
-local function headOf(fields)
-  return fields[1] == 'kmq' and string.match(fields[2], '^[^\\n]*') or '{}'
-end
-
--- Of one that somebody else has added it is a field that the caller has chosen.
-local function bodyOf(fields, name)
-  if fields[1] == 'kmq' then return string.sub(fields[2], (string.find(fields[2], '\\n', 1, true) or #fields[2]) + 1) end
-  for i = 1, #fields, 2 do if fields[i] == name then return fields[i + 1] end end
-  return ''
-end
-
--- Attempts, losses, whether it is suspect, whether its handler has begun.
-local function wearOf(queue, place)
-  local text = call('HGET', at(queue, 'wear'), place)
-  if not text then return { 0, 0, 0, 0 } end
-  local wear = {}
-  for n in string.gmatch(text, '%d+') do wear[#wear + 1] = tonumber(n) end
-  return wear
-end
-local function setWear(queue, place, wear) call('HSET', at(queue, 'wear'), place, table.concat(wear, ':')) end
-
--- Entries of one priority, in few things to read: how they are called, each of them; how often they were handed out and
--- what is noted of them, if any of them was before. One that somebody else has added is its fields as JSON.
-local function columns(rank, entries, times, wears)
-  local ids, messages = {}, {}
-  for i = 1, #entries do
-    local e = entries[i]
-    local f = e[2]
-    ids[i], messages[i] = e[1], f[1] == 'kmq' and f[2] or cjson.encode(f)
-  end
-  return {
-    rank, table.concat(ids, ','), messages,
-    times and table.concat(times, ',') or '', wears and table.concat(wears, ',') or '',
-  }
-end
-
-local function wearsOf(queue, rank, entries)
-  local places = {}
-  for i, e in ipairs(entries) do places[i] = rank .. ':' .. e[1] end
-  local wears = call('HMGET', at(queue, 'wear'), unpack(places))
-  for i = 1, #places do wears[i] = wears[i] or '' end
-  return wears
-end
-
-local function unlimit(queue, place) call('ZREM', at(queue, 'lease'), '0:' .. place, '1:' .. place) end
-
--- To its old place, where the next who asks gets it.
-local function give(queue, rank, id)
-  unlimit(queue, rank .. ':' .. id)
-  call('XCLAIM', stream(queue, rank), G, BACK, 0, id, 'JUSTID')
-  ring(queue)
-end
-
--- What was lost alone, or had begun, has to answer for it; of the others it is not known.
-local function lose(queue, rank, id, alone)
-  local place = rank .. ':' .. id
-  local wear = wearOf(queue, place)
-  if alone or wear[4] == 1 then wear[2] = wear[2] + 1 end
-  wear[3], wear[4] = 1, 0
-  setWear(queue, place, wear)
-  give(queue, rank, id)
-end
-
-local function drop(queue)
-  for _, rank in ipairs(ranksOf(queue)) do call('DEL', stream(queue, rank)) end
-  for _, key in ipairs(call('HKEYS', at(queue, 'keys'))) do call('DEL', at(queue, 'key:' .. key)) end
-  for _, part in ipairs({ 'ranks', 'later', 'retry', 'lease', 'parked', 'keys', 'conf', 'wear', 'ids' }) do
-    call('DEL', at(queue, part))
-  end
-  call('SREM', P .. 'queues', queue)
-  for _, binding in ipairs(call('SMEMBERS', P .. 'bindings')) do
-    if cjson.decode(binding)[2] == queue then call('SREM', P .. 'bindings', binding) end
-  end
-  call('PUBLISH', P .. 'room:' .. queue, '')
-end
-
-local function dropAll(queue)
-  drop(queue)
-  if call('SISMEMBER', P .. 'queues', queue .. '/dead') == 1 then drop(queue .. '/dead') end
-end
-
--- Whom it had, in a group: the heir gets what it is known to hold, the others go back.
-local function scatter(consumer, isLost, held, heir)
-  local queues, places = call('SMEMBERS', P .. 'c:' .. consumer), {}
-  for _, queue in ipairs(queues) do
-    for _, rank in ipairs(ranksOf(queue)) do
-      local name, from = stream(queue, rank), '-'
-      repeat
-        local pending = redis.pcall('XPENDING', name, G, from, '+', 500, consumer)
-        if pending.err then pending = {} end
-        for _, one in ipairs(pending) do
-          places[#places + 1] = { queue, rank, one[1] }
-          from = '(' .. one[1]
-        end
-      until #pending < 500
-    end
-  end
-  for _, place in ipairs(places) do
-    local queue, rank, id = place[1], place[2], place[3]
-    if held and held[queue .. '/' .. rank .. ':' .. id] then
-      call('XCLAIM', stream(queue, rank), G, heir, 0, id, 'JUSTID')
-    elseif isLost then lose(queue, rank, id, #places == 1)
-    else give(queue, rank, id) end
-  end
-  for _, queue in ipairs(queues) do
-    for _, rank in ipairs(ranksOf(queue)) do redis.pcall('XGROUP', 'DELCONSUMER', stream(queue, rank), G, consumer) end
-    if heir then call('SADD', P .. 'c:' .. heir, queue) end
-  end
-  call('DEL', P .. 'c:' .. consumer)
-  call('ZREM', P .. 'alive', consumer)
-  if heir and call('EXISTS', P .. 'b:' .. consumer) == 1 then call('RENAME', P .. 'b:' .. consumer, P .. 'b:' .. heir) end
-  for _, queue in ipairs(call('SMEMBERS', P .. 'b:' .. consumer)) do dropAll(queue) end
-  call('DEL', P .. 'b:' .. consumer)
-end
-
--- When somebody was heard. In a time in which nobody was, the server was away, or all were: for nobody did it pass.
-local function hear(t, ttl)
-  local gap = t - tonumber(call('GET', P .. 'beat') or t)
-  call('SET', P .. 'beat', t)
-  if gap <= ttl / 2 then return end
-  for _, one in ipairs(call('ZRANGE', P .. 'alive', 0, -1)) do call('ZINCRBY', P .. 'alive', gap, one) end
-end
-
--- What is bound and bounded here was bound and bounded since it was there: a server that has lost that has another.
-local function mark(new)
-  call('SETNX', P .. 'mark', new)
-  return call('GET', P .. 'mark')
-end
-
-local function isGone(queue) return string.sub(queue, 1, 9) == 'borrowed/' and call('SISMEMBER', P .. 'queues', queue) == 0 end
-
-local function count(queue)
-  local n = call('HLEN', at(queue, 'parked'))
-  for _, rank in ipairs(ranksOf(queue)) do n = n + call('XLEN', stream(queue, rank)) end
-  return n
-end
-
-local function sizeOf(fields) return #bodyOf(fields) end
-
--- The oldest of the lowest priority that nobody has, until there is room for what is beyond the bounds.
-local function victims(queue, messages, bytes)
-  local found, ranks = {}, ranksOf(queue)
-  for r = #ranks, 1, -1 do
-    local name, rank = stream(queue, ranks[r]), ranks[r]
-    local function take(entries)
-      for _, e in ipairs(entries) do
-        if messages <= 0 and bytes <= 0 then return end
-        found[#found + 1] = { rank, e[1], sizeOf(e[2]), headOf(e[2]) }
-        messages, bytes = messages - 1, bytes - sizeOf(e[2])
-      end
-    end
-    for _, p in ipairs(call('XPENDING', name, G, '-', '+', 1000, BACK)) do take(call('XRANGE', name, p[1], p[1])) end
-    local last = '0-0'
-    local group = call('XINFO', 'GROUPS', name)[1] or {}
-    for i = 1, #group, 2 do if group[i] == 'last-delivered-id' then last = group[i + 1] end end
-    while messages > 0 or bytes > 0 do
-      local entries = call('XRANGE', name, '(' .. last, '+', 'COUNT', 100)
-      if #entries == 0 then break end
-      take(entries)
-      last = entries[#entries][1]
-    end
-  end
-  return (messages <= 0 and bytes <= 0) and found or nil
-end
-
-local function lines(text)
-  local all = {}
-  for line in string.gmatch(text, '[^\\n]+') do all[#all + 1] = line end
-  return all
-end
-
--- From argument 'from' on: how many queues, and of each its name, the bytes of all bodies, and of its messages, in lines,
--- what is to be known of them, if there is anything, and how long they are; then the messages, one after the other. All or
--- nothing: which of them are duplicates, or what is full.
-local function send(from, overflow)
-  local groups = {}
-  for g = 1, tonumber(ARGV[from]) do
-    local i = from + 5 * g - 4
-    local queue, flags, lengths = ARGV[i], lines(ARGV[i + 2]), lines(ARGV[i + 3])
-    local n = #lengths
-    local group = { queue = queue, i = i, n = n, flags = flags, lengths = lengths, gone = isGone(queue), doubles = {} }
-    groups[g] = group
-    local messages, bytes, ids = n, tonumber(ARGV[i + 1]), {}
-    for m = 1, #flags do
-      local f = cjson.decode(flags[m])
-      flags[m] = f
-      if f.i then
-        local limit = ids[f.i] and now + 1 or tonumber(call('ZSCORE', at(queue, 'ids'), f.i) or now)
-        if limit > now then
-          group.doubles[m] = true
-          messages, bytes = messages - 1, bytes - f.b
-        end
-        ids[f.i] = true
-      end
-    end
-    group.bytes = bytes
-    local conf = call('HMGET', at(queue, 'conf'), 'maxMessages', 'maxBytes', 'bytes')
-    local maxMessages, maxBytes = tonumber(conf[1] or 0), tonumber(conf[2] or 0)
-    if messages > 0 and (maxMessages > 0 or maxBytes > 0) then
-      local all, sum = count(queue) + messages, tonumber(conf[3] or 0) + bytes
-      local over = maxMessages > 0 and all - maxMessages or 0
-      local heavy = maxBytes > 0 and sum - maxBytes or 0
-      if over > 0 or heavy > 0 then
-        group.victims = overflow == 'drop-oldest' and victims(queue, over, heavy)
-        if not group.victims then
-          return { 'full', queue, all, maxMessages, sum, maxBytes, messages, bytes }
-        end
-      end
-    end
-  end
-  local receipts = { 'sent' }
-  for _, group in ipairs(groups) do
-    local queue = group.queue
-    for _, v in ipairs(group.victims or {}) do
-      call('XACK', stream(queue, v[1]), G, v[2])
-      call('XDEL', stream(queue, v[1]), v[2])
-      call('HDEL', at(queue, 'wear'), v[1] .. ':' .. v[2])
-      group.bytes = group.bytes - v[3]
-      local isOurs, head = pcall(cjson.decode, v[4])
-      local key = isOurs and type(head) == 'table' and head['kmq-key']
-      if key then freeKey(queue, key) end
-    end
-    local start = 1
-    for m = 1, group.n do
-      local stop = start + group.lengths[m]
-      receipts[#receipts + 1] = group.doubles[m] and 1 or 0
-      if not group.doubles[m] and not group.gone then
-        local f = group.flags[m]
-        if f and f.i then
-          -- Two go for one that comes: what is remembered does not grow beyond the window.
-          for _, old in ipairs(call('ZRANGEBYSCORE', at(queue, 'ids'), '-inf', now, 'LIMIT', 0, 2)) do
-            call('ZREM', at(queue, 'ids'), old)
-          end
-          call('ZADD', at(queue, 'ids'), now + f.w, f.i)
-        end
-        put(queue, f, string.sub(ARGV[group.i + 4], start, stop - 1))
-      end
-      start = stop
-    end
-    if not group.gone and group.bytes ~= 0 then call('HINCRBY', at(queue, 'conf'), 'bytes', group.bytes) end
-  end
-  return receipts
-end
-`
+// What the server does in one step.
+import { prelude } from './prelude.ts'
 
 const bodies = {
   /** overflow, then what {@link prelude}'s send() reads. */
@@ -349,7 +12,12 @@ return receipts`,
   claim: `
 local queue, consumer, max, limit = ARGV[4], ARGV[5], tonumber(ARGV[6]), ARGV[7]
 if not call('ZSCORE', P .. 'alive', consumer) then return { 'gone' } end
-local function dueOf(part) return call('ZRANGEBYSCORE', at(queue, part), '-inf', now, 'LIMIT', 0, 500) end
+-- When the first of them is due.
+local function firstOf(part) return tonumber(call('ZRANGE', at(queue, part), 0, 0, 'WITHSCORES')[2]) end
+local function dueOf(part)
+  local first = firstOf(part)
+  return first and first <= now and call('ZRANGEBYSCORE', at(queue, part), '-inf', now, 'LIMIT', 0, 500) or {}
+end
 for _, place in ipairs(dueOf('later')) do
   call('ZREM', at(queue, 'later'), place)
   local p = unpark(queue, place)
@@ -403,8 +71,8 @@ end
 if taken == 0 then
   local first
   for _, part in ipairs({ 'later', 'retry', 'lease' }) do
-    local one = call('ZRANGE', at(queue, part), 0, 0, 'WITHSCORES')
-    if one[2] and (not first or tonumber(one[2]) < first) then first = tonumber(one[2]) end
+    local one = firstOf(part)
+    if one and (not first or one < first) then first = one end
   end
   -- What was promoted may have come to nothing: then there is nothing to wait for.
   return { 'none', first and tostring(math.max(first - now, 0)) or '' }
@@ -429,16 +97,25 @@ local consumer, again, i = ARGV[4], ARGV[5] == '1', 7
 local alive = call('ZSCORE', P .. 'alive', consumer) and true or false
 local out = {}
 local function size(queue, bytes) if bytes ~= 0 then call('HINCRBY', at(queue, 'conf'), 'bytes', 0 - bytes) end end
+-- All that is older than the oldest that is pending was acknowledged: to cut that off is cheaper than to remove each.
+local function discard(name, ids)
+  if #ids >= 16 then
+    local oldest = call('XPENDING', name, G)[2]
+    if oldest and call('XTRIM', name, 'MINID', '=', oldest) == #ids then return end
+  end
+  call('XDEL', name, unpack(ids))
+end
 for g = 1, tonumber(ARGV[6]) do
   local queue, rank, bytes, ids = ARGV[i], ARGV[i + 1], tonumber(ARGV[i + 2]), lines(ARGV[i + 3])
-  -- As long as its consumer is thought to live nobody takes anything from it: they are all there, or their stream is not.
+  -- As long as its consumer is thought to live nobody takes anything from it: they are all there, or their stream is not;
+  -- what a server has forgotten that it had handed out is done all the same, and would be there for ever.
   local gone = alive and redis.pcall('XACK', stream(queue, rank), G, unpack(ids)) or 0
-  if gone == #ids then
-    call('XDEL', stream(queue, rank), unpack(ids))
+  if gone > 0 then
+    discard(stream(queue, rank), ids)
     size(queue, bytes)
     rooms[queue] = true
   end
-  out[g] = alive and (again or gone == #ids) and 1 or 0
+  out[g] = alive and (again or gone > 0) and 1 or 0
   i = i + 4
 end
 local function remove(s)
@@ -480,9 +157,12 @@ for o = 1, n do
     remove(s)
     out[#out + 1] = 1
   elseif s.o == 'retry' then
-    local wear = wearOf(s.q, place)
-    wear[1], wear[3], wear[4] = wear[1] + s.c, 0, 0
-    setWear(s.q, place, wear)
+    -- What has nothing to be noted stays without a note.
+    if s.c > 0 or s.w then
+      local wear = wearOf(s.q, place)
+      wear[1], wear[3], wear[4] = wear[1] + s.c, 0, 0
+      setWear(s.q, place, wear)
+    end
     if s.d == 0 or s.d + shift <= now then give(s.q, s.r, s.id)
     else
       unlimit(s.q, place)
