@@ -91,6 +91,12 @@ interface Line {
   again: boolean
 }
 
+/** What was claimed for one who waited, in the transaction that has brought it. */
+interface Answer extends Claimed {
+  readonly line: Line
+  readonly asked: Receiver
+}
+
 /** A part of the next transaction. */
 interface Work<T> {
   readonly run: () => T
@@ -155,10 +161,14 @@ export class Engine implements Transport {
 
   #flush(): void {
     while (this.#works.length > 0) {
+      // Alone a work fails by itself, not by what is claimed with it.
+      const isAlone = this.#alone > 0
       const works = this.#group()
+      const answers: Answer[] = []
+      const answer = (bell: Bell) => !isAlone && this.#answer(bell, answers)
       let done: Committed
       try {
-        done = this.#store.transact(() => works.map(({ run }) => run()))
+        done = this.#store.transact(() => works.map(({ run }) => run()), answer)
       } catch (error) {
         this.#works.unshift(...works)
         if (isBusy(error)) {
@@ -166,13 +176,14 @@ export class Engine implements Transport {
           setTimeout(() => this.#flush(), RETRY * (0.5 + Math.random()))
           return
         }
-        if (works.length > 1) this.#alone = works.length
+        if (works.length > 1 || answers.length > 0) this.#alone = works.length
         else this.#fail(works[0] as Work<unknown>, error)
         continue
       }
       // Nothing of this may have the works run again: they are committed.
       for (const [at, { resolve }] of works.entries()) resolve(done.result[at])
       if (done.files.length > 0) this.#around.removeBodies?.(done.files)
+      for (const given of answers) this.#give(given)
       for (const bell of done.bells) this.#ring(bell)
       this.#around.committed()
     }
@@ -214,6 +225,34 @@ export class Engine implements Transport {
     const late = this.#works.filter(({ since }) => since <= end)
     this.#works = this.#works.filter(({ since }) => since > end)
     for (const { reject } of late) reject(Object.assign(error, { cause }))
+  }
+
+  /** Claims for the first of this process who waits, where that is simple; false if it is not. */
+  #answer({ owner, queue }: Bell, answers: Answer[]): boolean {
+    const line = owner === this.owner ? this.#lines.get(queue) : undefined
+    const [asked] = line?.receivers ?? []
+    if (line === undefined || asked === undefined || line.serving) return false
+    if (line.receivers.some(({ options }) => options.start !== undefined)) return false
+    const given: Answer = { line, asked, deliveries: [], due: undefined }
+    // Before it may fail: then the work that has rung for him is not to blame.
+    answers.push(given)
+    const { max, lease } = asked.options
+    Object.assign(given, this.#store.claim({ name: line.name, owner, max, lease }))
+    return true
+  }
+
+  #give({ line, asked, deliveries, due }: Answer): void {
+    line.cancel?.()
+    line.again = deliveries.length > 0
+    if (!line.again) this.#await(line, due)
+    else {
+      // As while he is served: he is out of the store's line.
+      line.serving = true
+      this.#drop(line, asked.waiter)
+      line.serving = false
+      asked.waiter.resolve(deliveries)
+    }
+    if (line.receivers.length > 0 && line.again) void this.#serve(line)
   }
 
   #ring({ owner, queue }: Bell): void {

@@ -240,8 +240,11 @@ export class Store {
     return statement
   }
 
-  /** Throws what `isBusy` knows if another process writes; whatever it throws, nothing was done. */
-  transact<T>(work: () => T): { result: T; bells: Bell[]; files: string[] } {
+  /**
+   * Throws what `isBusy` knows if another process writes; whatever it throws, nothing was done. `answer` may claim at once
+   * what somebody is to be told of; false if he has to be told.
+   */
+  transact<T>(work: () => T, answer?: (bell: Bell) => boolean): { result: T; bells: Bell[]; files: string[] } {
     this.#begin()
     this.#files = []
     this.#settled.clear()
@@ -250,7 +253,7 @@ export class Store {
     try {
       const result = work()
       this.#endLeases()
-      const bells = this.#ring()
+      const bells = this.#ring(answer)
       // One body may be that of many.
       const files = this.#files.length === 0 ? this.#files : this.withoutMessage(this.#files)
       this.#sql('COMMIT').run()
@@ -582,16 +585,20 @@ export class Store {
    * Takes for each queue with news the one who has waited longest out of the line, to be told; all who wait for room,
    * since it may be too small for the first.
    */
-  #ring(): Bell[] {
+  #ring(answer: ((bell: Bell) => boolean) | undefined): Bell[] {
     const bells: Bell[] = []
-    for (const [want, queues] of this.#news.entries()) {
-      for (const queue of queues) {
-        const rows =
-          want === ROOM
-            ? this.#sql('DELETE FROM waiting WHERE queue = ? AND want = ? RETURNING owner').all(queue, want)
-            : this.#first(queue)
-        for (const { owner } of rows) bells.push({ owner: Number(owner), queue })
+    const [messages, room] = this.#news
+    for (const queue of messages) {
+      // Whoever answers may leave something to the next.
+      messages.delete(queue)
+      for (const { owner } of this.#first(queue)) {
+        const bell = { owner: Number(owner), queue }
+        if (answer?.(bell) !== true) bells.push(bell)
       }
+    }
+    for (const queue of room) {
+      const rows = this.#sql('DELETE FROM waiting WHERE queue = ? AND want = ? RETURNING owner').all(queue, ROOM)
+      for (const { owner } of rows) bells.push({ owner: Number(owner), queue })
     }
     for (const namespace of this.#roomy) {
       const rows = this.#sql(
