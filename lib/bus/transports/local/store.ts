@@ -22,7 +22,15 @@ import {
   type TransportStats,
   type Usage,
 } from '../../transport.ts'
-import { type Database, isBusy, openDatabase, type Statement, type Value } from './sqlite.ts'
+import {
+  type ArrayStatement,
+  type Database,
+  isBusy,
+  openDatabase,
+  prepareArrays,
+  type Statement,
+  type Value,
+} from './sqlite.ts'
 
 /** Raised with every change of the tables that an older library would not understand. */
 const VERSION = 2
@@ -34,6 +42,8 @@ const APPLICATION = 0x6b6d7162
 const names =
   'queue, rank, sequence, version, attempts, losses, suspect, id, key, sent, expires, format, headers, size, file, body'
 const marks = names.replaceAll(/\w+/g, '?')
+/** What `toDelivery` reads. */
+const handed = names.replace('queue, ', '')
 const columns = `
   queue INTEGER NOT NULL, rank INTEGER NOT NULL, sequence INTEGER NOT NULL, version INTEGER NOT NULL,
   attempts INTEGER NOT NULL, losses INTEGER NOT NULL, suspect INTEGER NOT NULL, id TEXT NOT NULL, key TEXT,
@@ -174,13 +184,31 @@ export interface Claimed {
 
 type Row = Record<string, Value>
 
+interface Rank {
+  readonly rank: number
+  readonly cursor: number
+  readonly hasReleased: boolean
+}
+
+/** A queue as a claim finds it. */
+interface View {
+  readonly ranks: readonly Rank[]
+  /** He who claims stands in line. */
+  readonly stands: boolean
+  /** When something is due, in milliseconds since the epoch. */
+  readonly earliest: number | undefined
+}
+
 export class Store {
   readonly #database: Database
   readonly #statements = new Map<string, Statement>()
+  readonly #arrays = new Map<string, ArrayStatement>()
   readonly #queues = new Map<string, number>()
   readonly #ranks = new Set<string>()
   readonly #clock: Clock
   readonly #news = [new Set<number>(), new Set<number>()] as const
+  /** Those of this transaction where nobody waits for messages. */
+  readonly #forNobody = new Set<number>()
   /** Namespaces in which there may be room. */
   readonly #roomy = new Set<number>()
   #files: string[] = []
@@ -240,6 +268,15 @@ export class Store {
     return statement
   }
 
+  #rows(sql: string): ArrayStatement {
+    let statement = this.#arrays.get(sql)
+    if (statement === undefined) {
+      statement = prepareArrays(this.#database, sql)
+      this.#arrays.set(sql, statement)
+    }
+    return statement
+  }
+
   /**
    * Throws what `isBusy` knows if another process writes; whatever it throws, nothing was done. `answer` may claim at once
    * what somebody is to be told of; false if he has to be told.
@@ -249,6 +286,7 @@ export class Store {
     this.#files = []
     this.#settled.clear()
     for (const queues of this.#news) queues.clear()
+    this.#forNobody.clear()
     this.#roomy.clear()
     try {
       const result = work()
@@ -382,13 +420,13 @@ export class Store {
   history(name: string, max: number, after: string | undefined, until: string | undefined): PastPage {
     const queue = this.#queue(name)
     const last = Number(until ?? this.#sql('SELECT kept FROM queues WHERE queue = ?').get(queue)?.kept)
-    const rows = this.#sql(
-      `SELECT ${names}, acknowledged FROM history WHERE queue = ? AND sequence > ? AND sequence <= ?
+    const rows = this.#rows(
+      `SELECT ${handed}, acknowledged FROM history WHERE queue = ? AND sequence > ? AND sequence <= ?
        ORDER BY sequence LIMIT ?`,
     ).all(queue, Number(after ?? 0), last, max)
     const lease = { id: 0, queue, left: 0 }
-    const deliveries = rows.map((row) => ({ ...toDelivery(row, lease), acknowledgedAt: Number(row.acknowledged) }))
-    return { deliveries, next: rows.length < max ? undefined : String(rows.at(-1)?.sequence), last: String(last) }
+    const deliveries = rows.map((row) => ({ ...toDelivery(row, lease), acknowledgedAt: Number(row.at(-1)) }))
+    return { deliveries, next: rows.length < max ? undefined : String(rows.at(-1)?.[SEQUENCE]), last: String(last) }
   }
 
   /** `files` are the names of the bodies that lie beside the store, by message. */
@@ -435,13 +473,18 @@ export class Store {
       for (let at = from; at < to; at++) this.#dropFile((batch[at] as Addressed).message, files)
       return
     }
-    const row = this.#sql(
+    const [next, held, size, most, largest, namespace, isAwaited] = this.#rows(
       `UPDATE queues SET next = next + ?, messages = messages + ?, bytes = bytes + ? WHERE queue = ?
-       RETURNING next, messages, bytes, max_messages, max_bytes, namespace`,
-    ).get(count, count, bytes, queue) as Row
-    let sequence = Number(row.next) - count
-    this.#checkBounds(queue, name, row, overflow, now)
-    if (row.namespace !== null) this.#checkQuota(queue, name, row, overflow, now)
+       RETURNING next, messages, bytes, max_messages, max_bytes, namespace,
+         EXISTS (SELECT 1 FROM waiting w WHERE w.queue = queues.queue AND want = ${MESSAGES})`,
+    ).get(count, count, bytes, queue) as [number, number, number, number, number, number | null, number]
+    if (isAwaited === 0) this.#forNobody.add(queue)
+    let sequence = next - count
+    if (most > 0 || largest > 0 || namespace !== null) {
+      const row: Row = { messages: held, bytes: size, max_messages: most, max_bytes: largest, namespace }
+      this.#checkBounds(queue, name, row, overflow, now)
+      if (namespace !== null) this.#checkQuota(queue, name, row, overflow, now)
+    }
     let news = false
     for (let at = from; at < to; at++) {
       const { message } = batch[at] as Addressed
@@ -510,13 +553,14 @@ export class Store {
     for (const { rank, sequence } of this.#sql(
       'SELECT rank, sequence FROM cursors WHERE queue = ? ORDER BY rank DESC',
     ).all(queue)) {
-      const first = this.#sql(
-        `SELECT ${names} FROM messages WHERE queue = ? AND rank = ? AND sequence > ? ORDER BY sequence LIMIT 1`,
+      const first = this.#rows(
+        `SELECT ${handed} FROM messages WHERE queue = ? AND rank = ? AND sequence > ? ORDER BY sequence LIMIT 1`,
       ).get(queue, rank as number, sequence as number)
       if (first === undefined) continue
-      this.#remove(first)
+      const token = toDelivery(first, { id: 0, queue, left: 0 }).token as Token
+      this.#remove(token)
       row.messages = Number(row.messages) - 1
-      row.bytes = Number(row.bytes) - Number(first.size)
+      row.bytes = Number(row.bytes) - token.size
       return true
     }
     return false
@@ -574,11 +618,9 @@ export class Store {
   }
 
   #earliest(queue: number): number | undefined {
-    const due = this.#sql('SELECT min(due) AS due FROM parked WHERE queue = ? AND due IS NOT NULL').get(queue)?.due
-    const until = this.#sql('SELECT min(until) AS until FROM leases WHERE queue = ? AND until IS NOT NULL')
-    const limit = until.get(queue)?.until
-    const times = [due, limit].filter((time) => time !== null && time !== undefined).map(Number)
-    return times.length === 0 ? undefined : Math.min(...times)
+    const due = this.#rows('SELECT min(due) FROM parked WHERE queue = ? AND due IS NOT NULL').get(queue)
+    const until = this.#rows('SELECT min(until) FROM leases WHERE queue = ? AND until IS NOT NULL').get(queue)
+    return least([due?.[0], until?.[0]])
   }
 
   /**
@@ -591,6 +633,7 @@ export class Store {
     for (const queue of messages) {
       // Whoever answers may leave something to the next.
       messages.delete(queue)
+      if (this.#forNobody.has(queue)) continue
       for (const { owner } of this.#first(queue)) {
         const bell = { owner: Number(owner), queue }
         if (answer?.(bell) !== true) bells.push(bell)
@@ -656,18 +699,13 @@ export class Store {
   stand(name: string, want: Want, owner: number, due?: number, starts?: readonly Start[]): void {
     const sql = `INSERT INTO waiting (queue, want, owner, due, starts) VALUES (?, ?, ?, ?, ?)
       ON CONFLICT (queue, want, owner) DO UPDATE SET due = excluded.due, starts = excluded.starts`
-    this.#sql(sql).run(
-      this.#queue(name),
-      want,
-      owner,
-      due ?? null,
-      starts === undefined ? null : JSON.stringify(starts),
-    )
+    const queue = this.#queue(name)
+    this.#forNobody.delete(queue)
+    this.#sql(sql).run(queue, want, owner, due ?? null, starts === undefined ? null : JSON.stringify(starts))
   }
 
   /** Whoever knew when something is due may be out of the line now: then the next has to know. */
-  #passOn(queue: number): void {
-    const due = this.#earliest(queue)
+  #passOn(queue: number, due: number | undefined): void {
     if (due === undefined) return
     const sql = 'SELECT 1 FROM waiting WHERE queue = ? AND want = ? AND due <= ? LIMIT 1'
     if (this.#sql(sql).get(queue, MESSAGES, due) === undefined) this.#news[MESSAGES].add(queue)
@@ -680,7 +718,7 @@ export class Store {
     const stood = Number(this.#sql(sql).run(queue, want, owner).changes) > 0
     // All who wait for room are told at once.
     if (want === ROOM) return
-    if (stood) this.#passOn(queue)
+    if (stood) this.#passOn(queue, this.#earliest(queue))
     else this.#news[want].add(queue)
   }
 
@@ -688,27 +726,29 @@ export class Store {
   claim({ name, owner, max, lease: limit, start, starts }: Claim): Claimed {
     const queue = this.#queue(name)
     const now = this.#clock.now()
-    this.#promote(queue, now)
-    this.#reapOverdue(queue, now)
+    let view = this.#look(queue, owner)
+    if (view.earliest !== undefined && view.earliest <= now) {
+      this.#promote(queue, now)
+      this.#reapOverdue(queue, now)
+      view = this.#look(queue, owner)
+    }
+    const { ranks, stands, earliest } = view
     if (start !== undefined && !this.#isEnough(queue, start)) {
-      const due = this.#earliest(queue)
-      this.stand(name, MESSAGES, owner, due, starts)
+      this.stand(name, MESSAGES, owner, earliest, starts)
       // He may have been told in the place of one to whom any message is enough.
       if (this.#isEnough(queue, ANY)) this.#news[MESSAGES].add(queue)
-      return { deliveries: [], due }
+      return { deliveries: [], due: earliest }
     }
     const lease: Lease = { id: 0, queue, left: 0 }
     const deliveries: Delivery[] = []
     const items: number[] = []
     let more = false
-    for (const { rank, sequence: cursor } of this.#sql(
-      'SELECT rank, sequence FROM cursors WHERE queue = ? ORDER BY rank',
-    ).all(queue)) {
-      more = this.#claimRank(queue, Number(rank), Number(cursor), max, now, lease, deliveries, items)
+    for (const rank of ranks) {
+      more = this.#claimRank(rank, max, now, lease, deliveries, items)
       if (more) break
     }
     if (deliveries.length === 0) {
-      const due = more ? now : this.#earliest(queue)
+      const due = more ? now : earliest
       this.stand(name, MESSAGES, owner, due, starts)
       return { deliveries, due }
     }
@@ -716,55 +756,75 @@ export class Store {
     const insert = this.#sql('INSERT INTO leases (owner, queue, until, items) VALUES (?, ?, ?, ?)')
     const until = limit === Number.POSITIVE_INFINITY ? null : Math.ceil(now + limit)
     lease.id = Number(insert.run(owner, queue, until, JSON.stringify(items)).lastInsertRowid)
-    this.#sql('DELETE FROM waiting WHERE queue = ? AND want = ? AND owner = ?').run(queue, MESSAGES, owner)
+    if (stands) {
+      this.#sql('DELETE FROM waiting WHERE queue = ? AND want = ? AND owner = ?').run(queue, MESSAGES, owner)
+    }
     if (more) this.#news[MESSAGES].add(queue)
-    else this.#passOn(queue)
+    else this.#passOn(queue, least([earliest, until]))
     return { deliveries, due: undefined }
+  }
+
+  /** All that a claim has to know of its queue. */
+  #look(queue: number, owner: number): View {
+    // What waits, or is in a lease, has a cursor.
+    const rows = this.#rows(
+      `SELECT rank, sequence, EXISTS (SELECT 1 FROM released r WHERE r.queue = c.queue AND r.rank = c.rank),
+         EXISTS (SELECT 1 FROM waiting w WHERE w.queue = c.queue AND want = ${MESSAGES} AND owner = ?),
+         (SELECT min(due) FROM parked p WHERE p.queue = c.queue AND due IS NOT NULL),
+         (SELECT min(until) FROM leases l WHERE l.queue = c.queue AND until IS NOT NULL)
+       FROM cursors c WHERE queue = ? ORDER BY rank`,
+    ).all(owner, queue) as [number, number, number, number, number | null, number | null][]
+    const [, , , stands, due, until] = rows[0] ?? []
+    const ranks = rows.map(([rank, cursor, released]) => ({ rank, cursor, hasReleased: released !== 0 }))
+    return { ranks, stands: stands !== 0, earliest: least([due, until]) }
   }
 
   /** Whether there may be more. */
   #claimRank(
-    queue: number,
-    rank: number,
-    cursor: number,
+    { rank, cursor, hasReleased }: Rank,
     max: number,
     now: number,
     lease: Lease,
     deliveries: Delivery[],
     items: number[],
   ): boolean {
+    const { queue } = lease
     const place = [queue, rank] as const
-    const returned = this.#sql(
-      `SELECT m.* FROM released r CROSS JOIN messages m USING (queue, rank, sequence)
-       WHERE r.queue = ? AND r.rank = ? ORDER BY r.sequence LIMIT ?`,
-    ).all(...place, max - deliveries.length)
-    for (const { sequence } of returned) {
-      this.#sql('DELETE FROM released WHERE queue = ? AND rank = ? AND sequence = ?').run(...place, Number(sequence))
+    const returned = hasReleased
+      ? this.#rows(
+          `SELECT ${handed} FROM released r CROSS JOIN messages m USING (queue, rank, sequence)
+           WHERE r.queue = ? AND r.rank = ? ORDER BY r.sequence LIMIT ?`,
+        ).all(...place, max - deliveries.length)
+      : []
+    for (const { [SEQUENCE]: sequence } of returned) {
+      this.#sql('DELETE FROM released WHERE queue = ? AND rank = ? AND sequence = ?').run(...place, sequence as Value)
     }
     const left = max - deliveries.length - returned.length
     const fresh =
       left === 0
         ? []
-        : this.#sql(
-            `SELECT ${names} FROM messages WHERE queue = ? AND rank = ? AND sequence > ? ORDER BY sequence LIMIT ?`,
+        : this.#rows(
+            `SELECT ${handed} FROM messages WHERE queue = ? AND rank = ? AND sequence > ? ORDER BY sequence LIMIT ?`,
           ).all(...place, cursor, left)
     const last = fresh.at(-1)
     if (last !== undefined) {
-      this.#sql('UPDATE cursors SET sequence = ? WHERE queue = ? AND rank = ?').run(Number(last.sequence), ...place)
+      this.#sql('UPDATE cursors SET sequence = ? WHERE queue = ? AND rank = ?').run(last[SEQUENCE] as Value, ...place)
     }
-    for (const row of [...returned, ...fresh]) {
-      if (row.expires !== 0 && Number(row.expires) <= now) this.#remove(row)
-      else if (row.key === null || this.#seize(row)) {
-        deliveries.push(toDelivery(row, lease))
-        items.push(rank, Number(row.sequence), Number(row.version))
+    for (const row of returned.length === 0 ? fresh : [...returned, ...fresh]) {
+      const delivery = toDelivery(row, lease)
+      const token = delivery.token as Token
+      const expires = row[EXPIRES] as number
+      if (expires !== 0 && expires <= now) this.#remove(token)
+      else if (token.key === undefined || this.#seize(queue, token.key, rank, token.sequence)) {
+        deliveries.push(delivery)
+        items.push(rank, token.sequence, token.version)
       }
     }
     return returned.length + fresh.length > 0 && left - fresh.length === 0
   }
 
   /** Makes a message the one of its key; if another is, it is put aside until that one is settled. */
-  #seize(row: Row): boolean {
-    const { queue, key, rank, sequence } = place(row)
+  #seize(queue: number, key: string, rank: number, sequence: number): boolean {
     const holder = this.#sql('SELECT rank, sequence FROM busy WHERE queue = ? AND key = ?').get(queue, key)
     if (holder === undefined) {
       this.#sql('INSERT INTO busy VALUES (?, ?, ?, ?)').run(queue, key, rank, sequence)
@@ -816,12 +876,11 @@ export class Store {
   }
 
   /** A message that nobody wants any more. */
-  #remove(row: Row): void {
-    const { queue, key, rank, sequence } = place(row)
+  #remove({ lease: { queue }, key, rank, sequence, size, file }: Token): void {
     this.#sql('DELETE FROM messages WHERE queue = ? AND rank = ? AND sequence = ?').run(queue, rank, sequence)
-    this.#count(queue, 1, Number(row.size))
-    if (row.file !== null) this.#files.push(String(row.file))
-    if (key === null) return
+    this.#count(queue, 1, size)
+    if (file !== undefined) this.#files.push(file)
+    if (key === undefined) return
     const holder = this.#sql('SELECT 1 FROM busy WHERE queue = ? AND key = ? AND rank = ? AND sequence = ?')
     if (holder.get(queue, key, rank, sequence) !== undefined) this.#freeKey(queue, key)
   }
@@ -1117,11 +1176,11 @@ export class Store {
   browse(name: string, max: number, after: string | undefined): Page {
     const queue = this.#queue(name)
     const [rank, sequence] = after === undefined ? [-256, 0] : (after.split(':').map(Number) as [number, number])
-    const rows = this.#sql(
-      `SELECT ${names} FROM messages WHERE queue = ? AND (rank, sequence) > (?, ?) ORDER BY rank, sequence LIMIT ?`,
+    const rows = this.#rows(
+      `SELECT ${handed} FROM messages WHERE queue = ? AND (rank, sequence) > (?, ?) ORDER BY rank, sequence LIMIT ?`,
     ).all(queue, rank, sequence, max)
     const last = rows.at(-1)
-    const next = rows.length < max || last === undefined ? undefined : `${last.rank}:${last.sequence}`
+    const next = rows.length < max || last === undefined ? undefined : `${last[0]}:${last[SEQUENCE]}`
     return { deliveries: rows.map((row) => toDelivery(row, { id: 0, queue, left: 0 })), next }
   }
 
@@ -1150,27 +1209,36 @@ const DEAD = /@[^/]+\/[^/]+\/dead$/
 const NO_BYTES = new Uint8Array()
 const ANY: Start = { messages: 1, priority: 0 }
 
-function place(row: Row): { queue: number; key: Value; rank: number; sequence: number } {
-  return { queue: Number(row.queue), key: row.key ?? null, rank: Number(row.rank), sequence: Number(row.sequence) }
+const least = (times: readonly (Value | undefined)[]): number | undefined => {
+  const known = times.filter((time) => typeof time === 'number')
+  return known.length === 0 ? undefined : Math.min(...known)
 }
 
-function toDelivery(row: Row, lease: Lease): Delivery {
-  const [rank, sequence, version] = [Number(row.rank), Number(row.sequence), Number(row.version)]
-  const key = row.key === null ? undefined : String(row.key)
-  const file = row.file === null ? undefined : String(row.file)
-  const token: Token = { lease, rank, sequence, version, key, size: Number(row.size), file, begun: false }
+/** Where they are in a row of `handed`. */
+const SEQUENCE = 1
+const EXPIRES = 9
+
+function toDelivery(row: readonly Value[], lease: Lease): Delivery {
+  const [rank, sequence, version, attempts, losses, suspect, id, name, sent, , format, headers, size, path, body] =
+    row as [
+      ...[rank: number, sequence: number, version: number, attempts: number, losses: number, suspect: number],
+      ...[id: string, key: string | null, sent: number, expires: number, format: number, headers: string | null],
+      ...[size: number, file: string | null, body: Uint8Array],
+    ]
+  const key = name ?? undefined
+  const token: Token = { lease, rank, sequence, version, key, size, file: path ?? undefined, begun: false }
   return {
     token,
-    id: String(row.id),
-    body: row.body as Uint8Array,
-    format: formats[Number(row.format)] as Format,
+    id,
+    body,
+    format: formats[format] as Format,
     key,
     priority: 0 - rank,
-    headers: row.headers === null ? NO_HEADERS : (JSON.parse(String(row.headers)) as Record<string, string>),
-    sentAt: Number(row.sent),
-    attempts: Number(row.attempts),
-    losses: Number(row.losses),
-    suspect: row.suspect !== 0,
+    headers: headers === null ? NO_HEADERS : (JSON.parse(headers) as Record<string, string>),
+    sentAt: sent,
+    attempts,
+    losses,
+    suspect: suspect !== 0,
     damage: undefined,
   }
 }
