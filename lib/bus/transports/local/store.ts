@@ -114,6 +114,9 @@ const upgrades: ReadonlyMap<number, string> = new Map([
   ],
 ])
 
+/** How many acknowledged messages in a row are deleted by one statement. */
+const RUN = 4
+
 /** How much of a history goes in one transaction, beyond what comes to it. */
 const FORGET = 200
 
@@ -122,6 +125,14 @@ const PATIENCE = 2
 const NAP = 0.05
 const EAGER = 8
 const nobody = new Int32Array(new SharedArrayBuffer(4))
+
+/** So many rows are written by one statement, where that can be. */
+const TOGETHER = 20
+const ALIKE = `WITH their (queue, rank, sequence, sent) AS (SELECT ?, ?, ?, ?)
+  INSERT INTO messages (${names})
+  SELECT queue, rank, sequence + column1, 0, 0, 0, 0, column2, column3, sent, column4, column5, column6, length(column7),
+    NULL, column7
+  FROM (VALUES ${Array.from({ length: TOGETHER }, (_, at) => `(${at}, ?, ?, ?, ?, ?, ?)`)}) CROSS JOIN their`
 
 const formats: readonly Format[] = ['bytes', 'text', 'json']
 
@@ -485,16 +496,25 @@ export class Store {
       this.#checkBounds(queue, name, row, overflow, now)
       if (namespace !== null) this.#checkQuota(queue, name, row, overflow, now)
     }
-    let news = false
+    const messages: Outgoing[] = []
     for (let at = from; at < to; at++) {
       const { message } = batch[at] as Addressed
-      if (receipts[at]?.duplicate) {
-        this.#dropFile(message, files)
+      if (receipts[at]?.duplicate) this.#dropFile(message, files)
+      else messages.push(message)
+    }
+    for (let at = 0; at < count; at += TOGETHER) {
+      const some = count === 1 ? messages : messages.slice(at, at + TOGETHER)
+      if (areAlike(some, now, files)) {
+        this.#insertAlike(queue, sequence, some, now)
+        sequence += some.length
+        this.#news[MESSAGES].add(queue)
         continue
       }
-      news = this.#insert(queue, sequence++, message, now, files?.get(message)) || news
+      for (const message of some) {
+        const isNews = this.#insert(queue, sequence++, message, now, files?.get(message))
+        if (isNews) this.#news[MESSAGES].add(queue)
+      }
     }
-    if (news) this.#news[MESSAGES].add(queue)
   }
 
   /** Of a message that does not go out. */
@@ -591,6 +611,18 @@ export class Store {
     if (row === undefined || row.namespace === null) return row !== undefined
     const sql = `SELECT 1 FROM namespaces WHERE namespace = ? AND ${within}`
     return this.#sql(sql).get(row.namespace as Value, messages, bytes) !== undefined
+  }
+
+  /** A statement for all of them costs less than half of one for each. */
+  #insertAlike(queue: number, sequence: number, messages: readonly Outgoing[], now: number): void {
+    const rank = 0 - (messages[0] as Outgoing).priority
+    this.#rank(queue, rank)
+    const values: Value[] = [queue, rank, sequence, now]
+    for (const { id, key = null, expires, format, headers, body } of messages) {
+      const text = headers === undefined ? null : JSON.stringify(headers)
+      values.push(id, key, expires, formats.indexOf(format), text, body.byteLength > 0 ? body : NO_BYTES)
+    }
+    this.#sql(ALIKE).run(...values)
   }
 
   /** Whether somebody who waits has to know. */
@@ -917,10 +949,11 @@ export class Store {
 
   settle(batch: readonly Settlement[], files?: ReadonlyMap<Outgoing, string>): boolean[] {
     const keeps = this.#leave(batch)
-    const done = batch.map((settlement) => {
+    const runs = this.#deleteRuns(batch, keeps)
+    const done = batch.map((settlement, at) => {
       const token = settlement.token as Token
       const { queue } = token.lease
-      const held = this.#settleOne(token, settlement, keeps.has(queue))
+      const held = runs?.[at] === true || this.#settleOne(token, settlement, keeps.has(queue))
       if (settlement.outcome === 'begin' || settlement.outcome === 'extend') return held
       if (!held) {
         // One that is settled twice must not count for another of its lease.
@@ -962,6 +995,32 @@ export class Store {
       if (row !== undefined && row.keeps !== 0) keeps.set(queue, messages)
     }
     return keeps
+  }
+
+  /**
+   * Most are acknowledged as they were claimed: plain ones, one after the other. A statement deletes all of such a run, if
+   * all of it is there. Says which of the batch have gone so.
+   */
+  #deleteRuns(batch: readonly Settlement[], keeps: ReadonlyMap<number, number>): boolean[] | undefined {
+    if (batch.length < RUN) return undefined
+    const done = batch.map(() => false)
+    for (let from = 0, to: number; from < batch.length; from = to) {
+      const first = tokenOf(batch[from])
+      to = from + 1
+      if (first === undefined || keeps.has(first.lease.queue)) continue
+      while (follows(tokenOf(batch[to]), first, to - from)) to++
+      if (to - from >= RUN && this.#deleteRun(first, to - from)) done.fill(true, from, to)
+    }
+    return done
+  }
+
+  #deleteRun({ lease: { queue }, rank, sequence, version }: Token, count: number): boolean {
+    const run = [queue, rank, sequence, sequence + count - 1] as const
+    const where = 'WHERE queue = ? AND rank = ? AND sequence BETWEEN ? AND ?'
+    const there = this.#rows(`SELECT count(*) FROM messages ${where} AND version = ?`).get(...run, version)
+    if (there?.[0] !== count) return false
+    this.#sql(`DELETE FROM messages ${where}`).run(...run)
+    return true
   }
 
   #endLeases(): void {
@@ -1208,6 +1267,33 @@ const DEAD = /@[^/]+\/[^/]+\/dead$/
 /** node:sqlite of Node.js 22 takes some other empty ones for NULL. */
 const NO_BYTES = new Uint8Array()
 const ANY: Start = { messages: 1, priority: 0 }
+
+/** Of a message that is acknowledged, and has nothing but its row to go with it. */
+function tokenOf(settlement: Settlement | undefined): Token | undefined {
+  if (settlement?.outcome !== 'ack' || settlement.send !== undefined) return undefined
+  const token = settlement.token as Token
+  return token.key === undefined && !token.begun ? token : undefined
+}
+
+const follows = (token: Token | undefined, first: Token, by: number): boolean =>
+  token !== undefined &&
+  token.sequence === first.sequence + by &&
+  token.lease.queue === first.lease.queue &&
+  token.rank === first.rank &&
+  token.version === first.version
+
+/** Whether one statement can write them. */
+function areAlike(
+  messages: readonly Outgoing[],
+  now: number,
+  files: ReadonlyMap<Outgoing, string> | undefined,
+): boolean {
+  const [first] = messages
+  return (
+    messages.length === TOGETHER &&
+    messages.every((one) => one.priority === first?.priority && one.due <= now && files?.has(one) !== true)
+  )
+}
 
 const least = (times: readonly (Value | undefined)[]): number | undefined => {
   const known = times.filter((time) => typeof time === 'number')
