@@ -237,7 +237,7 @@ export class Engine implements Transport {
     // Before it may fail: then the work that has rung for him is not to blame.
     answers.push(given)
     const { max, lease } = asked.options
-    Object.assign(given, this.#store.claim({ name: line.name, owner, max, lease }))
+    Object.assign(given, this.#store.claim({ name: line.name, owner, max, lease, stands: true }))
     return true
   }
 
@@ -398,7 +398,10 @@ export class Engine implements Transport {
     this.#check('receive')
     checkSignal(options.signal)
     const line = this.#lineOf(queue, name)
-    const waiter: Waiter<Delivery[]> = new Waiter(options.deadline, options.signal, (ended, reason) => {
+    // Who takes only what is there needs no timer.
+    const late = options.deadline <= performance.now()
+    const deadline = late ? Number.POSITIVE_INFINITY : options.deadline
+    const waiter: Waiter<Delivery[]> = new Waiter(deadline, options.signal, (ended, reason) => {
       receiver.late = true
       // Another process may have been in the way: what is there is to be found all the same.
       if (reason === 'timeout' && !receiver.looked) return
@@ -406,7 +409,7 @@ export class Engine implements Transport {
       if (reason === 'timeout') ended.resolve([])
       else ended.reject(reason)
     })
-    const receiver: Receiver = { options, waiter, looked: false, late: false }
+    const receiver: Receiver = { options, waiter, looked: false, late }
     line.receivers.push(receiver)
     if (!options.background) this.#hold(1)
     void this.#serve(line)
@@ -470,9 +473,11 @@ export class Engine implements Transport {
         line.again = false
         line.cancel?.()
         const present = [...line.receivers]
-        const { asked, deliveries, due } = await this.#claim(line, present)
-        stood = deliveries.length === 0
-        if (stood) {
+        const stands = present.some(({ late }) => !late)
+        const { asked, deliveries, due } = await this.#claim(line, present, stands)
+        // Who stood in line before, and has gone meanwhile, still does.
+        stood = deliveries.length === 0 && (stands || stood)
+        if (deliveries.length === 0) {
           this.#await(line, due)
           if (!line.again) this.#tellLate(line, present)
         } else {
@@ -494,7 +499,7 @@ export class Engine implements Transport {
   }
 
   /** For the first who can have something. */
-  #claim({ name }: Line, present: readonly Receiver[]): Promise<Claimed & { asked: Receiver }> {
+  #claim({ name }: Line, present: readonly Receiver[], stands: boolean): Promise<Claimed & { asked: Receiver }> {
     const { owner } = this
     const plain = present.find(({ options }) => options.start === undefined)
     const starts = present.flatMap(({ options }) => options.start ?? [])
@@ -504,7 +509,7 @@ export class Engine implements Transport {
       let claimed!: Claimed & { asked: Receiver }
       for (const asked of askers) {
         const { max, lease, start } = asked.options
-        const claim = { name, owner, max, lease, start, starts: plain === undefined ? starts : undefined }
+        const claim = { name, owner, max, lease, stands, start, starts: plain === undefined ? starts : undefined }
         claimed = { ...this.#store.claim(claim), asked }
         if (claimed.deliveries.length > 0) break
       }

@@ -181,6 +181,8 @@ export interface Claim {
   owner: number
   max: number
   lease: number
+  /** Where there is nothing, he waits. */
+  stands: boolean
   /** Nothing is claimed before so much is there. */
   start?: Start | undefined
   /** With any of these its process is to be told; absent, with the first message. */
@@ -754,8 +756,8 @@ export class Store {
     else this.#news[want].add(queue)
   }
 
-  /** Claims up to `max` messages; if there are none, `owner` stands in line. */
-  claim({ name, owner, max, lease: limit, start, starts }: Claim): Claimed {
+  /** Claims up to `max` messages; if there are none, `owner` stands in line, unless he only looks. */
+  claim({ name, owner, max, lease: limit, stands, start, starts }: Claim): Claimed {
     const queue = this.#queue(name)
     const now = this.#clock.now()
     let view = this.#look(queue, owner)
@@ -764,9 +766,9 @@ export class Store {
       this.#reapOverdue(queue, now)
       view = this.#look(queue, owner)
     }
-    const { ranks, stands, earliest } = view
+    const { ranks, earliest } = view
     if (start !== undefined && !this.#isEnough(queue, start)) {
-      this.stand(name, MESSAGES, owner, earliest, starts)
+      if (stands) this.stand(name, MESSAGES, owner, earliest, starts)
       // He may have been told in the place of one to whom any message is enough.
       if (this.#isEnough(queue, ANY)) this.#news[MESSAGES].add(queue)
       return { deliveries: [], due: earliest }
@@ -781,14 +783,14 @@ export class Store {
     }
     if (deliveries.length === 0) {
       const due = more ? now : earliest
-      this.stand(name, MESSAGES, owner, due, starts)
+      if (stands) this.stand(name, MESSAGES, owner, due, starts)
       return { deliveries, due }
     }
     lease.left = deliveries.length
     const insert = this.#sql('INSERT INTO leases (owner, queue, until, items) VALUES (?, ?, ?, ?)')
     const until = limit === Number.POSITIVE_INFINITY ? null : Math.ceil(now + limit)
     lease.id = Number(insert.run(owner, queue, until, JSON.stringify(items)).lastInsertRowid)
-    if (stands) {
+    if (view.stands) {
       this.#sql('DELETE FROM waiting WHERE queue = ? AND want = ? AND owner = ?').run(queue, MESSAGES, owner)
     }
     if (more) this.#news[MESSAGES].add(queue)
