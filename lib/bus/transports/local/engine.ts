@@ -293,7 +293,8 @@ export class Engine implements Transport {
     this.#check('send')
     checkInteger('number of messages', batch.length, 1, BUS_BATCH)
     checkSignal(signal)
-    const files = await this.#writeBodies(batch, disk)
+    const isLarge = batch.some(({ message }) => message.body.byteLength > this.#around.large)
+    const files = isLarge ? await this.#writeBodies(batch, disk) : NO_FILES
     let receipts: Receipt[]
     try {
       receipts = await this.#send(batch, overflow, signal, files)
