@@ -236,7 +236,7 @@ export class Store {
     try {
       // First this, which leaves what is not ours as it is.
       this.#prepareTables()
-      this.#database.exec('PRAGMA journal_mode = WAL; PRAGMA synchronous = NORMAL; PRAGMA wal_autocheckpoint = 1500')
+      this.#database.exec('PRAGMA journal_mode = WAL; PRAGMA synchronous = NORMAL; PRAGMA wal_autocheckpoint = 2500')
     } catch (error) {
       this.#database.close()
       throw error
