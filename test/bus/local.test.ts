@@ -283,7 +283,7 @@ describe('a directory', () => {
     skip(!canUnshare, 'needs a mount namespace of its own, which root can make')
     const directory = temporaryDirectory()
     mkdirSync(join(directory, 'disk'))
-    const mount = `mount -t tmpfs -o size=24m none ${join(directory, 'disk')} && exec "$@"`
+    const mount = `mount -t tmpfs -o size=32m none ${join(directory, 'disk')} && exec "$@"`
     const child = startBus(`local:${join(directory, 'disk/bus')}`, 'fill', 8000, [
       'unshare',
       '--mount',
