@@ -126,8 +126,23 @@ const NAP = 0.05
 const EAGER = 8
 const nobody = new Int32Array(new SharedArrayBuffer(4))
 
+/** What one stands in line for: messages, or room for them. */
+export const MESSAGES = 0
+export const ROOM = 1
+
 /** So many rows are written by one statement, where that can be. */
 const TOGETHER = 20
+// Those that each message needs, in one piece: a text that is put together each time is found more slowly.
+const INSERT = `INSERT INTO messages (${names}) VALUES (${marks})`
+const FRESH = `SELECT ${handed} FROM messages WHERE queue = ? AND rank = ? AND sequence > ? ORDER BY sequence LIMIT ?`
+const SEND = `SELECT next, messages, bytes, max_messages, max_bytes, namespace,
+    EXISTS (SELECT 1 FROM waiting w WHERE w.queue = q.queue AND want = ${MESSAGES})
+  FROM queues q WHERE queue = ?`
+const LOOK = `SELECT rank, sequence, EXISTS (SELECT 1 FROM released r WHERE r.queue = c.queue AND r.rank = c.rank),
+    EXISTS (SELECT 1 FROM waiting w WHERE w.queue = c.queue AND want = ${MESSAGES} AND owner = ?),
+    (SELECT min(due) FROM parked p WHERE p.queue = c.queue AND due IS NOT NULL),
+    (SELECT min(until) FROM leases l WHERE l.queue = c.queue AND until IS NOT NULL)
+  FROM cursors c WHERE queue = ? ORDER BY rank`
 const ALIKE = `WITH their (queue, rank, sequence, sent) AS (SELECT ?, ?, ?, ?)
   INSERT INTO messages (${names})
   SELECT queue, rank, sequence + column1, 0, 0, 0, 0, column2, column3, sent, column4, column5, column6, length(column7),
@@ -135,10 +150,6 @@ const ALIKE = `WITH their (queue, rank, sequence, sent) AS (SELECT ?, ?, ?, ?)
   FROM (VALUES ${Array.from({ length: TOGETHER }, (_, at) => `(${at}, ?, ?, ?, ?, ?, ?)`)}) CROSS JOIN their`
 
 const formats: readonly Format[] = ['bytes', 'text', 'json']
-
-/** What one stands in line for: messages, or room for them. */
-export const MESSAGES = 0
-export const ROOM = 1
 
 export type Want = typeof MESSAGES | typeof ROOM
 
@@ -281,6 +292,11 @@ export class Store {
     return statement
   }
 
+  /** What has no rows, where nobody asks how many it has changed: to be told so costs as much as the call. */
+  #do(sql: string, ...values: Value[]): void {
+    this.#sql(sql).get(...values)
+  }
+
   #rows(sql: string): ArrayStatement {
     let statement = this.#arrays.get(sql)
     if (statement === undefined) {
@@ -307,7 +323,7 @@ export class Store {
       const bells = this.#ring(answer)
       // One body may be that of many.
       const files = this.#files.length === 0 ? this.#files : this.withoutMessage(this.#files)
-      this.#sql('COMMIT').run()
+      this.#do('COMMIT')
       for (const [lease, count] of this.#settled) lease.left -= count
       return { result, bells, files }
     } catch (error) {
@@ -328,7 +344,7 @@ export class Store {
     const end = performance.now() + PATIENCE
     for (let tries = 1; ; tries++) {
       try {
-        this.#sql('BEGIN IMMEDIATE').run()
+        this.#do('BEGIN IMMEDIATE')
         return
       } catch (error) {
         if (!isBusy(error) || performance.now() > end) throw error
@@ -487,13 +503,17 @@ export class Store {
       return
     }
     // Two statements: where the caches are cold, RETURNING takes longer than both.
-    const [next, held, size, most, largest, namespace, isAwaited] = this.#rows(
-      `SELECT next, messages, bytes, max_messages, max_bytes, namespace,
-         EXISTS (SELECT 1 FROM waiting w WHERE w.queue = q.queue AND want = ${MESSAGES})
-       FROM queues q WHERE queue = ?`,
-    ).get(queue) as [number, number, number, number, number, number | null, number]
+    const [next, held, size, most, largest, namespace, isAwaited] = this.#rows(SEND).get(queue) as [
+      number,
+      number,
+      number,
+      number,
+      number,
+      number | null,
+      number,
+    ]
     const update = 'UPDATE queues SET next = next + ?, messages = messages + ?, bytes = bytes + ? WHERE queue = ?'
-    this.#sql(update).run(count, count, bytes, queue)
+    this.#do(update, count, count, bytes, queue)
     if (isAwaited === 0) this.#forNobody.add(queue)
     let sequence = next
     if (most > 0 || largest > 0 || namespace !== null) {
@@ -628,7 +648,7 @@ export class Store {
       const text = headers === undefined ? null : JSON.stringify(headers)
       values.push(id, key, expires, formats.indexOf(format), text, body.byteLength > 0 ? body : NO_BYTES)
     }
-    this.#sql(ALIKE).run(...values)
+    this.#do(ALIKE, ...values)
   }
 
   /** Whether somebody who waits has to know. */
@@ -640,7 +660,7 @@ export class Store {
     const bytes = [body.byteLength, file ?? null, file === undefined && body.byteLength > 0 ? body : NO_BYTES] as const
     this.#rank(queue, rank)
     if (due <= now) {
-      this.#sql(`INSERT INTO messages (${names}) VALUES (${marks})`).run(...values, ...bytes)
+      this.#do(INSERT, ...values, ...bytes)
       return true
     }
     const earliest = this.#earliest(queue)
@@ -700,7 +720,7 @@ export class Store {
       ).get(queue, MESSAGES, after) as [number | null, number, number | null, string | null]
       if (turn === null) return undefined
       if (starts === null || this.#concerns(queue, due, starts)) {
-        this.#sql('DELETE FROM waiting WHERE turn = ?').run(turn)
+        this.#do('DELETE FROM waiting WHERE turn = ?', turn)
         return owner
       }
       after = turn
@@ -793,7 +813,7 @@ export class Store {
     const until = limit === Number.POSITIVE_INFINITY ? null : Math.ceil(now + limit)
     lease.id = Number(insert.run(owner, queue, until, JSON.stringify(items)).lastInsertRowid)
     if (view.stands) {
-      this.#sql('DELETE FROM waiting WHERE queue = ? AND want = ? AND owner = ?').run(queue, MESSAGES, owner)
+      this.#do('DELETE FROM waiting WHERE queue = ? AND want = ? AND owner = ?', queue, MESSAGES, owner)
     }
     if (more) this.#news[MESSAGES].add(queue)
     else this.#passOn(queue, least([earliest, until]))
@@ -803,13 +823,7 @@ export class Store {
   /** All that a claim has to know of its queue. */
   #look(queue: number, owner: number): View {
     // What waits, or is in a lease, has a cursor.
-    const rows = this.#rows(
-      `SELECT rank, sequence, EXISTS (SELECT 1 FROM released r WHERE r.queue = c.queue AND r.rank = c.rank),
-         EXISTS (SELECT 1 FROM waiting w WHERE w.queue = c.queue AND want = ${MESSAGES} AND owner = ?),
-         (SELECT min(due) FROM parked p WHERE p.queue = c.queue AND due IS NOT NULL),
-         (SELECT min(until) FROM leases l WHERE l.queue = c.queue AND until IS NOT NULL)
-       FROM cursors c WHERE queue = ? ORDER BY rank`,
-    ).all(owner, queue) as [number, number, number, number, number | null, number | null][]
+    const rows = this.#rows(LOOK).all(owner, queue) as [number, number, number, number, number | null, number | null][]
     const [, , , stands, due, until] = rows[0] ?? []
     const ranks = rows.map(([rank, cursor, released]) => ({ rank, cursor, hasReleased: released !== 0 }))
     return { ranks, stands: stands !== 0, earliest: least([due, until]) }
@@ -836,15 +850,10 @@ export class Store {
       this.#sql('DELETE FROM released WHERE queue = ? AND rank = ? AND sequence = ?').run(...place, sequence as Value)
     }
     const left = max - deliveries.length - returned.length
-    const fresh =
-      left === 0
-        ? []
-        : this.#rows(
-            `SELECT ${handed} FROM messages WHERE queue = ? AND rank = ? AND sequence > ? ORDER BY sequence LIMIT ?`,
-          ).all(...place, cursor, left)
+    const fresh = left === 0 ? [] : this.#rows(FRESH).all(...place, cursor, left)
     const last = fresh.at(-1)
     if (last !== undefined) {
-      this.#sql('UPDATE cursors SET sequence = ? WHERE queue = ? AND rank = ?').run(last[SEQUENCE] as Value, ...place)
+      this.#do('UPDATE cursors SET sequence = ? WHERE queue = ? AND rank = ?', last[SEQUENCE] as Value, ...place)
     }
     for (const row of returned.length === 0 ? fresh : [...returned, ...fresh]) {
       const delivery = toDelivery(row, lease)
@@ -924,7 +933,7 @@ export class Store {
   /** So much has left the queue. */
   #count(queue: number, messages: number, bytes: number): { keeps: boolean } {
     const update = 'UPDATE queues SET messages = messages - ?, bytes = bytes - ? WHERE queue = ?'
-    this.#sql(update).run(messages, bytes, queue)
+    this.#do(update, messages, bytes, queue)
     const [isBounded, keeps, namespace = null] =
       this.#rows(
         'SELECT max_messages + max_bytes > 0, keep_messages + keep_age > 0, namespace FROM queues WHERE queue = ?',
@@ -1024,13 +1033,13 @@ export class Store {
     const where = 'WHERE queue = ? AND rank = ? AND sequence BETWEEN ? AND ?'
     const there = this.#rows(`SELECT count(*) FROM messages ${where} AND version = ?`).get(...run, version)
     if (there?.[0] !== count) return false
-    this.#sql(`DELETE FROM messages ${where}`).run(...run)
+    this.#do(`DELETE FROM messages ${where}`, ...run)
     return true
   }
 
   #endLeases(): void {
     for (const [lease, count] of this.#settled) {
-      if (lease.left === count) this.#sql('DELETE FROM leases WHERE lease = ?').run(lease.id)
+      if (lease.left === count) this.#do('DELETE FROM leases WHERE lease = ?', lease.id)
     }
   }
 
