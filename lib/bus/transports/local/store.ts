@@ -134,7 +134,8 @@ export const ROOM = 1
 const TOGETHER = 20
 // Those that each message needs, in one piece: a text that is put together each time is found more slowly.
 const INSERT = `INSERT INTO messages (${names}) VALUES (${marks})`
-const FRESH = `SELECT ${handed} FROM messages WHERE queue = ? AND rank = ? AND sequence > ? ORDER BY sequence LIMIT ?`
+// `LIMIT ?` alone has SQLite prepare the statement anew whenever another value is bound.
+const FRESH = `SELECT ${handed} FROM messages WHERE queue = ? AND rank = ? AND sequence > ? ORDER BY sequence LIMIT ? + 0`
 const SEND = `SELECT next, messages, bytes, max_messages, max_bytes, namespace,
     EXISTS (SELECT 1 FROM waiting w WHERE w.queue = q.queue AND want = ${MESSAGES})
   FROM queues q WHERE queue = ?`
@@ -434,7 +435,7 @@ export class Store {
     if (row === undefined) return false
     const [messages, age, kept] = [Number(row.keep_messages), Number(row.keep_age), Number(row.kept)]
     const drop = (which: string, bound: number) => {
-      const some = `SELECT sequence FROM history WHERE queue = ? AND ${which} <= ? ORDER BY ${which} LIMIT ?`
+      const some = `SELECT sequence FROM history WHERE queue = ? AND ${which} <= ? ORDER BY ${which} LIMIT ? + 0`
       const sql = `DELETE FROM history WHERE queue = ? AND sequence IN (${some}) RETURNING file`
       const gone = this.#sql(sql).all(queue, queue, bound, most)
       for (const { file } of gone) if (file !== null) this.#files.push(String(file))
@@ -451,7 +452,7 @@ export class Store {
     const last = Number(until ?? this.#sql('SELECT kept FROM queues WHERE queue = ?').get(queue)?.kept)
     const rows = this.#rows(
       `SELECT ${handed}, acknowledged FROM history WHERE queue = ? AND sequence > ? AND sequence <= ?
-       ORDER BY sequence LIMIT ?`,
+       ORDER BY sequence LIMIT ? + 0`,
     ).all(queue, Number(after ?? 0), last, max)
     const lease = { id: 0, queue, left: 0 }
     const deliveries = rows.map((row) => ({ ...toDelivery(row, lease), acknowledgedAt: Number(row.at(-1)) }))
@@ -736,13 +737,13 @@ export class Store {
 
   /** Whether so much can be received. It looks at no more. */
   #isEnough(queue: number, { messages, priority }: Start): boolean {
-    const released = 'SELECT count(*) AS n FROM (SELECT 1 FROM released WHERE queue = ? AND rank <= ? LIMIT ?)'
+    const released = 'SELECT count(*) AS n FROM (SELECT 1 FROM released WHERE queue = ? AND rank <= ? LIMIT ? + 0)'
     let left = messages - Number(this.#sql(released).get(queue, 0 - priority, messages)?.n)
     const cursors = this.#sql('SELECT rank, sequence FROM cursors WHERE queue = ? AND rank <= ?')
     for (const { rank, sequence } of cursors.all(queue, 0 - priority)) {
       if (left <= 0) return true
       const fresh =
-        'SELECT count(*) AS n FROM (SELECT 1 FROM messages WHERE queue = ? AND rank = ? AND sequence > ? LIMIT ?)'
+        'SELECT count(*) AS n FROM (SELECT 1 FROM messages WHERE queue = ? AND rank = ? AND sequence > ? LIMIT ? + 0)'
       left -= Number(this.#sql(fresh).get(queue, rank as number, sequence as number, left)?.n)
     }
     return left <= 0
@@ -843,7 +844,7 @@ export class Store {
     const returned = hasReleased
       ? this.#rows(
           `SELECT ${handed} FROM released r CROSS JOIN messages m USING (queue, rank, sequence)
-           WHERE r.queue = ? AND r.rank = ? ORDER BY r.sequence LIMIT ?`,
+           WHERE r.queue = ? AND r.rank = ? ORDER BY r.sequence LIMIT ? + 0`,
         ).all(...place, max - deliveries.length)
       : []
     for (const { [SEQUENCE]: sequence } of returned) {
@@ -1250,7 +1251,7 @@ export class Store {
     const queue = this.#queue(name)
     const [rank, sequence] = after === undefined ? [-256, 0] : (after.split(':').map(Number) as [number, number])
     const rows = this.#rows(
-      `SELECT ${handed} FROM messages WHERE queue = ? AND (rank, sequence) > (?, ?) ORDER BY rank, sequence LIMIT ?`,
+      `SELECT ${handed} FROM messages WHERE queue = ? AND (rank, sequence) > (?, ?) ORDER BY rank, sequence LIMIT ? + 0`,
     ).all(queue, rank, sequence, max)
     const last = rows.at(-1)
     const next = rows.length < max || last === undefined ? undefined : `${last[0]}:${last[SEQUENCE]}`
