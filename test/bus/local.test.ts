@@ -25,7 +25,7 @@ test('processes share the queues of a directory, and what is in them outlives th
 
 test.each([
   ['by itself', { count: 1100 }, 0],
-  ['by process.exit()', { count: 1251, exit: true }, 7],
+  ['by process.exit()', { count: 1501, exit: true }, 7],
 ])('a process with an open bus that waits for nothing ends, %s', async (_, argument, expected) => {
   const child = startBus(newUrl(), 'leave', argument)
   const { code, stdout, stderr } = await child.outcome
