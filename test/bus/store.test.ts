@@ -2,6 +2,7 @@
 import { ManualClock } from 'kernelmq/bus'
 import { expect, onTestFinished, test, vi } from 'vitest'
 import type * as Sqlite from '../../lib/bus/transports/local/sqlite.ts'
+import { openDatabase, prepareArrays } from '../../lib/bus/transports/local/sqlite.ts'
 import { Store } from '../../lib/bus/transports/local/store.ts'
 import { openMemory } from '../../lib/bus/transports/memory.ts'
 
@@ -151,6 +152,25 @@ test('what is sent together is received as it was sent', async () => {
     sent.map(({ body, headers = {} }) => [body.toString(), headers]),
   )
   expect(await engine.stats('q')).toMatchObject({ bytes: sent.reduce((sum, { body }) => sum + body.byteLength, 0) })
+})
+
+test('rows are arrays also of an SQLite that has only objects, as that of Node.js 22.13', () => {
+  const database = openDatabase(':memory:')
+  onTestFinished(() => database.close())
+  const old: Sqlite.Database = {
+    ...database,
+    prepare(sql) {
+      const statement = database.prepare(sql)
+      const { all, get, run } = statement
+      return { all: all.bind(statement), get: get.bind(statement), run: run.bind(statement) }
+    },
+  }
+  for (const one of [database, old]) {
+    const rows = prepareArrays(one, "SELECT ?, 1 + 1, EXISTS (SELECT 1), EXISTS (SELECT 2), NULL, 'x' WHERE ? > 0")
+    expect(rows.all(3, 1)).toEqual([[3, 2, 1, 1, null, 'x']])
+    expect(rows.get(3, 1)).toEqual([3, 2, 1, 1, null, 'x'])
+    expect([rows.all(3, 0), rows.get(3, 0)]).toEqual([[], undefined])
+  }
 })
 
 test('what is noted under a prefix is found, and no more is looked at', () => {
