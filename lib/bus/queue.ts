@@ -286,7 +286,7 @@ export class Queue<T = unknown> {
   async #sendOne(body: T, options: SendOptions, carry: Carry | undefined): Promise<Receipt> {
     // At once: the caller may reuse his bytes.
     const message = this.#outgoing(body, options)
-    await this.#check(body)
+    if (this.#schema !== undefined) await this.#check(body)
     const [receipt] = await this.#send([message], options, carry)
     return receipt as Receipt
   }
@@ -308,7 +308,7 @@ export class Queue<T = unknown> {
       bodies.push(item.body)
     }
     if (messages.length > BUS_BATCH) throw outOfRange('number of messages', `at most ${BUS_BATCH}`, messages.length)
-    for (const body of bodies) await this.#check(body)
+    if (this.#schema !== undefined) for (const body of bodies) await this.#check(body)
     return messages.length === 0 ? [] : this.#send(messages, options, carry)
   }
 

@@ -25,7 +25,7 @@ test('processes share the queues of a directory, and what is in them outlives th
 
 test.each([
   ['by itself', { count: 1100 }, 0],
-  ['by process.exit()', { count: 1251, exit: true }, 7],
+  ['by process.exit()', { count: 1501, exit: true }, 7],
 ])('a process with an open bus that waits for nothing ends, %s', async (_, argument, expected) => {
   const child = startBus(newUrl(), 'leave', argument)
   const { code, stdout, stderr } = await child.outcome
@@ -283,7 +283,7 @@ describe('a directory', () => {
     skip(!canUnshare, 'needs a mount namespace of its own, which root can make')
     const directory = temporaryDirectory()
     mkdirSync(join(directory, 'disk'))
-    const mount = `mount -t tmpfs -o size=24m none ${join(directory, 'disk')} && exec "$@"`
+    const mount = `mount -t tmpfs -o size=32m none ${join(directory, 'disk')} && exec "$@"`
     const child = startBus(`local:${join(directory, 'disk/bus')}`, 'fill', 8000, [
       'unshare',
       '--mount',

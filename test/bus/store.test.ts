@@ -2,7 +2,9 @@
 import { ManualClock } from 'kernelmq/bus'
 import { expect, onTestFinished, test, vi } from 'vitest'
 import type * as Sqlite from '../../lib/bus/transports/local/sqlite.ts'
+import { openDatabase, prepareArrays } from '../../lib/bus/transports/local/sqlite.ts'
 import { Store } from '../../lib/bus/transports/local/store.ts'
+import { openMemory } from '../../lib/bus/transports/memory.ts'
 
 const { opened } = vi.hoisted(() => ({ opened: [] as { database: Sqlite.Database; statements: string[] }[] }))
 
@@ -19,6 +21,156 @@ vi.mock('../../lib/bus/transports/local/sqlite.ts', async (original) => {
     return { exec: (sql) => database.exec(sql), prepare, close: () => database.close() }
   }
   return { ...sqlite, openDatabase }
+})
+
+const forever = Number.POSITIVE_INFINITY
+
+const newStore = () => {
+  const store = new Store(':memory:', new ManualClock(1))
+  onTestFinished(() => store.close())
+  return store
+}
+
+const to = (queue: string, ids: readonly string[], more: object = {}) =>
+  ids.map((id) => {
+    const message = {
+      id,
+      body: Buffer.from(id),
+      format: 'text',
+      dedup: 0,
+      key: undefined,
+      priority: 0,
+      due: 0,
+    } as const
+    return { queue, message: { ...message, expires: 0, headers: undefined, ...more } }
+  })
+
+const claim = (store: Store, owner: number, max: number, stands = true) =>
+  store.claim({ name: 'q', owner, max, lease: forever, stands }).deliveries
+
+const numbers = (count: number) => Array.from({ length: count }, (_, i) => String(i))
+
+test('of messages that are acknowledged together, those that have gone are told from the others', () => {
+  const store = newStore()
+  store.transact(() => store.send(to('q', numbers(9)), 'reject'))
+  const { result } = store.transact(() => claim(store, 1, 9))
+  const acks = result.map(({ token }) => ({ token, outcome: 'ack' }) as const)
+  expect(store.transact(() => store.settle(acks.slice(4, 5))).result).toEqual([true])
+  expect(store.transact(() => store.settle(acks)).result).toEqual(numbers(9).map((id) => id !== '4'))
+  expect(store.stats('q')).toMatchObject({ ready: 0, leased: 0, bytes: 0 })
+  expect(store.transact(() => store.settle(acks)).result).toEqual(acks.map(() => false))
+  expect(store.stats('q')).toMatchObject({ ready: 0, leased: 0, bytes: 0 })
+})
+
+test('a run of acknowledgements ends where a message is not of it', () => {
+  const store = newStore()
+  store.transact(() => {
+    store.send(to('q', numbers(6)), 'reject')
+    store.send(to('q', ['keyed'], { key: 'k' }), 'reject')
+    store.send(to('q', numbers(6)), 'reject')
+  })
+  const { result } = store.transact(() => claim(store, 1, 13))
+  // All but the ninth.
+  const acks = result.filter((_, i) => i !== 8).map(({ token }) => ({ token, outcome: 'ack' }) as const)
+  expect(store.transact(() => store.settle(acks)).result).toEqual(acks.map(() => true))
+  store.transact(() => store.reap(1, true))
+  store.transact(() => store.send(to('q', ['next'], { key: 'k' }), 'reject'))
+  // The first of these is the ninth.
+  expect(store.transact(() => claim(store, 2, 9)).result).toMatchObject([{ id: '1' }, { id: 'next' }])
+})
+
+test('what comes for one who waits can be claimed by the same transaction, and comes again when he is lost', () => {
+  const store = newStore()
+  expect(store.transact(() => claim(store, 1, 1)).result).toEqual([])
+  const taken: string[] = []
+  const { bells } = store.transact(
+    () => store.send(to('q', ['a', 'b']), 'reject'),
+    ({ owner }) => {
+      taken.push(...claim(store, owner, 1).map(({ id }) => id))
+      return true
+    },
+  )
+  expect({ bells, taken }).toEqual({ bells: [], taken: ['a'] })
+  store.transact(() => store.reap(1, true))
+  expect(store.transact(() => claim(store, 2, 9)).result).toMatchObject([
+    { id: 'a', losses: 1 },
+    { id: 'b', losses: 0 },
+  ])
+})
+
+test('who only looks is not told of what comes later; the next who waits is', () => {
+  const store = newStore()
+  store.transact(() => claim(store, 1, 1, false))
+  expect(store.transact(() => store.send(to('q', ['a']), 'reject')).bells).toEqual([])
+  store.transact(() => claim(store, 1, 1, false))
+  store.transact(() => claim(store, 2, 1))
+  expect(store.transact(() => store.send(to('q', ['b']), 'reject')).bells).toMatchObject([{ owner: 2 }])
+})
+
+test('one who comes to wait in the transaction of a send that nobody waited for is told', () => {
+  const store = newStore()
+  const start = { messages: 5, priority: 0 }
+  const { bells } = store.transact(() => {
+    store.send(to('q', numbers(5)), 'reject')
+    store.stand('q', 0, 7, undefined, [start])
+  })
+  expect(bells).toMatchObject([{ owner: 7 }])
+})
+
+test('a claim that fails with the send that has brought its message does not fail the send', async () => {
+  const engine = openMemory(new ManualClock(1))
+  onTestFinished(() => engine.close())
+  const receive = { max: 1, deadline: forever, signal: undefined, lease: forever, together: false }
+  const received = engine.receive('q', receive)
+  // Then he stands in line.
+  await engine.stats('q')
+  const claims = vi.spyOn(Store.prototype, 'claim').mockImplementationOnce(() => {
+    throw new Error('of the claim')
+  })
+  onTestFinished(() => claims.mockRestore())
+  await engine.send(to('q', ['a']), { overflow: 'reject', disk: false, signal: undefined })
+  expect(await received).toMatchObject([{ id: 'a' }])
+  expect(claims).toHaveBeenCalledTimes(2)
+})
+
+test('what is sent together is received as it was sent', async () => {
+  const engine = openMemory(new ManualClock(1000))
+  onTestFinished(() => engine.close())
+  const batch = numbers(65).flatMap((id, i) => {
+    const body = i % 3 === 0 ? Buffer.alloc(0) : Buffer.from(id.repeat(i))
+    const headers = i % 4 === 0 ? { at: id } : undefined
+    return to('q', [id], { body, headers, key: i % 5 === 0 ? id : undefined, priority: i < 30 ? 0 : 1 })
+  })
+  await engine.send(batch, { overflow: 'reject', disk: false, signal: undefined })
+  const receive = { max: 500, deadline: 0, signal: undefined, lease: forever, together: false }
+  const received = await engine.receive('q', receive)
+  const sent = [...batch.slice(30), ...batch.slice(0, 30)].map(({ message }) => message)
+  expect(received.map(({ id, key, priority }) => ({ id, key, priority }))).toEqual(
+    sent.map(({ id, key, priority }) => ({ id, key, priority })),
+  )
+  expect(received.map(({ body, headers }) => [Buffer.from(body).toString(), headers])).toEqual(
+    sent.map(({ body, headers = {} }) => [body.toString(), headers]),
+  )
+  expect(await engine.stats('q')).toMatchObject({ bytes: sent.reduce((sum, { body }) => sum + body.byteLength, 0) })
+})
+
+test('rows are arrays also of an SQLite that has only objects, as that of Node.js 22.13', () => {
+  const database = openDatabase(':memory:')
+  onTestFinished(() => database.close())
+  const old: Sqlite.Database = {
+    ...database,
+    prepare(sql) {
+      const statement = database.prepare(sql)
+      const { all, get, run } = statement
+      return { all: all.bind(statement), get: get.bind(statement), run: run.bind(statement) }
+    },
+  }
+  for (const one of [database, old]) {
+    const rows = prepareArrays(one, "SELECT ?, 1 + 1, EXISTS (SELECT 1), EXISTS (SELECT 2), NULL, 'x' WHERE ? > 0")
+    expect(rows.all(3, 1)).toEqual([[3, 2, 1, 1, null, 'x']])
+    expect(rows.get(3, 1)).toEqual([3, 2, 1, 1, null, 'x'])
+    expect([rows.all(3, 0), rows.get(3, 0)]).toEqual([[], undefined])
+  }
 })
 
 test('what is noted under a prefix is found, and no more is looked at', () => {

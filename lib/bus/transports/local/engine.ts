@@ -91,6 +91,12 @@ interface Line {
   again: boolean
 }
 
+/** What was claimed for one who waited, in the transaction that has brought it. */
+interface Answer extends Claimed {
+  readonly line: Line
+  readonly asked: Receiver
+}
+
 /** A part of the next transaction. */
 interface Work<T> {
   readonly run: () => T
@@ -155,10 +161,14 @@ export class Engine implements Transport {
 
   #flush(): void {
     while (this.#works.length > 0) {
+      // Alone a work fails by itself, not by what is claimed with it.
+      const isAlone = this.#alone > 0
       const works = this.#group()
+      const answers: Answer[] = []
+      const answer = (bell: Bell) => !isAlone && this.#answer(bell, answers)
       let done: Committed
       try {
-        done = this.#store.transact(() => works.map(({ run }) => run()))
+        done = this.#store.transact(() => works.map(({ run }) => run()), answer)
       } catch (error) {
         this.#works.unshift(...works)
         if (isBusy(error)) {
@@ -166,13 +176,14 @@ export class Engine implements Transport {
           setTimeout(() => this.#flush(), RETRY * (0.5 + Math.random()))
           return
         }
-        if (works.length > 1) this.#alone = works.length
+        if (works.length > 1 || answers.length > 0) this.#alone = works.length
         else this.#fail(works[0] as Work<unknown>, error)
         continue
       }
       // Nothing of this may have the works run again: they are committed.
       for (const [at, { resolve }] of works.entries()) resolve(done.result[at])
       if (done.files.length > 0) this.#around.removeBodies?.(done.files)
+      for (const given of answers) this.#give(given)
       for (const bell of done.bells) this.#ring(bell)
       this.#around.committed()
     }
@@ -216,6 +227,34 @@ export class Engine implements Transport {
     for (const { reject } of late) reject(Object.assign(error, { cause }))
   }
 
+  /** Claims for the first of this process who waits, where that is simple; false if it is not. */
+  #answer({ owner, queue }: Bell, answers: Answer[]): boolean {
+    const line = owner === this.owner ? this.#lines.get(queue) : undefined
+    const [asked] = line?.receivers ?? []
+    if (line === undefined || asked === undefined || line.serving) return false
+    if (line.receivers.some(({ options }) => options.start !== undefined)) return false
+    const given: Answer = { line, asked, deliveries: [], due: undefined }
+    // Before it may fail: then the work that has rung for him is not to blame.
+    answers.push(given)
+    const { max, lease } = asked.options
+    Object.assign(given, this.#store.claim({ name: line.name, owner, max, lease, stands: true }))
+    return true
+  }
+
+  #give({ line, asked, deliveries, due }: Answer): void {
+    line.cancel?.()
+    line.again = deliveries.length > 0
+    if (!line.again) this.#await(line, due)
+    else {
+      // As while he is served: he is out of the store's line.
+      line.serving = true
+      this.#drop(line, asked.waiter)
+      line.serving = false
+      asked.waiter.resolve(deliveries)
+    }
+    if (line.receivers.length > 0 && line.again) void this.#serve(line)
+  }
+
   #ring({ owner, queue }: Bell): void {
     if (owner === this.owner) this.rung(queue)
     else this.#around.ring(owner, queue)
@@ -254,7 +293,8 @@ export class Engine implements Transport {
     this.#check('send')
     checkInteger('number of messages', batch.length, 1, BUS_BATCH)
     checkSignal(signal)
-    const files = await this.#writeBodies(batch, disk)
+    const isLarge = batch.some(({ message }) => message.body.byteLength > this.#around.large)
+    const files = isLarge ? await this.#writeBodies(batch, disk) : NO_FILES
     let receipts: Receipt[]
     try {
       receipts = await this.#send(batch, overflow, signal, files)
@@ -359,7 +399,10 @@ export class Engine implements Transport {
     this.#check('receive')
     checkSignal(options.signal)
     const line = this.#lineOf(queue, name)
-    const waiter: Waiter<Delivery[]> = new Waiter(options.deadline, options.signal, (ended, reason) => {
+    // Who takes only what is there needs no timer.
+    const late = options.deadline <= performance.now()
+    const deadline = late ? Number.POSITIVE_INFINITY : options.deadline
+    const waiter: Waiter<Delivery[]> = new Waiter(deadline, options.signal, (ended, reason) => {
       receiver.late = true
       // Another process may have been in the way: what is there is to be found all the same.
       if (reason === 'timeout' && !receiver.looked) return
@@ -367,7 +410,7 @@ export class Engine implements Transport {
       if (reason === 'timeout') ended.resolve([])
       else ended.reject(reason)
     })
-    const receiver: Receiver = { options, waiter, looked: false, late: false }
+    const receiver: Receiver = { options, waiter, looked: false, late }
     line.receivers.push(receiver)
     if (!options.background) this.#hold(1)
     void this.#serve(line)
@@ -431,9 +474,11 @@ export class Engine implements Transport {
         line.again = false
         line.cancel?.()
         const present = [...line.receivers]
-        const { asked, deliveries, due } = await this.#claim(line, present)
-        stood = deliveries.length === 0
-        if (stood) {
+        const stands = present.some(({ late }) => !late)
+        const { asked, deliveries, due } = await this.#claim(line, present, stands)
+        // Who stood in line before, and has gone meanwhile, still does.
+        stood = deliveries.length === 0 && (stands || stood)
+        if (deliveries.length === 0) {
           this.#await(line, due)
           if (!line.again) this.#tellLate(line, present)
         } else {
@@ -455,7 +500,7 @@ export class Engine implements Transport {
   }
 
   /** For the first who can have something. */
-  #claim({ name }: Line, present: readonly Receiver[]): Promise<Claimed & { asked: Receiver }> {
+  #claim({ name }: Line, present: readonly Receiver[], stands: boolean): Promise<Claimed & { asked: Receiver }> {
     const { owner } = this
     const plain = present.find(({ options }) => options.start === undefined)
     const starts = present.flatMap(({ options }) => options.start ?? [])
@@ -465,7 +510,7 @@ export class Engine implements Transport {
       let claimed!: Claimed & { asked: Receiver }
       for (const asked of askers) {
         const { max, lease, start } = asked.options
-        const claim = { name, owner, max, lease, start, starts: plain === undefined ? starts : undefined }
+        const claim = { name, owner, max, lease, stands, start, starts: plain === undefined ? starts : undefined }
         claimed = { ...this.#store.claim(claim), asked }
         if (claimed.deliveries.length > 0) break
       }

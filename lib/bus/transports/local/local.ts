@@ -30,7 +30,7 @@ import { type Process, Store } from './store.ts'
 const FREE_PAGES = 1000
 
 /** Transactions of this process; each is a few pages. */
-const CHECKPOINT_EVERY = 250
+const CHECKPOINT_EVERY = 500
 
 /** Milliseconds for a checkpoint that is being made when the process ends. */
 const PATIENCE = 2000

@@ -2,7 +2,7 @@
 import { closeSync, existsSync, openSync, renameSync, rmSync, writeSync } from 'node:fs'
 import { join } from 'node:path'
 
-/** As much as a write-ahead log of 1500 pages, and what it brings into the store. */
+/** More than a write-ahead log of 2500 pages: as far as it has not grown to that, what is in it makes the store grow. */
 const BYTES = 12 * 2 ** 20
 const CHUNK = new Uint8Array(2 ** 20)
 

@@ -10,6 +10,12 @@ export interface Statement {
   run(...values: Value[]): { changes: number | bigint; lastInsertRowid: number | bigint }
 }
 
+/** A statement whose rows are arrays: the names of columns, made for each row, cost more than their values. */
+export interface ArrayStatement {
+  all(...values: Value[]): Value[][]
+  get(...values: Value[]): Value[] | undefined
+}
+
 export interface Database {
   exec(sql: string): void
   prepare(sql: string): Statement
@@ -38,6 +44,22 @@ let binding: Binding | undefined
 export function openDatabase(path: string): Database {
   binding ??= load()
   return new binding.DatabaseSync(path, { timeout: 0 })
+}
+
+export function prepareArrays(database: Database, sql: string): ArrayStatement {
+  const statement: Statement & { setReturnArrays?(on: boolean): void } = database.prepare(sql)
+  if (statement.setReturnArrays !== undefined) {
+    statement.setReturnArrays(true)
+    return statement as unknown as ArrayStatement
+  }
+  // Node.js 22.13 to 22.15.
+  return {
+    all: (...values) => statement.all(...values).map(Object.values),
+    get(...values) {
+      const row = statement.get(...values)
+      return row === undefined ? undefined : Object.values(row)
+    },
+  }
 }
 
 // The primary result codes of https://www.sqlite.org/rescode.html that are told apart here.

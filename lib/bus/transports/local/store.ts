@@ -22,7 +22,15 @@ import {
   type TransportStats,
   type Usage,
 } from '../../transport.ts'
-import { type Database, isBusy, openDatabase, type Statement, type Value } from './sqlite.ts'
+import {
+  type ArrayStatement,
+  type Database,
+  isBusy,
+  openDatabase,
+  prepareArrays,
+  type Statement,
+  type Value,
+} from './sqlite.ts'
 
 /** Raised with every change of the tables that an older library would not understand. */
 const VERSION = 2
@@ -34,6 +42,8 @@ const APPLICATION = 0x6b6d7162
 const names =
   'queue, rank, sequence, version, attempts, losses, suspect, id, key, sent, expires, format, headers, size, file, body'
 const marks = names.replaceAll(/\w+/g, '?')
+/** What `toDelivery` reads. */
+const handed = names.replace('queue, ', '')
 const columns = `
   queue INTEGER NOT NULL, rank INTEGER NOT NULL, sequence INTEGER NOT NULL, version INTEGER NOT NULL,
   attempts INTEGER NOT NULL, losses INTEGER NOT NULL, suspect INTEGER NOT NULL, id TEXT NOT NULL, key TEXT,
@@ -104,6 +114,9 @@ const upgrades: ReadonlyMap<number, string> = new Map([
   ],
 ])
 
+/** How many acknowledged messages in a row are deleted by one statement. */
+const RUN = 4
+
 /** How much of a history goes in one transaction, beyond what comes to it. */
 const FORGET = 200
 
@@ -113,11 +126,31 @@ const NAP = 0.05
 const EAGER = 8
 const nobody = new Int32Array(new SharedArrayBuffer(4))
 
-const formats: readonly Format[] = ['bytes', 'text', 'json']
-
 /** What one stands in line for: messages, or room for them. */
 export const MESSAGES = 0
 export const ROOM = 1
+
+/** So many rows are written by one statement, where that can be. */
+const TOGETHER = 20
+// Those that each message needs, in one piece: a text that is put together each time is found more slowly.
+const INSERT = `INSERT INTO messages (${names}) VALUES (${marks})`
+// `LIMIT ?` alone has SQLite prepare the statement anew whenever another value is bound.
+const FRESH = `SELECT ${handed} FROM messages WHERE queue = ? AND rank = ? AND sequence > ? ORDER BY sequence LIMIT ? + 0`
+const SEND = `SELECT next, messages, bytes, max_messages, max_bytes, namespace,
+    EXISTS (SELECT 1 FROM waiting w WHERE w.queue = q.queue AND want = ${MESSAGES})
+  FROM queues q WHERE queue = ?`
+const LOOK = `SELECT rank, sequence, EXISTS (SELECT 1 FROM released r WHERE r.queue = c.queue AND r.rank = c.rank),
+    EXISTS (SELECT 1 FROM waiting w WHERE w.queue = c.queue AND want = ${MESSAGES} AND owner = ?),
+    (SELECT min(due) FROM parked p WHERE p.queue = c.queue AND due IS NOT NULL),
+    (SELECT min(until) FROM leases l WHERE l.queue = c.queue AND until IS NOT NULL)
+  FROM cursors c WHERE queue = ? ORDER BY rank`
+const ALIKE = `WITH their (queue, rank, sequence, sent) AS (SELECT ?, ?, ?, ?)
+  INSERT INTO messages (${names})
+  SELECT queue, rank, sequence + column1, 0, 0, 0, 0, column2, column3, sent, column4, column5, column6, length(column7),
+    NULL, column7
+  FROM (VALUES ${Array.from({ length: TOGETHER }, (_, at) => `(${at}, ?, ?, ?, ?, ?, ?)`)}) CROSS JOIN their`
+
+const formats: readonly Format[] = ['bytes', 'text', 'json']
 
 export type Want = typeof MESSAGES | typeof ROOM
 
@@ -160,6 +193,8 @@ export interface Claim {
   owner: number
   max: number
   lease: number
+  /** Where there is nothing, he waits. */
+  stands: boolean
   /** Nothing is claimed before so much is there. */
   start?: Start | undefined
   /** With any of these its process is to be told; absent, with the first message. */
@@ -174,13 +209,31 @@ export interface Claimed {
 
 type Row = Record<string, Value>
 
+interface Rank {
+  readonly rank: number
+  readonly cursor: number
+  readonly hasReleased: boolean
+}
+
+/** A queue as a claim finds it. */
+interface View {
+  readonly ranks: readonly Rank[]
+  /** He who claims stands in line. */
+  readonly stands: boolean
+  /** When something is due, in milliseconds since the epoch. */
+  readonly earliest: number | undefined
+}
+
 export class Store {
   readonly #database: Database
   readonly #statements = new Map<string, Statement>()
+  readonly #arrays = new Map<string, ArrayStatement>()
   readonly #queues = new Map<string, number>()
   readonly #ranks = new Set<string>()
   readonly #clock: Clock
   readonly #news = [new Set<number>(), new Set<number>()] as const
+  /** Those of this transaction where nobody waits for messages. */
+  readonly #forNobody = new Set<number>()
   /** Namespaces in which there may be room. */
   readonly #roomy = new Set<number>()
   #files: string[] = []
@@ -195,7 +248,7 @@ export class Store {
     try {
       // First this, which leaves what is not ours as it is.
       this.#prepareTables()
-      this.#database.exec('PRAGMA journal_mode = WAL; PRAGMA synchronous = NORMAL; PRAGMA wal_autocheckpoint = 1500')
+      this.#database.exec('PRAGMA journal_mode = WAL; PRAGMA synchronous = NORMAL; PRAGMA wal_autocheckpoint = 2500')
     } catch (error) {
       this.#database.close()
       throw error
@@ -240,20 +293,38 @@ export class Store {
     return statement
   }
 
-  /** Throws what `isBusy` knows if another process writes; whatever it throws, nothing was done. */
-  transact<T>(work: () => T): { result: T; bells: Bell[]; files: string[] } {
+  /** What has no rows, where nobody asks how many it has changed: to be told so costs as much as the call. */
+  #do(sql: string, ...values: Value[]): void {
+    this.#sql(sql).get(...values)
+  }
+
+  #rows(sql: string): ArrayStatement {
+    let statement = this.#arrays.get(sql)
+    if (statement === undefined) {
+      statement = prepareArrays(this.#database, sql)
+      this.#arrays.set(sql, statement)
+    }
+    return statement
+  }
+
+  /**
+   * Throws what `isBusy` knows if another process writes; whatever it throws, nothing was done. `answer` may claim at once
+   * what somebody is to be told of; false if he has to be told.
+   */
+  transact<T>(work: () => T, answer?: (bell: Bell) => boolean): { result: T; bells: Bell[]; files: string[] } {
     this.#begin()
     this.#files = []
     this.#settled.clear()
     for (const queues of this.#news) queues.clear()
+    this.#forNobody.clear()
     this.#roomy.clear()
     try {
       const result = work()
       this.#endLeases()
-      const bells = this.#ring()
+      const bells = this.#ring(answer)
       // One body may be that of many.
       const files = this.#files.length === 0 ? this.#files : this.withoutMessage(this.#files)
-      this.#sql('COMMIT').run()
+      this.#do('COMMIT')
       for (const [lease, count] of this.#settled) lease.left -= count
       return { result, bells, files }
     } catch (error) {
@@ -274,7 +345,7 @@ export class Store {
     const end = performance.now() + PATIENCE
     for (let tries = 1; ; tries++) {
       try {
-        this.#sql('BEGIN IMMEDIATE').run()
+        this.#do('BEGIN IMMEDIATE')
         return
       } catch (error) {
         if (!isBusy(error) || performance.now() > end) throw error
@@ -364,7 +435,7 @@ export class Store {
     if (row === undefined) return false
     const [messages, age, kept] = [Number(row.keep_messages), Number(row.keep_age), Number(row.kept)]
     const drop = (which: string, bound: number) => {
-      const some = `SELECT sequence FROM history WHERE queue = ? AND ${which} <= ? ORDER BY ${which} LIMIT ?`
+      const some = `SELECT sequence FROM history WHERE queue = ? AND ${which} <= ? ORDER BY ${which} LIMIT ? + 0`
       const sql = `DELETE FROM history WHERE queue = ? AND sequence IN (${some}) RETURNING file`
       const gone = this.#sql(sql).all(queue, queue, bound, most)
       for (const { file } of gone) if (file !== null) this.#files.push(String(file))
@@ -379,13 +450,13 @@ export class Store {
   history(name: string, max: number, after: string | undefined, until: string | undefined): PastPage {
     const queue = this.#queue(name)
     const last = Number(until ?? this.#sql('SELECT kept FROM queues WHERE queue = ?').get(queue)?.kept)
-    const rows = this.#sql(
-      `SELECT ${names}, acknowledged FROM history WHERE queue = ? AND sequence > ? AND sequence <= ?
-       ORDER BY sequence LIMIT ?`,
+    const rows = this.#rows(
+      `SELECT ${handed}, acknowledged FROM history WHERE queue = ? AND sequence > ? AND sequence <= ?
+       ORDER BY sequence LIMIT ? + 0`,
     ).all(queue, Number(after ?? 0), last, max)
     const lease = { id: 0, queue, left: 0 }
-    const deliveries = rows.map((row) => ({ ...toDelivery(row, lease), acknowledgedAt: Number(row.acknowledged) }))
-    return { deliveries, next: rows.length < max ? undefined : String(rows.at(-1)?.sequence), last: String(last) }
+    const deliveries = rows.map((row) => ({ ...toDelivery(row, lease), acknowledgedAt: Number(row.at(-1)) }))
+    return { deliveries, next: rows.length < max ? undefined : String(rows.at(-1)?.[SEQUENCE]), last: String(last) }
   }
 
   /** `files` are the names of the bodies that lie beside the store, by message. */
@@ -432,23 +503,45 @@ export class Store {
       for (let at = from; at < to; at++) this.#dropFile((batch[at] as Addressed).message, files)
       return
     }
-    const row = this.#sql(
-      `UPDATE queues SET next = next + ?, messages = messages + ?, bytes = bytes + ? WHERE queue = ?
-       RETURNING next, messages, bytes, max_messages, max_bytes, namespace`,
-    ).get(count, count, bytes, queue) as Row
-    let sequence = Number(row.next) - count
-    this.#checkBounds(queue, name, row, overflow, now)
-    if (row.namespace !== null) this.#checkQuota(queue, name, row, overflow, now)
-    let news = false
+    // Two statements: where the caches are cold, RETURNING takes longer than both.
+    const [next, held, size, most, largest, namespace, isAwaited] = this.#rows(SEND).get(queue) as [
+      number,
+      number,
+      number,
+      number,
+      number,
+      number | null,
+      number,
+    ]
+    const update = 'UPDATE queues SET next = next + ?, messages = messages + ?, bytes = bytes + ? WHERE queue = ?'
+    this.#do(update, count, count, bytes, queue)
+    if (isAwaited === 0) this.#forNobody.add(queue)
+    let sequence = next
+    if (most > 0 || largest > 0 || namespace !== null) {
+      const [messages, sum] = [held + count, size + bytes]
+      const row: Row = { messages, bytes: sum, max_messages: most, max_bytes: largest, namespace }
+      this.#checkBounds(queue, name, row, overflow, now)
+      if (namespace !== null) this.#checkQuota(queue, name, row, overflow, now)
+    }
+    const messages: Outgoing[] = []
     for (let at = from; at < to; at++) {
       const { message } = batch[at] as Addressed
-      if (receipts[at]?.duplicate) {
-        this.#dropFile(message, files)
+      if (receipts[at]?.duplicate) this.#dropFile(message, files)
+      else messages.push(message)
+    }
+    for (let at = 0; at < count; at += TOGETHER) {
+      const some = count === 1 ? messages : messages.slice(at, at + TOGETHER)
+      if (areAlike(some, now, files)) {
+        this.#insertAlike(queue, sequence, some, now)
+        sequence += some.length
+        this.#news[MESSAGES].add(queue)
         continue
       }
-      news = this.#insert(queue, sequence++, message, now, files?.get(message)) || news
+      for (const message of some) {
+        const isNews = this.#insert(queue, sequence++, message, now, files?.get(message))
+        if (isNews) this.#news[MESSAGES].add(queue)
+      }
     }
-    if (news) this.#news[MESSAGES].add(queue)
   }
 
   /** Of a message that does not go out. */
@@ -507,13 +600,14 @@ export class Store {
     for (const { rank, sequence } of this.#sql(
       'SELECT rank, sequence FROM cursors WHERE queue = ? ORDER BY rank DESC',
     ).all(queue)) {
-      const first = this.#sql(
-        `SELECT ${names} FROM messages WHERE queue = ? AND rank = ? AND sequence > ? ORDER BY sequence LIMIT 1`,
+      const first = this.#rows(
+        `SELECT ${handed} FROM messages WHERE queue = ? AND rank = ? AND sequence > ? ORDER BY sequence LIMIT 1`,
       ).get(queue, rank as number, sequence as number)
       if (first === undefined) continue
-      this.#remove(first)
+      const token = toDelivery(first, { id: 0, queue, left: 0 }).token as Token
+      this.#remove(token)
       row.messages = Number(row.messages) - 1
-      row.bytes = Number(row.bytes) - Number(first.size)
+      row.bytes = Number(row.bytes) - token.size
       return true
     }
     return false
@@ -546,6 +640,18 @@ export class Store {
     return this.#sql(sql).get(row.namespace as Value, messages, bytes) !== undefined
   }
 
+  /** A statement for all of them costs less than half of one for each. */
+  #insertAlike(queue: number, sequence: number, messages: readonly Outgoing[], now: number): void {
+    const rank = 0 - (messages[0] as Outgoing).priority
+    this.#rank(queue, rank)
+    const values: Value[] = [queue, rank, sequence, now]
+    for (const { id, key = null, expires, format, headers, body } of messages) {
+      const text = headers === undefined ? null : JSON.stringify(headers)
+      values.push(id, key, expires, formats.indexOf(format), text, body.byteLength > 0 ? body : NO_BYTES)
+    }
+    this.#do(ALIKE, ...values)
+  }
+
   /** Whether somebody who waits has to know. */
   #insert(queue: number, sequence: number, message: Outgoing, now: number, file: string | undefined): boolean {
     const { id, key = null, priority, due, expires, format, headers, body } = message
@@ -555,7 +661,7 @@ export class Store {
     const bytes = [body.byteLength, file ?? null, file === undefined && body.byteLength > 0 ? body : NO_BYTES] as const
     this.#rank(queue, rank)
     if (due <= now) {
-      this.#sql(`INSERT INTO messages (${names}) VALUES (${marks})`).run(...values, ...bytes)
+      this.#do(INSERT, ...values, ...bytes)
       return true
     }
     const earliest = this.#earliest(queue)
@@ -571,27 +677,30 @@ export class Store {
   }
 
   #earliest(queue: number): number | undefined {
-    const due = this.#sql('SELECT min(due) AS due FROM parked WHERE queue = ? AND due IS NOT NULL').get(queue)?.due
-    const until = this.#sql('SELECT min(until) AS until FROM leases WHERE queue = ? AND until IS NOT NULL')
-    const limit = until.get(queue)?.until
-    const times = [due, limit].filter((time) => time !== null && time !== undefined).map(Number)
-    return times.length === 0 ? undefined : Math.min(...times)
+    const due = this.#rows('SELECT min(due) FROM parked WHERE queue = ? AND due IS NOT NULL').get(queue)
+    const until = this.#rows('SELECT min(until) FROM leases WHERE queue = ? AND until IS NOT NULL').get(queue)
+    return least([due?.[0], until?.[0]])
   }
 
   /**
    * Takes for each queue with news the one who has waited longest out of the line, to be told; all who wait for room,
    * since it may be too small for the first.
    */
-  #ring(): Bell[] {
+  #ring(answer: ((bell: Bell) => boolean) | undefined): Bell[] {
     const bells: Bell[] = []
-    for (const [want, queues] of this.#news.entries()) {
-      for (const queue of queues) {
-        const rows =
-          want === ROOM
-            ? this.#sql('DELETE FROM waiting WHERE queue = ? AND want = ? RETURNING owner').all(queue, want)
-            : this.#first(queue)
-        for (const { owner } of rows) bells.push({ owner: Number(owner), queue })
-      }
+    const [messages, room] = this.#news
+    for (const queue of messages) {
+      // Whoever answers may leave something to the next.
+      messages.delete(queue)
+      if (this.#forNobody.has(queue)) continue
+      const owner = this.#first(queue)
+      if (owner === undefined) continue
+      const bell = { owner, queue }
+      if (answer?.(bell) !== true) bells.push(bell)
+    }
+    for (const queue of room) {
+      const rows = this.#sql('DELETE FROM waiting WHERE queue = ? AND want = ? RETURNING owner').all(queue, ROOM)
+      for (const { owner } of rows) bells.push({ owner: Number(owner), queue })
     }
     for (const namespace of this.#roomy) {
       const rows = this.#sql(
@@ -604,39 +713,37 @@ export class Store {
   }
 
   /** Takes out of the line who is to be told: the first, but nobody for whom there is not enough yet. */
-  #first(queue: number): Row[] {
-    let after = 0
-    for (;;) {
-      const [row] = this.#sql(
-        `DELETE FROM waiting WHERE turn = (SELECT min(turn) FROM waiting WHERE queue = ? AND want = ? AND turn > ?)
-         RETURNING turn, owner, due, starts`,
-      ).all(queue, MESSAGES, after)
-      if (row === undefined) return []
-      if (row.starts === null || this.#concerns(queue, row)) return [row]
-      after = Number(row.turn)
-      const { owner, due, starts } = row as { owner: Value; due: Value; starts: Value }
-      this.#sql('INSERT INTO waiting (turn, queue, want, owner, due, starts) VALUES (?, ?, ?, ?, ?, ?)').run(
-        ...([after, queue, MESSAGES, owner, due, starts] as const),
-      )
+  #first(queue: number): number | undefined {
+    for (let after = 0; ; ) {
+      // Of the row with the least turn.
+      const [turn, owner, due, starts] = this.#rows(
+        'SELECT min(turn), owner, due, starts FROM waiting WHERE queue = ? AND want = ? AND turn > ?',
+      ).get(queue, MESSAGES, after) as [number | null, number, number | null, string | null]
+      if (turn === null) return undefined
+      if (starts === null || this.#concerns(queue, due, starts)) {
+        this.#do('DELETE FROM waiting WHERE turn = ?', turn)
+        return owner
+      }
+      after = turn
     }
   }
 
   /** Whether there is enough for one who waits, or a time at which there may be that he does not know. */
-  #concerns(queue: number, { due, starts }: Row): boolean {
+  #concerns(queue: number, due: number | null, starts: string): boolean {
     const earliest = this.#earliest(queue)
-    if (earliest !== undefined && (due === null || Number(due) > earliest)) return true
-    return (JSON.parse(String(starts)) as Start[]).some((start) => this.#isEnough(queue, start))
+    if (earliest !== undefined && (due === null || due > earliest)) return true
+    return (JSON.parse(starts) as Start[]).some((start) => this.#isEnough(queue, start))
   }
 
   /** Whether so much can be received. It looks at no more. */
   #isEnough(queue: number, { messages, priority }: Start): boolean {
-    const released = 'SELECT count(*) AS n FROM (SELECT 1 FROM released WHERE queue = ? AND rank <= ? LIMIT ?)'
+    const released = 'SELECT count(*) AS n FROM (SELECT 1 FROM released WHERE queue = ? AND rank <= ? LIMIT ? + 0)'
     let left = messages - Number(this.#sql(released).get(queue, 0 - priority, messages)?.n)
     const cursors = this.#sql('SELECT rank, sequence FROM cursors WHERE queue = ? AND rank <= ?')
     for (const { rank, sequence } of cursors.all(queue, 0 - priority)) {
       if (left <= 0) return true
       const fresh =
-        'SELECT count(*) AS n FROM (SELECT 1 FROM messages WHERE queue = ? AND rank = ? AND sequence > ? LIMIT ?)'
+        'SELECT count(*) AS n FROM (SELECT 1 FROM messages WHERE queue = ? AND rank = ? AND sequence > ? LIMIT ? + 0)'
       left -= Number(this.#sql(fresh).get(queue, rank as number, sequence as number, left)?.n)
     }
     return left <= 0
@@ -649,18 +756,13 @@ export class Store {
   stand(name: string, want: Want, owner: number, due?: number, starts?: readonly Start[]): void {
     const sql = `INSERT INTO waiting (queue, want, owner, due, starts) VALUES (?, ?, ?, ?, ?)
       ON CONFLICT (queue, want, owner) DO UPDATE SET due = excluded.due, starts = excluded.starts`
-    this.#sql(sql).run(
-      this.#queue(name),
-      want,
-      owner,
-      due ?? null,
-      starts === undefined ? null : JSON.stringify(starts),
-    )
+    const queue = this.#queue(name)
+    this.#forNobody.delete(queue)
+    this.#sql(sql).run(queue, want, owner, due ?? null, starts === undefined ? null : JSON.stringify(starts))
   }
 
   /** Whoever knew when something is due may be out of the line now: then the next has to know. */
-  #passOn(queue: number): void {
-    const due = this.#earliest(queue)
+  #passOn(queue: number, due: number | undefined): void {
     if (due === undefined) return
     const sql = 'SELECT 1 FROM waiting WHERE queue = ? AND want = ? AND due <= ? LIMIT 1'
     if (this.#sql(sql).get(queue, MESSAGES, due) === undefined) this.#news[MESSAGES].add(queue)
@@ -673,91 +775,102 @@ export class Store {
     const stood = Number(this.#sql(sql).run(queue, want, owner).changes) > 0
     // All who wait for room are told at once.
     if (want === ROOM) return
-    if (stood) this.#passOn(queue)
+    if (stood) this.#passOn(queue, this.#earliest(queue))
     else this.#news[want].add(queue)
   }
 
-  /** Claims up to `max` messages; if there are none, `owner` stands in line. */
-  claim({ name, owner, max, lease: limit, start, starts }: Claim): Claimed {
+  /** Claims up to `max` messages; if there are none, `owner` stands in line, unless he only looks. */
+  claim({ name, owner, max, lease: limit, stands, start, starts }: Claim): Claimed {
     const queue = this.#queue(name)
     const now = this.#clock.now()
-    this.#promote(queue, now)
-    this.#reapOverdue(queue, now)
+    let view = this.#look(queue, owner)
+    if (view.earliest !== undefined && view.earliest <= now) {
+      this.#promote(queue, now)
+      this.#reapOverdue(queue, now)
+      view = this.#look(queue, owner)
+    }
+    const { ranks, earliest } = view
     if (start !== undefined && !this.#isEnough(queue, start)) {
-      const due = this.#earliest(queue)
-      this.stand(name, MESSAGES, owner, due, starts)
+      if (stands) this.stand(name, MESSAGES, owner, earliest, starts)
       // He may have been told in the place of one to whom any message is enough.
       if (this.#isEnough(queue, ANY)) this.#news[MESSAGES].add(queue)
-      return { deliveries: [], due }
+      return { deliveries: [], due: earliest }
     }
     const lease: Lease = { id: 0, queue, left: 0 }
     const deliveries: Delivery[] = []
     const items: number[] = []
     let more = false
-    for (const { rank, sequence: cursor } of this.#sql(
-      'SELECT rank, sequence FROM cursors WHERE queue = ? ORDER BY rank',
-    ).all(queue)) {
-      more = this.#claimRank(queue, Number(rank), Number(cursor), max, now, lease, deliveries, items)
+    for (const rank of ranks) {
+      more = this.#claimRank(rank, max, now, lease, deliveries, items)
       if (more) break
     }
     if (deliveries.length === 0) {
-      const due = more ? now : this.#earliest(queue)
-      this.stand(name, MESSAGES, owner, due, starts)
+      const due = more ? now : earliest
+      if (stands) this.stand(name, MESSAGES, owner, due, starts)
       return { deliveries, due }
     }
     lease.left = deliveries.length
     const insert = this.#sql('INSERT INTO leases (owner, queue, until, items) VALUES (?, ?, ?, ?)')
     const until = limit === Number.POSITIVE_INFINITY ? null : Math.ceil(now + limit)
     lease.id = Number(insert.run(owner, queue, until, JSON.stringify(items)).lastInsertRowid)
-    this.#sql('DELETE FROM waiting WHERE queue = ? AND want = ? AND owner = ?').run(queue, MESSAGES, owner)
+    if (view.stands) {
+      this.#do('DELETE FROM waiting WHERE queue = ? AND want = ? AND owner = ?', queue, MESSAGES, owner)
+    }
     if (more) this.#news[MESSAGES].add(queue)
-    else this.#passOn(queue)
+    else this.#passOn(queue, least([earliest, until]))
     return { deliveries, due: undefined }
+  }
+
+  /** All that a claim has to know of its queue. */
+  #look(queue: number, owner: number): View {
+    // What waits, or is in a lease, has a cursor.
+    const rows = this.#rows(LOOK).all(owner, queue) as [number, number, number, number, number | null, number | null][]
+    const [, , , stands, due, until] = rows[0] ?? []
+    const ranks = rows.map(([rank, cursor, released]) => ({ rank, cursor, hasReleased: released !== 0 }))
+    return { ranks, stands: stands !== 0, earliest: least([due, until]) }
   }
 
   /** Whether there may be more. */
   #claimRank(
-    queue: number,
-    rank: number,
-    cursor: number,
+    { rank, cursor, hasReleased }: Rank,
     max: number,
     now: number,
     lease: Lease,
     deliveries: Delivery[],
     items: number[],
   ): boolean {
+    const { queue } = lease
     const place = [queue, rank] as const
-    const returned = this.#sql(
-      `SELECT m.* FROM released r CROSS JOIN messages m USING (queue, rank, sequence)
-       WHERE r.queue = ? AND r.rank = ? ORDER BY r.sequence LIMIT ?`,
-    ).all(...place, max - deliveries.length)
-    for (const { sequence } of returned) {
-      this.#sql('DELETE FROM released WHERE queue = ? AND rank = ? AND sequence = ?').run(...place, Number(sequence))
+    const returned = hasReleased
+      ? this.#rows(
+          `SELECT ${handed} FROM released r CROSS JOIN messages m USING (queue, rank, sequence)
+           WHERE r.queue = ? AND r.rank = ? ORDER BY r.sequence LIMIT ? + 0`,
+        ).all(...place, max - deliveries.length)
+      : []
+    for (const { [SEQUENCE]: sequence } of returned) {
+      this.#sql('DELETE FROM released WHERE queue = ? AND rank = ? AND sequence = ?').run(...place, sequence as Value)
     }
     const left = max - deliveries.length - returned.length
-    const fresh =
-      left === 0
-        ? []
-        : this.#sql(
-            `SELECT ${names} FROM messages WHERE queue = ? AND rank = ? AND sequence > ? ORDER BY sequence LIMIT ?`,
-          ).all(...place, cursor, left)
+    const fresh = left === 0 ? [] : this.#rows(FRESH).all(...place, cursor, left)
     const last = fresh.at(-1)
     if (last !== undefined) {
-      this.#sql('UPDATE cursors SET sequence = ? WHERE queue = ? AND rank = ?').run(Number(last.sequence), ...place)
+      this.#do('UPDATE cursors SET sequence = ? WHERE queue = ? AND rank = ?', last[SEQUENCE] as Value, ...place)
     }
-    for (const row of [...returned, ...fresh]) {
-      if (row.expires !== 0 && Number(row.expires) <= now) this.#remove(row)
-      else if (row.key === null || this.#seize(row)) {
-        deliveries.push(toDelivery(row, lease))
-        items.push(rank, Number(row.sequence), Number(row.version))
+    for (const row of returned.length === 0 ? fresh : [...returned, ...fresh]) {
+      const delivery = toDelivery(row, lease)
+      const token = delivery.token as Token
+      const expires = row[EXPIRES] as number
+      if (expires !== 0 && expires <= now) this.#remove(token)
+      else if (token.key === undefined || this.#seize(queue, token.key, rank, token.sequence)) {
+        deliveries.push(delivery)
+        items.push(rank, token.sequence, token.version)
       }
     }
     return returned.length + fresh.length > 0 && left - fresh.length === 0
   }
 
   /** Makes a message the one of its key; if another is, it is put aside until that one is settled. */
-  #seize(row: Row): boolean {
-    const { queue, key, rank, sequence } = place(row)
+  #seize(queue: number, key: string, rank: number, sequence: number): boolean {
     const holder = this.#sql('SELECT rank, sequence FROM busy WHERE queue = ? AND key = ?').get(queue, key)
     if (holder === undefined) {
       this.#sql('INSERT INTO busy VALUES (?, ?, ?, ?)').run(queue, key, rank, sequence)
@@ -809,25 +922,26 @@ export class Store {
   }
 
   /** A message that nobody wants any more. */
-  #remove(row: Row): void {
-    const { queue, key, rank, sequence } = place(row)
+  #remove({ lease: { queue }, key, rank, sequence, size, file }: Token): void {
     this.#sql('DELETE FROM messages WHERE queue = ? AND rank = ? AND sequence = ?').run(queue, rank, sequence)
-    this.#count(queue, 1, Number(row.size))
-    if (row.file !== null) this.#files.push(String(row.file))
-    if (key === null) return
+    this.#count(queue, 1, size)
+    if (file !== undefined) this.#files.push(file)
+    if (key === undefined) return
     const holder = this.#sql('SELECT 1 FROM busy WHERE queue = ? AND key = ? AND rank = ? AND sequence = ?')
     if (holder.get(queue, key, rank, sequence) !== undefined) this.#freeKey(queue, key)
   }
 
   /** So much has left the queue. */
-  #count(queue: number, messages: number, bytes: number): Row | undefined {
-    const row = this.#sql(
-      `UPDATE queues SET messages = messages - ?, bytes = bytes - ? WHERE queue = ?
-       RETURNING max_messages + max_bytes AS bound, keep_messages + keep_age AS keeps, namespace`,
-    ).get(messages, bytes, queue)
-    if (row?.bound !== 0) this.#news[ROOM].add(queue)
-    if (row !== undefined && row.namespace !== null) this.#roomy.add(Number(row.namespace))
-    return row
+  #count(queue: number, messages: number, bytes: number): { keeps: boolean } {
+    const update = 'UPDATE queues SET messages = messages - ?, bytes = bytes - ? WHERE queue = ?'
+    this.#do(update, messages, bytes, queue)
+    const [isBounded, keeps, namespace = null] =
+      this.#rows(
+        'SELECT max_messages + max_bytes > 0, keep_messages + keep_age > 0, namespace FROM queues WHERE queue = ?',
+      ).get(queue) ?? []
+    if (isBounded !== 0) this.#news[ROOM].add(queue)
+    if (namespace !== null) this.#roomy.add(Number(namespace))
+    return { keeps: keeps === 1 }
   }
 
   /** What is due is read again: what was delayed at its time's place in the queue, a retry at its old one. */
@@ -851,10 +965,11 @@ export class Store {
 
   settle(batch: readonly Settlement[], files?: ReadonlyMap<Outgoing, string>): boolean[] {
     const keeps = this.#leave(batch)
-    const done = batch.map((settlement) => {
+    const runs = this.#deleteRuns(batch, keeps)
+    const done = batch.map((settlement, at) => {
       const token = settlement.token as Token
       const { queue } = token.lease
-      const held = this.#settleOne(token, settlement, keeps.has(queue))
+      const held = runs?.[at] === true || this.#settleOne(token, settlement, keeps.has(queue))
       if (settlement.outcome === 'begin' || settlement.outcome === 'extend') return held
       if (!held) {
         // One that is settled twice must not count for another of its lease.
@@ -892,15 +1007,40 @@ export class Store {
     }
     const keeps = new Map<number, number>()
     for (const [queue, { messages, bytes }] of gone) {
-      const row = this.#count(queue, messages, bytes)
-      if (row !== undefined && row.keeps !== 0) keeps.set(queue, messages)
+      if (this.#count(queue, messages, bytes).keeps) keeps.set(queue, messages)
     }
     return keeps
   }
 
+  /**
+   * Most are acknowledged as they were claimed: plain ones, one after the other. A statement deletes all of such a run, if
+   * all of it is there. Says which of the batch have gone so.
+   */
+  #deleteRuns(batch: readonly Settlement[], keeps: ReadonlyMap<number, number>): boolean[] | undefined {
+    if (batch.length < RUN) return undefined
+    const done = batch.map(() => false)
+    for (let from = 0, to: number; from < batch.length; from = to) {
+      const first = tokenOf(batch[from])
+      to = from + 1
+      if (first === undefined || keeps.has(first.lease.queue)) continue
+      while (follows(tokenOf(batch[to]), first, to - from)) to++
+      if (to - from >= RUN && this.#deleteRun(first, to - from)) done.fill(true, from, to)
+    }
+    return done
+  }
+
+  #deleteRun({ lease: { queue }, rank, sequence, version }: Token, count: number): boolean {
+    const run = [queue, rank, sequence, sequence + count - 1] as const
+    const where = 'WHERE queue = ? AND rank = ? AND sequence BETWEEN ? AND ?'
+    const there = this.#rows(`SELECT count(*) FROM messages ${where} AND version = ?`).get(...run, version)
+    if (there?.[0] !== count) return false
+    this.#do(`DELETE FROM messages ${where}`, ...run)
+    return true
+  }
+
   #endLeases(): void {
     for (const [lease, count] of this.#settled) {
-      if (lease.left === count) this.#sql('DELETE FROM leases WHERE lease = ?').run(lease.id)
+      if (lease.left === count) this.#do('DELETE FROM leases WHERE lease = ?', lease.id)
     }
   }
 
@@ -1110,11 +1250,11 @@ export class Store {
   browse(name: string, max: number, after: string | undefined): Page {
     const queue = this.#queue(name)
     const [rank, sequence] = after === undefined ? [-256, 0] : (after.split(':').map(Number) as [number, number])
-    const rows = this.#sql(
-      `SELECT ${names} FROM messages WHERE queue = ? AND (rank, sequence) > (?, ?) ORDER BY rank, sequence LIMIT ?`,
+    const rows = this.#rows(
+      `SELECT ${handed} FROM messages WHERE queue = ? AND (rank, sequence) > (?, ?) ORDER BY rank, sequence LIMIT ? + 0`,
     ).all(queue, rank, sequence, max)
     const last = rows.at(-1)
-    const next = rows.length < max || last === undefined ? undefined : `${last.rank}:${last.sequence}`
+    const next = rows.length < max || last === undefined ? undefined : `${last[0]}:${last[SEQUENCE]}`
     return { deliveries: rows.map((row) => toDelivery(row, { id: 0, queue, left: 0 })), next }
   }
 
@@ -1143,27 +1283,63 @@ const DEAD = /@[^/]+\/[^/]+\/dead$/
 const NO_BYTES = new Uint8Array()
 const ANY: Start = { messages: 1, priority: 0 }
 
-function place(row: Row): { queue: number; key: Value; rank: number; sequence: number } {
-  return { queue: Number(row.queue), key: row.key ?? null, rank: Number(row.rank), sequence: Number(row.sequence) }
+/** Of a message that is acknowledged, and has nothing but its row to go with it. */
+function tokenOf(settlement: Settlement | undefined): Token | undefined {
+  if (settlement?.outcome !== 'ack' || settlement.send !== undefined) return undefined
+  const token = settlement.token as Token
+  return token.key === undefined && !token.begun ? token : undefined
 }
 
-function toDelivery(row: Row, lease: Lease): Delivery {
-  const [rank, sequence, version] = [Number(row.rank), Number(row.sequence), Number(row.version)]
-  const key = row.key === null ? undefined : String(row.key)
-  const file = row.file === null ? undefined : String(row.file)
-  const token: Token = { lease, rank, sequence, version, key, size: Number(row.size), file, begun: false }
+const follows = (token: Token | undefined, first: Token, by: number): boolean =>
+  token !== undefined &&
+  token.sequence === first.sequence + by &&
+  token.lease.queue === first.lease.queue &&
+  token.rank === first.rank &&
+  token.version === first.version
+
+/** Whether one statement can write them. */
+function areAlike(
+  messages: readonly Outgoing[],
+  now: number,
+  files: ReadonlyMap<Outgoing, string> | undefined,
+): boolean {
+  const [first] = messages
+  return (
+    messages.length === TOGETHER &&
+    messages.every((one) => one.priority === first?.priority && one.due <= now && files?.has(one) !== true)
+  )
+}
+
+const least = (times: readonly (Value | undefined)[]): number | undefined => {
+  const known = times.filter((time) => typeof time === 'number')
+  return known.length === 0 ? undefined : Math.min(...known)
+}
+
+/** Where they are in a row of `handed`. */
+const SEQUENCE = 1
+const EXPIRES = 9
+
+function toDelivery(row: readonly Value[], lease: Lease): Delivery {
+  const [rank, sequence, version, attempts, losses, suspect, id, name, sent, , format, headers, size, path, body] =
+    row as [
+      ...[rank: number, sequence: number, version: number, attempts: number, losses: number, suspect: number],
+      ...[id: string, key: string | null, sent: number, expires: number, format: number, headers: string | null],
+      ...[size: number, file: string | null, body: Uint8Array],
+    ]
+  const key = name ?? undefined
+  const token: Token = { lease, rank, sequence, version, key, size, file: path ?? undefined, begun: false }
   return {
     token,
-    id: String(row.id),
-    body: row.body as Uint8Array,
-    format: formats[Number(row.format)] as Format,
+    id,
+    body,
+    format: formats[format] as Format,
     key,
     priority: 0 - rank,
-    headers: row.headers === null ? NO_HEADERS : (JSON.parse(String(row.headers)) as Record<string, string>),
-    sentAt: Number(row.sent),
-    attempts: Number(row.attempts),
-    losses: Number(row.losses),
-    suspect: row.suspect !== 0,
+    headers: headers === null ? NO_HEADERS : (JSON.parse(headers) as Record<string, string>),
+    sentAt: sent,
+    attempts,
+    losses,
+    suspect: suspect !== 0,
     damage: undefined,
   }
 }
