@@ -28,6 +28,11 @@ export function isLoss(error: unknown): boolean {
   return name === 'IllegalOperationError' || /closed|ended|closing/i.test(message)
 }
 
+/** What was asked for is there no more, or cannot be had just now: who waits for messages waits for it, too. */
+export function passes(error: unknown): boolean {
+  return refusalOf(error) === 404 || isLoss(error) || (error as QueueError).code === 'ERR_BUS_CONNECTION'
+}
+
 /** What the client does not say of its connection. */
 interface Inside {
   stream?: { unref?(): void }
