@@ -560,6 +560,10 @@ function toLetter(message: GetMessage): Delivery {
 }
 
 function toDelivery(held: Held): Delivery {
-  const { read: known, losses, message } = held
-  return { ...known, token: held, body: message.content, losses, suspect: countOf(message) > 0, damage: undefined }
+  const { losses, message } = held
+  const { id, format, key, priority, headers, sentAt, attempts } = held.read
+  const suspect = countOf(message) > 0
+  // Copying all that is known would take as long as all else that is done with a message here.
+  const place = { token: held, body: message.content, suspect, damage: undefined }
+  return { id, format, key, priority, headers, sentAt, attempts, losses, ...place }
 }

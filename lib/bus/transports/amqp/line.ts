@@ -554,13 +554,21 @@ export class Line implements Holder {
     if (tag !== undefined) await (await this.#channel)?.cancel(tag)
   }
 
-  /** What comes in one go is handed out together. */
+  /** What comes in one go is handed out together, and with more, as long as that comes. */
   #soon(): void {
     if (this.#serving) return
     this.#serving = true
+    this.#gather(1)
+  }
+
+  #gather(before: number): void {
     setImmediate(() => {
-      this.#serving = false
-      this.#serve()
+      const { length } = this.#buffer
+      if (length > before && length < (this.#receivers[0]?.options.max ?? 0)) this.#gather(length)
+      else {
+        this.#serving = false
+        this.#serve()
+      }
     })
   }
 
