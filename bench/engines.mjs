@@ -181,6 +181,8 @@ const engines = {
 async function ours(url, name) {
   const bus = await connect(`${url}?prefix=bench`)
   const queue = bus.queue(name)
+  // So that it is there, as that of the bare client.
+  await queue.receive({ wait: 0 })
   const consume = async (count, handler, options) => {
     let left = count
     const consumer = queue.consume((given) => {

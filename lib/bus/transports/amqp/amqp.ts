@@ -106,14 +106,14 @@ export async function openAmqp(url: URL, clock: Clock): Promise<Amqp> {
   const explain = (cause: unknown, call: string) => toError(url, port, decodeURIComponent(vhost), cause, call)
   const hold = new Hold()
   const options = {
-    connect: () => connect(address, { noDelay: true, keepAlive: true, timeout: HANDSHAKE }),
+    connect: () => connect(address, { keepAlive: true, timeout: HANDSHAKE }),
     explain,
     patience,
     hold,
   }
-  const inward = new Link(options)
+  const inward = new Link({ ...options, gathers: false })
   await inward.open()
-  return new Amqp(inward, new Link(options), prefix, clock)
+  return new Amqp(inward, new Link({ ...options, gathers: true }), prefix, clock)
 }
 
 function toError(url: URL, port: number, vhost: string, cause: unknown, call: string): QueueError {

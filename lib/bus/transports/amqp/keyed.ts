@@ -109,7 +109,7 @@ export class Keyed {
     if (!this.#context.isWanted()) {
       clearInterval(this.#asking)
       this.#asking = undefined
-    } else if (this.#partitions.every(({ counts }) => counts.all === 0)) {
+    } else if (this.#context.link.isUp && this.#partitions.every(({ counts }) => counts.all === 0)) {
       void this.#context.tell(this.#context.queue, 'idle').catch(() => {})
     }
   }
@@ -483,11 +483,19 @@ class Partition implements Holder {
     this.#notes.set(held.read.id, note)
     const write = () => {
       if (held.isGone) return false
+      this.#forget()
       return this.#context.note(held, this.#partition, JSON.stringify(Object.fromEntries(this.#notes ?? [])))
     }
     const written = this.#writing.then(write)
     this.#writing = written.catch(() => {})
     return (await written) && !held.isGone
+  }
+
+  /** What was noted of messages that never came again: their time was over. */
+  #forget(): void {
+    if (this.#notes === undefined || this.#notes.size <= 2 * IN_HAND) return
+    const here = new Set([...this.#keys.values()].flatMap((chain) => chain.map((held) => held.read.id)))
+    for (const id of this.#notes.keys()) if (!here.has(id)) this.#notes.delete(id)
   }
 
   async close(): Promise<void> {

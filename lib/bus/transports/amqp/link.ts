@@ -10,6 +10,9 @@ import type { Hold } from '../engine/hold.ts'
 const FIRST_WAIT = 50
 const LONGEST_WAIT = 2000
 
+/** Bytes that a packet has room for, everywhere. */
+const PACKET = 1200
+
 /** Codes of RabbitMQ that pass by themselves: it starts or stops, or a queue has no leader at the moment. */
 const PASSING = [320, 504, 541]
 const TRY_AGAIN = 50
@@ -46,6 +49,8 @@ export interface LinkOptions {
   explain(cause: unknown, call: string): QueueError
   readonly patience: number
   readonly hold: Hold
+  /** The kernel may wait with what is small until the server has read what went before. */
+  readonly gathers: boolean
 }
 
 export class Link {
@@ -107,7 +112,7 @@ export class Link {
     const { stream, heartbeater } = model.connection as Inside
     if (stream !== undefined) {
       stream.unref()
-      gather(stream)
+      gather(stream, this.#options.gathers)
     }
     heartbeater?.sendTimer?.unref()
     heartbeater?.recvTimer?.unref()
@@ -236,14 +241,18 @@ export class Link {
 
 /**
  * What is written in one turn goes out as one: the client writes each frame by itself, and half of the time of those that
- * send many small messages goes into telling the kernel so.
+ * send many small messages goes into telling the kernel so. Where the kernel gathers, too, what is larger than a packet
+ * does not wait: its end might for long.
  */
-function gather(stream: Socket): void {
+function gather(stream: Socket, isByKernel: boolean): void {
   const { write } = stream
-  let isGathering = false
+  let [isGathering, bytes] = [false, 0]
+  if (!isByKernel) stream.setNoDelay(true)
   const end = (): void => {
-    isGathering = false
+    if (isByKernel) stream.setNoDelay(bytes > PACKET)
     stream.uncork()
+    isGathering = false
+    bytes = 0
   }
   stream.write = function gathered(this: Socket, ...args: unknown[]): boolean {
     if (!isGathering) {
@@ -251,6 +260,7 @@ function gather(stream: Socket): void {
       stream.cork()
       process.nextTick(end)
     }
+    bytes += (args[0] as Buffer).length
     return Reflect.apply(write, this, args) as boolean
   } as Socket['write']
 }
