@@ -247,8 +247,9 @@ export class Amqp extends Refusals implements Transport {
     options: SendOptions,
   ): Promise<void> {
     for (let tries = 0, left = postings; ; tries++) {
-      const unroutable = new Set(await this.#publish(call, left, options))
-      if (unroutable.size === 0) return
+      const returned = await this.#publish(call, left, options)
+      if (returned.length === 0) return
+      const unroutable = new Set(returned)
       // Whoever borrowed a queue may have gone, and what was for him with him.
       left = left.filter(
         (posting) =>

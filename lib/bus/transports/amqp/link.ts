@@ -74,6 +74,11 @@ export class Link {
     return this.#model !== undefined
   }
 
+  /** It may be written to. */
+  get isFree(): boolean {
+    return this.#model !== undefined && this.#blocked === undefined
+  }
+
   /** The first number of the server's version. */
   get version(): number {
     return Number.parseInt(String(this.#model?.connection.serverProperties.version), 10)

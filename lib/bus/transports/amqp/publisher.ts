@@ -28,6 +28,7 @@ const TOO_LARGE = /message size (\d+)/
 export class Publisher {
   readonly #link: Link
   #opened: Promise<ConfirmChannel> | undefined
+  #ready: ConfirmChannel | undefined
   /** Returned, and not confirmed yet: the server confirms what it could not route. */
   readonly #returned = new Set<string>()
   #failure: unknown
@@ -63,13 +64,17 @@ export class Publisher {
     channel.on('close', () => {
       this.#returned.clear()
       this.#opened = undefined
+      this.#ready = undefined
     })
+    this.#ready = channel
     return channel
   }
 
   /** Resolves when the server has all of them, or has said no. */
   async publish(call: string, postings: readonly Posting[], signal?: AbortSignal): Promise<Outcome> {
-    return this.#link.hold.during(async () => {
+    const { hold } = this.#link
+    hold.take()
+    try {
       const outcome: Outcome = { unroutable: [], refused: [] }
       const deadline = this.#link.patience()
       let left = postings
@@ -79,17 +84,21 @@ export class Publisher {
           if (prepared !== undefined) await prepared
         }
         // Whoever is short of room blocks those that publish.
-        await this.#link.up(call, deadline, signal, true)
+        if (!this.#link.isFree) await this.#link.up(call, deadline, signal, true)
         this.#failure = undefined
         try {
-          left = await this.#try(await this.#channel(call, deadline, signal), left, outcome, call, deadline, signal)
+          // Of most messages, waiting for what is there would be a good part of all that is done with them here.
+          const channel = this.#ready ?? (await this.#channel(call, deadline, signal))
+          left = await this.#try(channel, left, outcome, call, deadline, signal)
         } catch (error) {
           if (!isLoss(error)) throw error
         }
         if (left.length > 0) await this.#check(call, left, deadline)
       }
       return outcome
-    })
+    } finally {
+      hold.release()
+    }
   }
 
   /** Of what went with its channel; throws if it was the reason. */
