@@ -93,8 +93,7 @@ export class Line implements Holder {
     const { hold } = this.#context.link
     if (!options.background) hold.take()
     this.#users++
-    if (this.#keyed === undefined) this.find().catch((error) => this.#fail(error))
-    else this.#keyed.want()
+    this.#keyed?.want()
     try {
       const held = await (options.together ? this.#receiveMore(options) : this.#receiveOnce(options))
       if (options.lease !== Number.POSITIVE_INFINITY) for (const one of held) one.line.limit(one, options.lease)
@@ -497,6 +496,8 @@ export class Line implements Holder {
           if (wanted > 0 && this.#isAskedFor) await this.#begin(wanted)
         } else {
           this.#serve()
+          // Only now: those without a key do not wait for it.
+          if (this.#users > 0 && this.#keyed === undefined) this.find().catch((error) => this.#fail(error))
           return
         }
       } catch (error) {
