@@ -1,11 +1,13 @@
 // What is so only on RabbitMQ: how it refuses, what others do to its queues, and what they see of our messages.
+import { readFileSync, writeFileSync } from 'node:fs'
+import { join } from 'node:path'
 import { setTimeout as sleep } from 'node:timers/promises'
 import { type Channel, connect as connectTo } from 'amqplib'
-import { connect } from 'kernelmq/bus'
+import { connect, type Queue } from 'kernelmq/bus'
 import { describe, expect, onTestFinished, test } from 'vitest'
 import { start } from '../support.ts'
 import type { Server } from './servers.ts'
-import { deferred, describeEngine, nothing, one, openBus, take } from './support.ts'
+import { deferred, describeEngine, nothing, one, openBus, startBus, take, temporaryDirectory } from './support.ts'
 
 let count = 0
 
@@ -42,7 +44,6 @@ await describeEngine('amqp', (_, server) => {
   test.each([
     ['priority', { priority: 1 }],
     ['dedup', { id: 'i' }],
-    ['order', { key: 'k' }],
   ])('refuses %s, by name', async (capability, options) => {
     const queue = (await open(newPrefix())).queue('q')
     const refused = { code: 'ERR_BUS_UNSUPPORTED', message: expect.stringContaining(`"${capability}"`) }
@@ -143,6 +144,166 @@ await describeEngine('amqp', (_, server) => {
     await queue.send('soon', { delay: 100 })
     expect(await take(queue, 1)).toEqual(['soon'])
     expect(await queue.stats()).toMatchObject({ delayed: 1, ready: 0 })
+  })
+
+  describe('a key', () => {
+    const open2 = async () => {
+      const prefix = newPrefix()
+      return [await open(prefix), await open(prefix)] as const
+    }
+
+    test('has one consumer at a time, wherever it is, also while it is tried again or was given back', async () => {
+      const [a, b] = (await open2()).map((bus) => bus.queue('q')) as [Queue, Queue]
+      for (const body of [1, 2, 3]) await a.send(body, { key: 'k' })
+      const first = await one(a)
+      expect(await b.receive(nothing)).toEqual([])
+      const waiting = one(b)
+      await first.retry(50)
+      const again = await waiting
+      expect(again).toMatchObject({ body: 1, attempts: 1 })
+      await again.release()
+      expect(await one(b)).toMatchObject({ body: 1, attempts: 1, losses: again.losses })
+      expect(await a.receive(nothing)).toEqual([])
+    })
+
+    test('that waits to be tried again keeps its attempts and its time when its process ends', async () => {
+      const [bus, other] = await open2()
+      const queue = other.queue('q')
+      await queue.sendMany([1, 2].map((body) => ({ body, key: 'k' })))
+      const due = Date.now() + 500
+      await (await one(bus.queue('q'))).retry(500)
+      await bus.close()
+      const again = await one(queue)
+      expect(Date.now()).toBeGreaterThanOrEqual(due)
+      expect(again).toMatchObject({ body: 1, attempts: 1 })
+      await again.ack()
+      expect(await take(queue, 1)).toEqual([2])
+      expect(await queue.stats()).toMatchObject({ ready: 0, leased: 0, delayed: 0, held: 0 })
+    })
+
+    test('comes to who waits already for messages without, and they do not hold it up', async () => {
+      const [from, to] = await open2()
+      const queue = to.queue('q')
+      for (const options of [{}, { key: 'k' }, { key: 'l', delay: 30 }, {}]) {
+        const waiting = one(queue)
+        await sleep(20)
+        await from.queue('q').send('x', options)
+        await (await waiting).ack()
+      }
+      const handled: unknown[] = []
+      const all = deferred()
+      queue.consume(({ body }) => {
+        handled.push(body)
+        if (handled.length === 20) all.resolve()
+      })
+      for (let i = 0; i < 10; i++) await from.queue('q').sendMany([{ body: i, key: 'm' }, { body: -1 }])
+      await all.promise
+      expect(handled.filter((body) => body !== -1)).toEqual([0, 1, 2, 3, 4, 5, 6, 7, 8, 9])
+    })
+
+    test('of what was delayed is behind others of its own', async () => {
+      const queue = (await open(newPrefix())).queue('q')
+      await queue.send('late', { key: 'k', delay: 100 })
+      await queue.send('first', { key: 'k' })
+      const first = await one(queue)
+      expect(first.body).toBe('first')
+      await expect.poll(async () => (await queue.stats()).delayed).toBe(0)
+      expect(await queue.receive(nothing)).toEqual([])
+      await first.ack()
+      expect(await one(queue)).toMatchObject({ body: 'late', key: 'k' })
+    })
+
+    test('is free again when one has killed its consumers and is dead', async () => {
+      const prefix = newPrefix()
+      const queue = (await open(prefix)).queue('q')
+      await queue.sendMany(['die', 'next'].map((body) => ({ body, key: 'k' })))
+      const losses: unknown[] = []
+      for (let i = 0; i < 4; i++) {
+        const worker = startBus(`${server.url}?prefix=${prefix}`, 'consume', {})
+        await worker.line()
+        losses.push(JSON.parse(await worker.line()).losses)
+        await worker.outcome
+      }
+      expect(losses).toEqual([0, 1, 2, 3])
+      expect(await take(queue, 1)).toEqual(['next'])
+      expect((await queue.dead.list()).letters).toMatchObject([
+        { body: 'die', key: 'k', reason: '4 consumers were lost over it' },
+      ])
+      expect(await queue.dead.redrive()).toBe(1)
+      expect(await one(queue)).toMatchObject({ body: 'die', key: 'k', losses: 0 })
+    })
+
+    test('keeps its order when what fails is tried again and processes are killed', async () => {
+      const prefix = newPrefix()
+      const [url, file] = [`${server.url}?prefix=${prefix}`, join(temporaryDirectory(), 'log')]
+      writeFileSync(file, '')
+      const startWorker = () => startBus(url, 'work', { file, concurrency: 8 })
+      const workers = [startWorker(), startWorker()]
+      for (const worker of workers) await worker.line()
+      const queue = (await open(prefix)).queue('q')
+      const keys = Array.from({ length: 12 }, (_, i) => `k${i}`)
+      const lines = () => readFileSync(file, 'utf8').trim().split('\n')
+      for (let body = 0; body < 40; body++) {
+        await queue.sendMany(keys.map((key) => ({ body, key })))
+        if (body % 8 !== 7) continue
+        // In the midst of it.
+        while (new Set(lines()).size < (body - 4) * keys.length) await sleep(5)
+        workers.shift()?.kill('SIGKILL')
+        workers.push(startWorker())
+      }
+      while (new Set(lines()).size < 40 * keys.length) await sleep(20)
+      for (const key of keys) {
+        const bodies = lines().flatMap((line) => (line.startsWith(`${key} `) ? [Number(line.split(' ')[1])] : []))
+        // What was handled, and not acknowledged yet, comes again, and nothing before it.
+        const distinct = bodies.filter((body, at) => body !== bodies[at - 1])
+        expect(distinct, key).toEqual(Array.from({ length: 40 }, (_, body) => body))
+      }
+    }, 60_000)
+
+    test('goes to who waits and has none, when another has all', async () => {
+      const [a, b] = await open2()
+      const keyed = Array.from({ length: 100 }, (_, body) => ({ body, key: `k${body}` }))
+      await a.queue('q').sendMany(keyed)
+      const seen = deferred()
+      a.queue('q').consume(() => sleep(20), { concurrency: 2 })
+      b.queue('q').consume(() => seen.resolve())
+      const feed = setInterval(
+        () =>
+          void a
+            .queue('q')
+            .sendMany(keyed)
+            .catch(() => {}),
+        300,
+      )
+      await seen.promise
+      clearInterval(feed)
+    }, 60_000)
+
+    test('has partitions again after they were removed, for who sends and for who waits', async () => {
+      const prefix = newPrefix()
+      const queue = (await open(prefix)).queue('q')
+      const channel = await bare(server)
+      const handled: unknown[] = []
+      let next = deferred()
+      queue.consume(({ body }) => {
+        handled.push(body)
+        next.resolve()
+      })
+      for (const body of [1, 2]) {
+        next = deferred()
+        await queue.send(body, { key: 'k' })
+        await next.promise
+        for (let i = 0; i < 8; i++) await channel.deleteQueue(`${prefix}/q/k${i}`)
+      }
+      expect(handled).toEqual([1, 2])
+    })
+
+    test('is refused where the queues are not known', async () => {
+      const bus = await open(newPrefix())
+      await bus.topic('t').bind('q')
+      const refused = { code: 'ERR_BUS_UNSUPPORTED', message: expect.stringContaining('"order"') }
+      await expect(bus.topic('t').publish('x', { key: 'k' })).rejects.toMatchObject(refused)
+    })
   })
 
   test('a server that is short of memory takes nothing, and says so; who consumes goes on', async () => {

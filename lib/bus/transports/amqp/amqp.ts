@@ -1,9 +1,9 @@
 // amqp://host: queues of RabbitMQ, which keep what they have on more than one machine.
 import { randomUUID } from 'node:crypto'
 import { setTimeout as sleep } from 'node:timers/promises'
-import type { ChannelModel, GetMessage } from 'amqplib'
+import type { Channel, ChannelModel, GetMessage } from 'amqplib'
 import { checkInteger, QueueError } from '../../../errors.ts'
-import { checkSignal } from '../../../waiting.ts'
+import { checkSignal, Waiter } from '../../../waiting.ts'
 import { bytesOf } from '../../body.ts'
 import type { Clock } from '../../clock.ts'
 import { DEAD } from '../../message.ts'
@@ -30,10 +30,13 @@ import { addressOf, noAccess, noConnection } from '../engine/address.ts'
 import { loadClient } from '../engine/client.ts'
 import { Hold } from '../engine/hold.ts'
 import type { Past } from '../engine/wire.ts'
-import { type Held, Line, LOOK_AGAIN, LOOKS } from './line.ts'
+import { Discovery } from './discovery.ts'
+import type { Held, Holder, Told } from './held.ts'
+import { partitionOf } from './keyed.ts'
+import { Line, LOOK_AGAIN, LOOKS } from './line.ts'
 import { Link } from './link.ts'
 import { type Posting, Publisher } from './publisher.ts'
-import { refused, rounded, Topology, topicKey } from './topology.ts'
+import { PARTITIONS, partitionName, refused, rounded, Topology, topicKey } from './topology.ts'
 import { countOf, read, toOptions } from './wire.ts'
 
 const PORTS: Record<string, number> = { 'amqp:': 5672, 'amqps:': 5671 }
@@ -66,7 +69,8 @@ const capabilities = (maxBytes: number): Capabilities => ({
   delay: 'emulated',
   priority: false,
   dedup: false,
-  order: false,
+  order: 'emulated',
+  partitions: PARTITIONS,
   lease: 'timer',
   deadLetter: 'emulated',
   transaction: false,
@@ -102,14 +106,14 @@ export async function openAmqp(url: URL, clock: Clock): Promise<Amqp> {
   const explain = (cause: unknown, call: string) => toError(url, port, decodeURIComponent(vhost), cause, call)
   const hold = new Hold()
   const options = {
-    connect: () => connect(address, { noDelay: true, keepAlive: true, timeout: HANDSHAKE }),
+    connect: () => connect(address, { keepAlive: true, timeout: HANDSHAKE }),
     explain,
     patience,
     hold,
   }
-  const inward = new Link(options)
+  const inward = new Link({ ...options, gathers: false })
   await inward.open()
-  return new Amqp(inward, new Link(options), prefix, clock)
+  return new Amqp(inward, new Link({ ...options, gathers: true }), prefix, clock)
 }
 
 function toError(url: URL, port: number, vhost: string, cause: unknown, call: string): QueueError {
@@ -133,6 +137,7 @@ export class Amqp extends Refusals implements Transport {
   readonly #topology: Topology
   readonly #publisher: Publisher
   readonly #clock: Clock
+  readonly #discovery: Discovery
   readonly #lines = new Map<string, Line>()
   readonly #bindings = new Map<string, Binding>()
   /** Of each queue, when what this process has delayed comes to it, and how much. */
@@ -146,6 +151,14 @@ export class Amqp extends Refusals implements Transport {
     this.#topology = new Topology(inward, prefix)
     this.#publisher = new Publisher(outward, () => this.#topology.forget())
     this.#clock = clock
+    const told = (queue: string, what: Told) => {
+      if (what === 'keyed') this.#lines.get(queue)?.partition()
+      else this.#lines.get(queue)?.share()
+    }
+    const lost = () => {
+      for (const line of this.#lines.values()) line.findAgain()
+    }
+    this.#discovery = new Discovery(inward, this.#topology, told, lost)
     inward.onUp = () => this.#topology.renew()
     this.capabilities = capabilities(inward.version >= 4 ? LARGEST_4 : LARGEST)
   }
@@ -167,18 +180,21 @@ export class Amqp extends Refusals implements Transport {
     const options = toOptions(message, past, now)
     const topology = this.#topology
     const queue = 'queue' in to ? to.queue : undefined
+    const isKeyed = queue !== undefined && message.key !== undefined && !queue.startsWith(BORROWED)
+    const place = isKeyed ? partitionOf(queue, message.key) : queue
     const make = () => {
       if (queue === undefined) return topology.base()
+      if (isKeyed) return topology.knownKeys(queue, () => this.#tell(queue, 'keyed'))
       // Nobody makes a queue that somebody else has borrowed.
       return queue.startsWith(BORROWED) && !topology.isBorrowed(queue) ? undefined : topology.queue(queue)
     }
     if (delay <= 0) {
       const exchange = queue === undefined ? topology.topics : ''
-      const key = 'topic' in to ? topicKey(to.topic) : topology.nameOf(to.queue)
+      const key = 'topic' in to ? topicKey(to.topic) : topology.nameOf(place as string)
       return { exchange, key, content, options, prepare: make }
     }
     if (queue !== undefined) this.#count(queue, now + rounded(delay))
-    const key = 'topic' in to ? topicKey(to.topic) : `q.${to.queue}`
+    const key = 'topic' in to ? topicKey(to.topic) : `q.${place}`
     // Its own time would be over in the queue that delays it.
     const { expiration: _, ...kept } = options
     return {
@@ -231,8 +247,9 @@ export class Amqp extends Refusals implements Transport {
     options: SendOptions,
   ): Promise<void> {
     for (let tries = 0, left = postings; ; tries++) {
-      const unroutable = new Set(await this.#publish(call, left, options))
-      if (unroutable.size === 0) return
+      const returned = await this.#publish(call, left, options)
+      if (returned.length === 0) return
+      const unroutable = new Set(returned)
       // Whoever borrowed a queue may have gone, and what was for him with him.
       left = left.filter(
         (posting) =>
@@ -264,8 +281,11 @@ export class Amqp extends Refusals implements Transport {
   #line(queue: string): Line {
     let line = this.#lines.get(queue)
     if (line === undefined) {
-      const again = (held: Held, due: number) => this.#again(queue, held, due, false)
-      const context = { link: this.#inward, topology: this.#topology, clock: this.#clock, again }
+      const again = (held: Held, due: number, counted = false) => this.#again(queue, held, due, counted)
+      const isKeyed = (name: string) => this.#discovery.isKeyed(name)
+      const tell = (name: string, what: Told) => this.#tell(name, what)
+      const note = (held: Held, partition: string, notes: string) => this.#note(held, partition, notes)
+      const context = { link: this.#inward, topology: this.#topology, clock: this.#clock, again, isKeyed, tell, note }
       line = new Line(queue, context)
       this.#lines.set(queue, line)
     }
@@ -281,8 +301,8 @@ export class Amqp extends Refusals implements Transport {
 
   async settle(batch: readonly Settlement[]): Promise<boolean[]> {
     const settled = new Array<boolean | Promise<boolean>>(batch.length)
-    const done = new Map<Line, number[]>()
-    const releases = new Map<Line, Held[]>()
+    const done = new Map<Holder, number[]>()
+    const releases = new Map<Holder, Held[]>()
     for (const [at, settlement] of batch.entries()) {
       const held = settlement.token as Held
       if (held.isGone) settled[at] = false
@@ -312,11 +332,11 @@ export class Amqp extends Refusals implements Transport {
       case 'ack':
         return this.#sendAndAck(held, settlement.send ?? [])
       case 'retry':
-        return this.#again(held.line.queue, held, settlement.due, settlement.counted)
+        return held.line.retry(held, settlement.due, settlement.counted)
       case 'dead':
         return this.#bury(held, settlement.queue, settlement.headers)
       case 'begin':
-        return !held.isGone
+        return held.line.begun(held)
       default:
         held.line.limit(held, settlement.until - this.#clock.now())
         return true
@@ -355,6 +375,27 @@ export class Amqp extends Refusals implements Transport {
 
   /** As long as it is ours, however long that takes: what is lost meanwhile the server hands out again. */
   async #move(held: Held, postings: readonly (Posting & { readonly queue: string })[]): Promise<boolean> {
+    return (await this.#deliverOf(held, postings)) && (acknowledge(held) || true)
+  }
+
+  /** Of those who hear it; perhaps nobody does. */
+  async #tell(queue: string, what: Told): Promise<void> {
+    const topology = this.#topology
+    const posting = { exchange: topology.keyed, key: queue, content: Buffer.from(what), options: {} }
+    await this.#publisher.publish('send', [{ ...posting, prepare: () => topology.base() }])
+  }
+
+  /** What is known of the messages of a partition. */
+  #note(held: Held, partition: string, notes: string): Promise<boolean> {
+    const queue = `${partition}/notes`
+    const key = this.#topology.nameOf(queue)
+    const options = { messageId: randomUUID(), mandatory: true, persistent: true }
+    const prepare = () => this.#topology.notes(partition)
+    return this.#deliverOf(held, [{ exchange: '', key, content: Buffer.from(notes), options, prepare, queue }])
+  }
+
+  /** False if the message is no longer ours. */
+  async #deliverOf(held: Held, postings: readonly (Posting & { readonly queue: string })[]): Promise<boolean> {
     const owned = postings.map((posting) => ({
       ...posting,
       prepare: () => {
@@ -365,7 +406,7 @@ export class Amqp extends Refusals implements Transport {
     for (;;) {
       try {
         await this.#deliver('settle', owned, WAITING)
-        return acknowledge(held) || true
+        return true
       } catch (error) {
         if (held.isGone) return false
         if (!PASSING.includes((error as QueueError).code)) throw error
@@ -376,11 +417,11 @@ export class Amqp extends Refusals implements Transport {
   /** What this process has, and what waits for all; what others have, or have delayed, the server tells nobody. */
   async stats(queue: string): Promise<TransportStats> {
     this.#check('stats')
-    const line = this.#lines.get(queue)
-    await this.#inward.hold.during(async () => line?.resting)
+    const line = this.#line(queue)
+    await this.#inward.hold.during(async () => line.resting)
     const messages = await this.#countReady(queue)
-    const delayed = this.#countDelayed(queue)
-    return { ...NOTHING, ready: messages + (line?.waiting ?? 0), leased: line?.leased ?? 0, delayed }
+    const { ready, leased, delayed, held } = line.counts
+    return { ...NOTHING, ready: messages + ready, leased, delayed: delayed + this.#countDelayed(queue), held }
   }
 
   /** Asking makes no queue. */
@@ -393,8 +434,9 @@ export class Amqp extends Refusals implements Transport {
         const channel = await this.#inward.channel('stats', deadline)
         try {
           const { messageCount } = await channel.checkQueue(name)
+          const keyed = await this.#countKeyed(queue, channel, deadline)
           await channel.close()
-          return messageCount
+          return messageCount + keyed
         } catch (error) {
           const why = refused(error, 'stats', queue)
           if ((why as QueueError).code === 'ENOENT') return 0
@@ -404,6 +446,20 @@ export class Amqp extends Refusals implements Transport {
         }
       }
     })
+  }
+
+  async #countKeyed(queue: string, channel: Channel, deadline: number): Promise<number> {
+    const line = this.#line(queue)
+    const found = new Waiter<void>(deadline, undefined, (ended) => ended.resolve())
+    line.find().then(
+      () => found.resolve(),
+      (error: unknown) => found.reject(error),
+    )
+    await found.promise
+    if (!line.isKeyed) return 0
+    const names = Array.from({ length: PARTITIONS }, (_, at) => this.#topology.nameOf(partitionName(queue, at)))
+    const partitions = await Promise.all(names.map((name) => channel.checkQueue(name)))
+    return partitions.reduce((sum, { messageCount }) => sum + messageCount, 0)
   }
 
   /** Those that this process has used: AMQP has no list of them. */
@@ -456,6 +512,8 @@ export class Amqp extends Refusals implements Transport {
   /** How many queues there are at least: those of other processes the server does not count for us. */
   async publish(topic: string, message: Outgoing, options: SendOptions): Promise<number> {
     this.#check('publish')
+    // Who is bound nobody knows here, and so not of whom partitions are to be made.
+    if (message.key !== undefined) throw unsupported('order', 'publish')
     const posting = this.#posting({ topic }, message, { sentAt: this.#clock.now() })
     const unroutable = await this.#publish('publish', [posting], options)
     if (unroutable.length > 0) return 0
@@ -503,6 +561,10 @@ function toLetter(message: GetMessage): Delivery {
 }
 
 function toDelivery(held: Held): Delivery {
-  const { read: known, losses, message } = held
-  return { ...known, token: held, body: message.content, losses, suspect: countOf(message) > 0, damage: undefined }
+  const { losses, message } = held
+  const { id, format, key, priority, headers, sentAt, attempts } = held.read
+  const suspect = countOf(message) > 0
+  // Copying all that is known would take as long as all else that is done with a message here.
+  const place = { token: held, body: message.content, suspect, damage: undefined }
+  return { id, format, key, priority, headers, sentAt, attempts, losses, ...place }
 }

@@ -1,23 +1,15 @@
 // Consuming one queue of RabbitMQ, on a channel of its own: who waits here, and what this process has of it.
 import type { Channel, ConsumeMessage } from 'amqplib'
-import type { QueueError } from '../../../errors.ts'
 import { checkSignal, Waiter } from '../../../waiting.ts'
-import type { Cancel, Clock } from '../../clock.ts'
 import type { ReceiveOptions } from '../../transport.ts'
-import type { Read } from '../engine/wire.ts'
-import { isLoss, type Link, refusalOf } from './link.ts'
-import { refused, type Topology } from './topology.ts'
+import { type Held, type Holder, type LineContext, QUIET } from './held.ts'
+import { Keyed } from './keyed.ts'
+import { passes, refusalOf } from './link.ts'
+import { refused } from './topology.ts'
 import { countOf, read } from './wire.ts'
 
 /** Milliseconds for which the server goes on to send to consumers that are busy. */
 const LINGER = 100
-
-/**
- * Milliseconds without a message after which a consumer begins anew, on a new channel: RabbitMQ 3.10 does not always say
- * that a queue is gone, and what it sends to the first consumer of one that was just made again may get lost on the way,
- * until the channel is closed.
- */
-const QUIET = 5000
 
 /** How many of those that were given back are remembered: it was no loss. */
 const REMEMBERED = 10_000
@@ -26,17 +18,9 @@ const REMEMBERED = 10_000
 export const LOOKS = 20
 export const LOOK_AGAIN = 3
 
-export interface Held {
+/** One without a key. */
+interface Plain extends Held {
   readonly line: Line
-  readonly channel: Channel
-  readonly message: ConsumeMessage
-  readonly read: Read
-  /** How often the queue handed it out before, not counting what we gave back ourselves. */
-  readonly losses: number
-  /** It is the queue's again. */
-  isGone: boolean
-  /** Of a lease with a limit. */
-  cancel: Cancel | undefined
   /** It came by the consumer that stays. */
   readonly isStanding: boolean
 }
@@ -46,37 +30,32 @@ interface Receiver {
   readonly waiter: Waiter<Held[]>
 }
 
-export interface LineContext {
-  readonly link: Link
-  readonly topology: Topology
-  readonly clock: Clock
-  /** Sends it again, as it was, and acknowledges it; from `due` on. */
-  again(held: Held, due: number): Promise<unknown>
-}
+const NONE = { ready: 0, leased: 0, delayed: 0, held: 0 }
 
 const tagOf = (held: Held | undefined): number => held?.message.fields.deliveryTag ?? Number.POSITIVE_INFINITY
 
-export class Line {
+export class Line implements Holder {
   readonly queue: string
   readonly #name: string
   readonly #context: LineContext
   #channel: Promise<Channel> | undefined
   /** Calls that begin a consumer, one after the other: how much it gets is said before. */
   #begun: Promise<unknown> = Promise.resolve()
-  readonly #held = new Set<Held>()
+  readonly #held = new Set<Plain>()
   readonly #released = new Set<string>()
   /** What came by the consumer that stays, for whoever asks next. */
-  #buffer: Held[] = []
+  #buffer: Plain[] = []
   readonly #receivers: Receiver[] = []
   /** Of calls that have a consumer of their own. */
   readonly #waiters = new Set<Waiter<unknown>>()
+  readonly #looks = new Set<Waiter<void>>()
   #tag: string | undefined
   /** How much the server sends to the consumer that stays, of what is not settled. */
   #prefetch = 0
   /** What it is to send. */
   #asked = 0
   /** To be given back. */
-  #returns: Held[] = []
+  #returns: Plain[] = []
   #tuning: Promise<void> | undefined
   #quiet: NodeJS.Timeout | undefined
   #isStale = false
@@ -84,6 +63,12 @@ export class Line {
   #serving = false
   readonly #signals = new WeakSet<AbortSignal>()
   #closed = false
+  /** How many calls wait for messages. */
+  #users = 0
+  /** Those with a key, if there have been some. */
+  #keyed: Keyed | undefined
+  #finding: Promise<void> | undefined
+  #isTurnOfKeys = true
 
   constructor(queue: string, context: LineContext) {
     this.queue = queue
@@ -91,13 +76,11 @@ export class Line {
     this.#context = context
   }
 
-  /** In the hands of consumers. */
-  get leased(): number {
-    return this.#held.size - this.#buffer.length
-  }
-
-  get waiting(): number {
-    return this.#buffer.length
+  /** What this process has. */
+  get counts(): { ready: number; leased: number; delayed: number; held: number } {
+    const { ready, leased, delayed, held } = this.#keyed?.counts ?? NONE
+    const buffered = this.#buffer.length
+    return { ready: ready + buffered, leased: leased + this.#held.size - buffered, delayed, held }
   }
 
   /** Resolves when what nobody here wants is the server's again; undefined if there is nothing to wait for. */
@@ -109,25 +92,83 @@ export class Line {
     checkSignal(options.signal)
     const { hold } = this.#context.link
     if (!options.background) hold.take()
+    this.#users++
+    this.#keyed?.want()
     try {
       const held = await (options.together ? this.#receiveMore(options) : this.#receiveOnce(options))
-      if (options.lease !== Number.POSITIVE_INFINITY) for (const one of held) this.limit(one, options.lease)
+      if (options.lease !== Number.POSITIVE_INFINITY) for (const one of held) one.line.limit(one, options.lease)
       return held
     } finally {
+      this.#users--
+      this.#keyed?.rest()
       if (!options.background) hold.release()
     }
   }
 
-  /** It is taken away after so many milliseconds. */
+  get isKeyed(): boolean {
+    return this.#keyed !== undefined
+  }
+
+  /** Looks whether there are messages with a key, once. */
+  find(): Promise<void> {
+    const { isKeyed } = this.#context
+    this.#finding ??= isKeyed(this.queue).then(
+      (found) => {
+        if (found) this.partition()
+      },
+      (error: unknown) => {
+        this.#finding = undefined
+        if (!passes(error) && !this.#closed) throw refused(error, 'receive', this.queue)
+      },
+    )
+    return this.#finding
+  }
+
+  /** It may have come to have partitions unheard. */
+  findAgain(): void {
+    if (this.#keyed !== undefined) return
+    this.#finding = undefined
+    if (this.#users > 0) this.find().catch((error) => this.#fail(error))
+  }
+
+  /** There are messages with a key. */
+  partition(): void {
+    if (this.#closed || this.#keyed !== undefined) return
+    this.#keyed = new Keyed({
+      ...this.#context,
+      queue: this.queue,
+      isWanted: () => this.#users > 0,
+      onReady: () => {
+        this.#soon()
+        for (const waiter of [...this.#waiters]) waiter.resolve(undefined)
+      },
+      onFailure: (error) => this.#fail(error),
+    })
+    if (this.#users > 0) this.#keyed.want()
+  }
+
+  /** Another process waits, and has nothing of them. */
+  share(): void {
+    this.#keyed?.share()
+  }
+
+  retry(held: Held, due: number, counted: boolean): Promise<boolean> {
+    return this.#context.again(held, due, counted)
+  }
+
+  begun(held: Held): boolean {
+    return !held.isGone
+  }
+
   limit(held: Held, ms: number): void {
     held.cancel?.()
     held.cancel = this.#context.clock.after(ms, () => {
-      if (this.take(held)) held.channel.nack(held.message)
+      if (this.take(held as Plain)) held.channel.nack(held.message)
     })
   }
 
   /** From now on nobody has it here; false if it was gone. */
-  take(held: Held): boolean {
+  take(held: Plain): boolean {
     if (held.isGone) return false
     held.isGone = true
     held.cancel?.()
@@ -138,7 +179,8 @@ export class Line {
   }
 
   /** Together, as far as nothing before them is still in our hands; false for each that is gone. */
-  acknowledge(held: readonly Held[]): boolean[] {
+  acknowledge(all: readonly Held[]): boolean[] {
+    const held = all as readonly Plain[]
     const taken = held.map((one) => this.take(one))
     const ours = held.filter((_, at) => taken[at])
     if (ours.length === 0) return taken
@@ -193,12 +235,12 @@ export class Line {
     this.#channel = undefined
     this.#tag = undefined
     this.#prefetch = 0
-    for (const waiter of [...this.#waiters]) waiter.resolve(undefined)
+    for (const waiter of [...this.#waiters, ...this.#looks]) waiter.resolve(undefined)
     this.#tune()
   }
 
   /** A consumer of the server's, which gets no more than so much that is not settled. */
-  async #consume(prefetch: number, isStanding: boolean, take: (held?: Held) => void): Promise<[Channel, string]> {
+  async #consume(prefetch: number, isStanding: boolean, take: (held?: Plain) => void): Promise<[Channel, string]> {
     const channel = await this.#open()
     const begin = async (): Promise<[Channel, string]> => {
       await channel.prefetch(prefetch)
@@ -217,13 +259,13 @@ export class Line {
     return begun
   }
 
-  #arrive(channel: Channel, message: ConsumeMessage, isStanding: boolean, take: (held: Held) => void): void {
+  #arrive(channel: Channel, message: ConsumeMessage, isStanding: boolean, take: (held: Plain) => void): void {
     const known = read(message)
     const count = countOf(message)
     const isReleased = count > 0 && this.#released.has(known.id)
     const losses = known.losses + count - (isReleased ? 1 : 0)
     const { clock } = this.#context
-    const held: Held = {
+    const held: Plain = {
       line: this,
       channel,
       message,
@@ -255,7 +297,9 @@ export class Line {
           await this.#tune()
         }
       }
-      const got: Held[] = []
+      const keyed = this.#takeKeyed(max)
+      if (keyed.length === max) return keyed
+      const got: Plain[] = []
       let isQuiet = false
       const waiter = new Waiter<void>(Math.min(deadline, performance.now() + QUIET), signal, (ended, reason) => {
         isQuiet = reason === 'timeout' && performance.now() < deadline
@@ -269,11 +313,12 @@ export class Line {
       })
       this.#waiters.add(waiter as Waiter<unknown>)
       try {
-        const take = (held?: Held) => {
+        const take = (held?: Plain) => {
           if (held !== undefined) got.push(held)
           waiter.resolve()
         }
-        const begun = this.#consume(max, false, take)
+        const begun = this.#consume(max - keyed.length, false, take)
+        if (keyed.length > 0 || this.#keyed?.isReady) waiter.resolve()
         const end = async () => {
           const [channel, tag] = await begun
           await channel.cancel(tag)
@@ -282,7 +327,7 @@ export class Line {
         try {
           await Promise.race([begun, waiter.promise])
           // Whoever does not wait looks all the same, if there is somebody to ask.
-          if (link.isUp) await begun
+          if (link.isUp) await Promise.all([begun, this.#look()])
           await waiter.promise
         } catch (error) {
           // What the server says is told below.
@@ -295,21 +340,26 @@ export class Line {
             () => {},
           )
           if (failure !== undefined) throw failure.error
-          if (performance.now() >= deadline) return []
+          if (performance.now() >= deadline) return keyed.filter(({ isGone }) => !isGone)
         }
       } catch (error) {
         waiter.resolve()
-        if (!this.#passes(error)) throw refused(error, 'receive', this.queue)
+        if (!this.#passes(error)) {
+          for (const held of keyed) void held.line.giveBack([held])
+          throw refused(error, 'receive', this.queue)
+        }
       } finally {
         this.#waiters.delete(waiter as Waiter<unknown>)
       }
-      const ours = got.filter(({ isGone }) => !isGone)
-      if (failure !== undefined) {
-        this.giveBack(ours)
-        throw failure.error
+      const plain = got.filter(({ isGone }) => !isGone)
+      if (failure !== undefined || this.#closed) {
+        this.giveBack(plain)
+        for (const held of keyed) void held.line.giveBack([held])
       }
-      if (this.#closed) this.giveBack(ours)
+      if (failure !== undefined) throw failure.error
       link.check('receive')
+      const more = this.#keyed?.take(max - plain.length - keyed.length) ?? []
+      const ours = [...keyed, ...more, ...plain].filter(({ isGone }) => !isGone)
       if (ours.length > 0 || performance.now() >= deadline) return ours
       checkSignal(signal)
     }
@@ -317,10 +367,35 @@ export class Line {
 
   /** The channel or the queue is gone, and comes back. */
   #passes(error: unknown): boolean {
-    const code = refusalOf(error)
-    if (code === 404) this.#context.topology.forget(this.queue)
-    // Whoever waits for messages waits for the server, too.
-    return code === 404 || isLoss(error) || (error as QueueError).code === 'ERR_BUS_CONNECTION'
+    if (refusalOf(error) === 404) this.#context.topology.forget(this.queue)
+    return passes(error)
+  }
+
+  /** Resolves when all with a key has come that there is for us. */
+  async #look(): Promise<void> {
+    // It gives up with its channel.
+    const looked = new Waiter<void>(Number.POSITIVE_INFINITY, undefined, () => {})
+    this.#looks.add(looked)
+    const look = async () => {
+      await this.find()
+      await this.#keyed?.look()
+    }
+    look().then(
+      () => looked.resolve(),
+      (error: unknown) => looked.reject(error),
+    )
+    try {
+      await looked.promise
+    } finally {
+      this.#looks.delete(looked)
+    }
+  }
+
+  /** Every second time those with a key come first. */
+  #takeKeyed(max: number): Held[] {
+    if (this.#keyed?.isReady !== true) return []
+    this.#isTurnOfKeys = !this.#isTurnOfKeys
+    return this.#isTurnOfKeys ? this.#keyed.take(max) : []
   }
 
   /** By the consumer that stays, for those who will be back. */
@@ -328,11 +403,11 @@ export class Line {
     this.#asked = Math.max(this.#asked, this.#standing() + options.max)
     this.#stay()
     this.#listen(options.signal)
-    if (this.#buffer.length > 0 && this.#returns.length === 0 && this.#receivers.length === 0) {
-      const held = this.#buffer
+    if (this.#hasSome && this.#returns.length === 0 && this.#receivers.length === 0) {
+      const held = [...(this.#keyed?.take(options.max) ?? []), ...this.#buffer]
       this.#buffer = []
       this.#rest()
-      return held
+      if (held.length > 0) return held
     }
     if (performance.now() >= options.deadline) {
       this.#rest()
@@ -348,6 +423,10 @@ export class Line {
     this.#receivers.push({ options, waiter })
     this.#tune()
     return waiter.promise
+  }
+
+  get #hasSome(): boolean {
+    return this.#buffer.length > 0 || this.#keyed?.isReady === true
   }
 
   /** Whoever is busy does not wait, and may be closed all the same. */
@@ -417,6 +496,8 @@ export class Line {
           if (wanted > 0 && this.#isAskedFor) await this.#begin(wanted)
         } else {
           this.#serve()
+          // Only now: those without a key do not wait for it.
+          if (this.#users > 0 && this.#keyed === undefined) this.find().catch((error) => this.#fail(error))
           return
         }
       } catch (error) {
@@ -474,29 +555,40 @@ export class Line {
     if (tag !== undefined) await (await this.#channel)?.cancel(tag)
   }
 
-  /** What comes in one go is handed out together. */
+  /** What comes in one go is handed out together, and with more, as long as that comes. */
   #soon(): void {
     if (this.#serving) return
     this.#serving = true
+    this.#gather(1)
+  }
+
+  #gather(before: number): void {
     setImmediate(() => {
-      this.#serving = false
-      this.#serve()
+      const { length } = this.#buffer
+      if (length > before && length < (this.#receivers[0]?.options.max ?? 0)) this.#gather(length)
+      else {
+        this.#serving = false
+        this.#serve()
+      }
     })
   }
 
   #serve(): void {
     if (this.#returns.length > 0) return
-    while (this.#receivers.length > 0 && this.#buffer.length > 0) {
-      const { waiter, options } = this.#receivers.shift() as Receiver
-      const held = this.#buffer.splice(0, this.#receivers.length === 0 ? this.#buffer.length : options.max)
-      waiter.resolve(held)
+    while (this.#receivers.length > 0 && this.#hasSome) {
+      const { waiter, options } = this.#receivers[0] as Receiver
+      const keyed = this.#keyed?.take(options.max) ?? []
+      const plain = this.#buffer.splice(0, this.#receivers.length === 1 ? this.#buffer.length : options.max)
+      if (keyed.length + plain.length === 0) continue
+      this.#receivers.shift()
+      waiter.resolve(keyed.length === 0 ? plain : [...keyed, ...plain])
     }
     if (this.#receivers.length === 0 && this.#prefetch > 0) this.#rest()
   }
 
   /** They go back uncounted, to their old place if they never came back before. */
   async giveBack(held: readonly Held[]): Promise<void> {
-    this.#returns.push(...held)
+    this.#returns.push(...(held as readonly Plain[]))
     if (this.#receivers.length === 0) this.#stop()
     await this.#tune()
   }
@@ -505,8 +597,8 @@ export class Line {
     const all = [...this.#returns.splice(0), ...this.#buffer.splice(0)].filter(({ isGone }) => !isGone)
     if (all.length === 0) return
     all.sort((a, b) => a.message.fields.deliveryTag - b.message.fields.deliveryTag)
-    const again: Held[] = []
-    const back: Held[] = []
+    const again: Plain[] = []
+    const back: Plain[] = []
     // The server counts how often it came back, not why: more than once it would look as if consumers were lost over it.
     for (const held of all) (countOf(held.message) > 0 ? again : back).push(held)
     const channel = await this.#open()
@@ -516,7 +608,7 @@ export class Line {
       this.#remember(held.read.id)
       held.channel.nack(held.message)
     }
-    const send = (held: Held) =>
+    const send = (held: Plain) =>
       this.#context.again(held, 0).catch(() => {
         if (this.take(held)) held.channel.nack(held.message)
       })
@@ -546,6 +638,6 @@ export class Line {
     for (const waiter of [...this.#waiters]) waiter.reject(error)
     await this.giveBack([...this.#held].filter((held) => !this.#buffer.includes(held)))
     const channel = await this.#channel?.catch(() => undefined)
-    await channel?.close().catch(() => {})
+    await Promise.all([channel?.close().catch(() => {}), this.#keyed?.close()])
   }
 }

@@ -1,6 +1,6 @@
 // Publishing with confirmation: what was lost with its connection goes again, under the same id.
 import type { ConfirmChannel, Message, Options } from 'amqplib'
-import { Waiter } from '../../../waiting.ts'
+import { MAX_TIMER, Waiter } from '../../../waiting.ts'
 import { isLoss, type Link, refusalOf } from './link.ts'
 
 export interface Posting {
@@ -28,8 +28,13 @@ const TOO_LARGE = /message size (\d+)/
 export class Publisher {
   readonly #link: Link
   #opened: Promise<ConfirmChannel> | undefined
+  #ready: ConfirmChannel | undefined
   /** Returned, and not confirmed yet: the server confirms what it could not route. */
   readonly #returned = new Set<string>()
+  /** What waits to be confirmed, with one timer for all: one for each would be much of what is done with it here. */
+  readonly #late = new Map<Waiter<void>, { call: string; deadline: number }>()
+  #watch: NodeJS.Timeout | undefined
+  #end = Number.POSITIVE_INFINITY
   #failure: unknown
   /** What was made may be there no more. */
   readonly #forget: () => void
@@ -63,13 +68,17 @@ export class Publisher {
     channel.on('close', () => {
       this.#returned.clear()
       this.#opened = undefined
+      this.#ready = undefined
     })
+    this.#ready = channel
     return channel
   }
 
   /** Resolves when the server has all of them, or has said no. */
   async publish(call: string, postings: readonly Posting[], signal?: AbortSignal): Promise<Outcome> {
-    return this.#link.hold.during(async () => {
+    const { hold } = this.#link
+    hold.take()
+    try {
       const outcome: Outcome = { unroutable: [], refused: [] }
       const deadline = this.#link.patience()
       let left = postings
@@ -79,17 +88,21 @@ export class Publisher {
           if (prepared !== undefined) await prepared
         }
         // Whoever is short of room blocks those that publish.
-        await this.#link.up(call, deadline, signal, true)
+        if (!this.#link.isFree) await this.#link.up(call, deadline, signal, true)
         this.#failure = undefined
         try {
-          left = await this.#try(await this.#channel(call, deadline, signal), left, outcome, call, deadline, signal)
+          // Of most messages, waiting for what is there would be a good part of all that is done with them here.
+          const channel = this.#ready ?? (await this.#channel(call, deadline, signal))
+          left = await this.#try(channel, left, outcome, call, deadline, signal)
         } catch (error) {
           if (!isLoss(error)) throw error
         }
         if (left.length > 0) await this.#check(call, left, deadline)
       }
       return outcome
-    })
+    } finally {
+      hold.release()
+    }
   }
 
   /** Of what went with its channel; throws if it was the reason. */
@@ -101,6 +114,24 @@ export class Publisher {
     if (isOurs) throw this.#failure
     if (performance.now() >= deadline) throw this.#link.explain(this.#failure, call)
     await new Promise((resolve) => setTimeout(resolve, 20))
+  }
+
+  #watchUntil(end: number): void {
+    clearTimeout(this.#watch)
+    this.#end = end
+    const left = Math.max(Math.ceil(end - performance.now()), 0)
+    this.#watch = setTimeout(() => this.#rejectLate(), Math.min(left, MAX_TIMER)).unref()
+  }
+
+  #rejectLate(): void {
+    let next = Number.POSITIVE_INFINITY
+    const now = performance.now()
+    for (const [waiter, { call, deadline }] of this.#late) {
+      if (deadline > now) next = Math.min(next, deadline)
+      else waiter.reject(this.#link.late(call, new Error('not confirmed in time')))
+    }
+    this.#end = next
+    if (next < Number.POSITIVE_INFINITY) this.#watchUntil(next)
   }
 
   /** Those of which it is not known whether the server has them. */
@@ -115,9 +146,9 @@ export class Publisher {
     const lost: Posting[] = []
     let failure: { error: unknown } | undefined
     let waiting = postings.length
-    const waiter = new Waiter<void>(deadline, signal, (ended, reason) => {
-      ended.reject(reason === 'timeout' ? this.#link.late(call, new Error('not confirmed in time')) : reason)
-    })
+    const waiter = new Waiter<void>(Number.POSITIVE_INFINITY, signal, (ended, reason) => ended.reject(reason))
+    this.#late.set(waiter, { call, deadline })
+    if (deadline < this.#end) this.#watchUntil(deadline)
     const settle = () => {
       if (--waiting === 0) waiter.resolve()
     }
@@ -136,7 +167,11 @@ export class Publisher {
         settle()
       }
     }
-    await waiter.promise
+    try {
+      await waiter.promise
+    } finally {
+      this.#late.delete(waiter)
+    }
     if (failure !== undefined) throw failure.error
     return lost
   }

@@ -26,6 +26,11 @@ export function rounded(ms: number): number {
   return Math.min(Math.ceil(ms / step) * step, LONGEST_DELAY)
 }
 
+/** Into how many partitions keys are hashed. It must be the same for all who use a queue. */
+export const PARTITIONS = 8
+
+export const partitionName = (queue: string, at: number): string => `${queue}/k${at}`
+
 const queueKey = (queue: string): string => `q.${queue}`
 /** What the bus tells itself begins with `$`, and no pattern of a user means it. */
 export const topicKey = (topic: string): string => `${topic.startsWith('$') ? 's' : 't'}.${topic}`
@@ -105,6 +110,7 @@ export class Topology {
         await channel.bindQueue(gone, gone, '')
         await channel.assertExchange(this.#due, 'topic', { alternateExchange: gone })
         await channel.assertExchange(this.topics, 'topic')
+        await channel.assertExchange(this.keyed, 'direct')
       }),
     )
   }
@@ -119,6 +125,52 @@ export class Topology {
       })
       if (!queue.startsWith(BORROWED)) await this.#written()
       for (const binding of this.#borrowed.get(queue)?.values() ?? []) await this.#bind(binding)
+    })
+  }
+
+  /** Where processes tell each other of the partitions of queues, by their names. */
+  get keyed(): string {
+    return this.nameOf('$keyed')
+  }
+
+  /** A queue, and its partitions. */
+  keys(queue: string): Promise<unknown> | undefined {
+    return this.#make(`keys ${queue}`, async () => {
+      await this.queue(queue)
+      await this.#declare('declare', queue, async (channel) => {
+        const options = { arguments: { ...optionsOf(queue).arguments, 'x-single-active-consumer': true } }
+        const partitions = Array.from({ length: PARTITIONS }, (_, at) => partitionName(queue, at))
+        const make = async (partition: string) => {
+          await channel.assertQueue(this.nameOf(partition), options)
+          await channel.bindQueue(this.nameOf(partition), this.#due, queueKey(partition))
+        }
+        await Promise.all(partitions.map(make))
+      })
+      await this.#written()
+    })
+  }
+
+  /** The same, and all know of it who may wait for messages. */
+  knownKeys(queue: string, tell: () => Promise<unknown>): Promise<unknown> | undefined {
+    return this.#make(`known ${queue}`, async () => {
+      await this.keys(queue)
+      await tell()
+    })
+  }
+
+  forgetKeys(queue: string): void {
+    this.#made.delete(`keys ${queue}`)
+    this.#made.delete(`known ${queue}`)
+  }
+
+  /** One message: what is known of those in a partition. */
+  notes(partition: string): Promise<unknown> | undefined {
+    const queue = `${partition}/notes`
+    return this.#make(`notes ${queue}`, async () => {
+      await this.#declare('declare', queue, (channel) =>
+        channel.assertQueue(this.nameOf(queue), { ...optionsOf(queue), maxLength: 1 }),
+      )
+      await this.#written()
     })
   }
 
@@ -238,7 +290,13 @@ export class Topology {
   async drop(queue: string): Promise<void> {
     this.#borrowed.delete(queue)
     this.forget(queue)
-    await this.#declare('drop', queue, (channel) => channel.deleteQueue(this.nameOf(queue)))
+    this.forgetKeys(queue)
+    const partitions = Array.from({ length: PARTITIONS }, (_, at) => partitionName(queue, at))
+    const names = queue.startsWith(BORROWED) ? [queue] : [queue, ...partitions.flatMap((one) => [one, `${one}/notes`])]
+    for (const name of names) this.#made.delete(`notes ${name}`)
+    await this.#declare('drop', queue, (channel) =>
+      Promise.all(names.map((name) => channel.deleteQueue(this.nameOf(name)))),
+    )
   }
 
   /** Removes what goes with this process. */
