@@ -50,7 +50,10 @@ const order = [
     'bus/transports/amqp/link.ts',
     'bus/transports/amqp/wire.ts',
     'bus/transports/amqp/topology.ts',
+    'bus/transports/amqp/held.ts',
     'bus/transports/amqp/publisher.ts',
+    'bus/transports/amqp/discovery.ts',
+    'bus/transports/amqp/keyed.ts',
     'bus/transports/amqp/line.ts',
   ],
   [
