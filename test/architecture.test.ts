@@ -52,7 +52,6 @@ const order = [
     'bus/transports/amqp/topology.ts',
     'bus/transports/amqp/held.ts',
     'bus/transports/amqp/publisher.ts',
-    'bus/transports/amqp/discovery.ts',
     'bus/transports/amqp/keyed.ts',
     'bus/transports/amqp/line.ts',
   ],
@@ -96,7 +95,7 @@ const order = [
     'bus/outlet.ts',
     'bus/queue.ts',
   ],
-  ['bus/transports/amqp/amqp.ts'],
+  ['bus/transports/amqp/discovery.ts', 'bus/transports/amqp/amqp.ts'],
   ['bus/prometheus.ts'],
   ['bus/schedules.ts', 'bus/topic.ts', 'bus/namespace.ts', 'bus/bus.ts', 'bus/index.ts'],
   [

@@ -18,7 +18,9 @@ export interface Sink {
 }
 
 export function toBus(bus: Bus, endpoint: BusEndpoint): Sink {
-  const { order, priority, dedup } = bus.capabilities
+  const { order: ofQueues, fanout, priority, dedup } = bus.capabilities
+  // An engine that finds the queues of a topic by itself knows nothing of partitions.
+  const order = endpoint.kind === 'topic' && ofQueues === 'emulated' && fanout === 'native' ? false : ofQueues
   const fit = (parcel: Parcel): Parcel => {
     const lost = {
       ...(parcel.key !== undefined && order === false && { [KEY]: parcel.key }),

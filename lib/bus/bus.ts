@@ -209,7 +209,8 @@ export class Bus {
     const internal = (name: string, background = false) =>
       new Queue(name, {}, { ...this.#context, tracing: undefined, background })
     this.schedules = new Schedules({ transport, clock, queue: internal })
-    this.#publisher = this.#open('bus/topics')
+    // Nobody chooses for a topic how long ids are remembered: where they cannot be, an id is no more than a name.
+    this.#publisher = this.#open('bus/topics', transport.capabilities.dedup === false ? { dedup: 0 } : {})
     this.#signals = signals
     for (const signal of signals) process.once(signal, this.#onSignal)
   }

@@ -2,8 +2,8 @@
 import type { Message } from 'kernelmq/bus'
 import { afterAll, describe, expect, test } from 'vitest'
 import { missingFor, startServer } from '../bus/servers.ts'
-import { withoutServer } from '../bus/support.ts'
-import { isEmpty, newLocal, startBridge, until } from './support.ts'
+import { openBus, withoutServer } from '../bus/support.ts'
+import { isEmpty, newLocal, startBridge, takeMessages, until } from './support.ts'
 
 interface Far {
   readonly name: string
@@ -56,6 +56,18 @@ describe.each(fars)('$name', ({ url, server }) => {
     await until(() => came.size === 300)
     for (const number of numbers(300)) expect([...(came.get(number) ?? [])]).toEqual([`n-${number}`])
     await until(async () => (await isEmpty(near.bus.queue('in'))) && bridge.routes.every(({ inHand }) => inHand === 0))
+  })
+
+  test('into a topic, each under its id; what has no place there is in a header', async () => {
+    const near = await newLocal()
+    const there = await url('topic')
+    const far = await openBus(there)
+    await far.topic('t').bind('bound')
+    await startBridge({ routes: [{ from: `${near.url}#queue=in`, to: `${there}#topic=t` }] })
+    await near.bus.queue('in').send('x', { id: 'mine', key: 'k' })
+    const [message] = await takeMessages(far.queue('bound'), 1)
+    expect(message).toMatchObject({ body: 'x', id: 'mine' })
+    expect([message?.key, message?.headers['bridge-key']]).toContain('k')
   })
 
   if (server === undefined) return

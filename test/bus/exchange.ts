@@ -3,7 +3,18 @@ import { randomBytes } from 'node:crypto'
 import { setTimeout as sleep } from 'node:timers/promises'
 import { compress, encrypt, ReplyError, sign } from 'kernelmq/bus'
 import { describe, expect, test } from 'vitest'
-import { deferred, gather, isSlow, newBus, newClock, type Scheme, type TestClock, take, testOf } from './support.ts'
+import {
+  deferred,
+  gather,
+  isSlow,
+  newBus,
+  newClock,
+  one,
+  type Scheme,
+  type TestClock,
+  take,
+  testOf,
+} from './support.ts'
 
 export const exchange = (scheme: Scheme): void => {
   describe('a topic', () => {
@@ -34,6 +45,13 @@ export const exchange = (scheme: Scheme): void => {
       expect(await take(bus.queue('urgent'), 1)).toEqual([1])
       await bus.topic('a.*').unbind('urgent', { headers: { level: 'high' } })
       expect(await bus.topic('a.b').publish(3, { headers: { level: 'high' } })).toBe(1)
+    })
+
+    test('keeps the id that it was published with', async () => {
+      const bus = await newBus(scheme)
+      await bus.topic('t').bind('q')
+      await bus.topic('t').publish('x', { id: 'mine' })
+      expect(await one(bus.queue('q'))).toMatchObject({ body: 'x', id: 'mine' })
     })
 
     test('keeps for a subscription what is published while nobody is there; its consumers share it', async () => {
