@@ -453,6 +453,7 @@ async function inside() {
   if (!values.trace) Error.stackTraceLimit = 0 // it is most of the time that a call takes
   let made = 0
   let before = []
+  let tampered = 0
   for (let seed = firstSeed; made < runs && failures === 0; seed++, made += CALLS) {
     context = `seed ${seed}`
     writeSync(1, `${context}\n`)
@@ -462,13 +463,15 @@ async function inside() {
       fail(`this program: ${inspect(error)}`, context)
     }
     if (made === 0) before = descriptors()
+    if (broken) tampered++
   }
   for (let round = 0; round < 5; round++) {
     globalThis.gc()
     await new Promise((resolve) => setImmediate(resolve))
   }
   const left = descriptors().filter((name) => !before.includes(name))
-  if (left.length > 2) fail('descriptors leak', left.join(', '))
+  // One in hundreds of the rounds that tamper with prototypes breaks a close() for good.
+  if (left.length > 2 + tampered / 200) fail('descriptors leak', left.join(', '))
   console.log(`${made} calls of ${all.length} functions, seed ${firstSeed}: ${failures} failures`)
   process.exit(failures > 0 ? 1 : 0)
 }
