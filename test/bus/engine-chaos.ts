@@ -97,11 +97,19 @@ const linesOf = (path: string): string[] => {
 function judge(directory: string) {
   const [sent, got, wrong] = [new Set<string>(), new Map<string, number>(), [] as string[]]
   const known = new Set<string>()
+  /** Of each key, when each of its messages was handled first. */
+  const keys = new Map<string, Map<string, bigint>>()
   for (const file of readdirSync(directory)) {
     for (const line of linesOf(join(directory, file))) {
-      const [word, id = ''] = line.split(' ')
-      if (word === 'got') got.set(id, (got.get(id) ?? 0) + 1)
-      else if (word === 'sent' || word === 'unknown') {
+      const [word, id = '', time = '0', key = ''] = line.split(' ')
+      if (word === 'got') {
+        got.set(id, (got.get(id) ?? 0) + 1)
+        if (key === '') continue
+        const times = keys.get(key) ?? new Map<string, bigint>()
+        const first = times.get(id)
+        if (first === undefined || BigInt(time) < first) times.set(id, BigInt(time))
+        keys.set(key, times)
+      } else if (word === 'sent' || word === 'unknown') {
         known.add(id)
         if (word === 'sent') sent.add(id)
       } else if (word !== 'ready') wrong.push(`${file}: ${line}`)
@@ -109,8 +117,17 @@ function judge(directory: string) {
   }
   const lost = [...sent].filter((id) => !got.has(id))
   const again = [...got.values()].reduce((sum, count) => sum + count - 1, 0)
-  return { sent: sent.size, got: got.size, lost, again, wrong }
+  return { sent: sent.size, got: got.size, lost, again, wrong, overtaken: [...keys.values()].flatMap(overtakenIn) }
+
+  /** Those that came before one of their key that was confirmed earlier. */
+  function overtakenIn(times: Map<string, bigint>): string[] {
+    const byNumber = [...times.keys()].filter((id) => sent.has(id)).sort((a, b) => numberOf(a) - numberOf(b))
+    const timeOf = (id: string | undefined) => times.get(id ?? '') ?? 0n
+    return byNumber.filter((id, at) => timeOf(id) < timeOf(byNumber[at - 1]))
+  }
 }
+
+const numberOf = (id: string): number => Number(id.slice(id.lastIndexOf('-') + 1))
 
 const faults = ['server killed', 'consumer killed', 'connection cut', 'producer killed', 'server paused'] as const
 
@@ -216,12 +233,12 @@ export function chaos(scheme: Engine, server: Server, rounds = Number(process.en
       if (isDone || performance.now() > over) break
       await sleep(100)
     }
-    const { sent, got, lost, again, wrong } = judge(directory)
+    const { sent, got, lost, again, wrong, overtaken } = judge(directory)
     if (process.env.CHAOS_ROUNDS !== undefined) {
       const slowest = `${(longest.ms / 1000).toFixed(1)} s after ${longest.fault}`
       console.log(`${sent} confirmed, ${got} handled, ${again} again; all went on at the latest ${slowest}`)
     }
-    expect({ lost, wrong }).toEqual({ lost: [], wrong: [] })
+    expect({ lost, wrong, overtaken }).toEqual({ lost: [], wrong: [], overtaken: [] })
     expect(sent).toBeGreaterThan(0)
     expect(await queue.stats()).toMatchObject({ ready: 0, leased: 0, delayed: 0, held: 0, dead: 0 })
   })
