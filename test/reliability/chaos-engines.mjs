@@ -11,7 +11,7 @@ const help = `npm run chaos:engines -- [--engine ${engines.join(' | ')}] [--roun
 Two processes send to a queue on a real server, three consume it. In each round (default 10) the server is killed
 (SIGKILL) and started again, stopped (SIGSTOP) and continued, all connections are cut, a sender and a consumer are killed
 and replaced; after each of these everybody has to go on by himself. In the end every message whose send had returned
-must have been handled, whole, and nothing may be left. Without --engine: all, one after the other. It ends with code 1
+must have been handled, whole and in the order of its key, and nothing may be left. Without --engine: all, one after the other. It ends with code 1
 if anything was wrong.`
 
 const { values } = parseArgs({
