@@ -1,5 +1,5 @@
 // One queue of the kernel, as one process uses it: packs on their way in, messages on their way out.
-import { availableParallelism } from 'node:os'
+import { cpus } from 'node:os'
 import { AbortError, isClosed, outOfRange, QueueError } from '../../../errors.ts'
 import { checkSignal, Waiter } from '../../../waiting.ts'
 import { encode } from '../../body.ts'
@@ -84,12 +84,36 @@ interface Receiver {
 const PLENTY = 8
 /** How many messages are received before the loop gets a turn. */
 const TURN = 512
-/** Milliseconds; with one processor the receiver cannot be at work meanwhile. */
-const SOON = availableParallelism() > 1 ? 0.1 : 0
+/** Milliseconds; with one processor the other side cannot be at work meanwhile. */
+const SOON = cpus().length > 1 ? 0.1 : 0
+/** How often that may be in vain before some waits are slept through, and how many of them at most. */
+const FAILURES = 4
+const SLEEPY = 64
 /** Milliseconds in which a receiver whose time was over comes back. */
 const SOON_AGAIN = 10
 /** Milliseconds without room after which closing gives up what has none. */
 const LINGER = 1000
+
+/** Waits awake for what comes in no time; where that was in vain, and again, more and more seldom. */
+class Vigil {
+  #asleep = 0
+  #failures = 0
+
+  /** What `attempt` brings; undefined if that takes longer. */
+  async keep<T>(attempt: () => T | undefined): Promise<T | undefined> {
+    if (this.#asleep > 0) {
+      this.#asleep--
+      return attempt()
+    }
+    for (const end = performance.now() + SOON; ; await new Promise<void>((resolve) => setImmediate(resolve))) {
+      const result = attempt()
+      if (result !== undefined) this.#failures = 0
+      else if (performance.now() < end) continue
+      else this.#asleep = Math.floor(Math.min(2 ** (++this.#failures - FAILURES), SLEEPY))
+      return result
+    }
+  }
+}
 
 export class Lane implements Outlet {
   readonly #name: string
@@ -106,6 +130,8 @@ export class Lane implements Outlet {
   #inbox: Packed[] = []
   readonly #receivers: Receiver[] = []
   #pumping: Promise<void> | undefined
+  readonly #sending = new Vigil()
+  readonly #receiving = new Vigil()
   #holds = true
   /** Ends the wait for a message of the kernel. */
   #nobody = new AbortController()
@@ -346,10 +372,7 @@ export class Lane implements Outlet {
 
   /** Room that comes in no time is waited for awake: the receiver would pay more for waking us than for the message. */
   async #sendSoon(pack: Buffer, priority: number): Promise<boolean> {
-    for (const end = performance.now() + SOON; ; await new Promise<void>((resolve) => setImmediate(resolve))) {
-      if (this.#handle.trySend(pack, priority)) return true
-      if (performance.now() >= end) return false
-    }
+    return (await this.#sending.keep(() => this.#handle.trySend(pack, priority) || undefined)) ?? false
   }
 
   async receive(options: ReceiveOptions): Promise<Packed[]> {
@@ -424,7 +447,10 @@ export class Lane implements Outlet {
       if (this.#nobody.signal.aborted) this.#nobody = new AbortController()
       isAsked = false
       try {
-        this.#unpack(await this.#handle.receive(this.#nobody.signal))
+        const soon = await this.#receiving.keep(() =>
+          this.#receivers.length > 0 ? this.#handle.tryReceive() : undefined,
+        )
+        this.#unpack(soon ?? (await this.#handle.receive(this.#nobody.signal)))
         for (let first = this.#receivers[0]; first !== undefined; first = this.#receivers[0]) {
           // Who is content with what came together comes again, which costs less than to look in vain.
           const messages = first.options.together ? this.#takeUnpacked(first.options) : this.#take(first.options)
