@@ -79,6 +79,15 @@ test('a run of acknowledgements ends where a message is not of it', () => {
   expect(store.transact(() => claim(store, 2, 9)).result).toMatchObject([{ id: '1' }, { id: 'next' }])
 })
 
+test('a lease is extended before what is acknowledged with it has gone', () => {
+  const store = newStore()
+  store.transact(() => store.send(to('q', numbers(5)), 'reject'))
+  const { result } = store.transact(() => claim(store, 1, 5))
+  const acks = result.map(({ token }) => ({ token, outcome: 'ack' }) as const)
+  const extended = { token: result[2]?.token, outcome: 'extend', until: 9 } as const
+  expect(store.transact(() => store.settle([extended, ...acks])).result).toEqual([extended, ...acks].map(() => true))
+})
+
 test('what comes for one who waits can be claimed by the same transaction, and comes again when he is lost', () => {
   const store = newStore()
   expect(store.transact(() => claim(store, 1, 1)).result).toEqual([])
