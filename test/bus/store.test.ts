@@ -116,6 +116,19 @@ test('who only looks is not told of what comes later; the next who waits is', ()
   expect(store.transact(() => store.send(to('q', ['b']), 'reject')).bells).toMatchObject([{ owner: 2 }])
 })
 
+test('who only looks finds what one that is expired held behind its key', async () => {
+  const clock = new ManualClock(1)
+  const engine = openMemory(clock)
+  onTestFinished(() => engine.close())
+  const send = { overflow: 'reject', disk: false, signal: undefined } as const
+  await engine.send([...to('q', ['a'], { key: 'k', expires: 9 }), ...to('q', ['b'], { key: 'k' })], send)
+  const receive = { max: 5, deadline: 0, signal: undefined, lease: forever, together: false }
+  const [{ token } = { token: undefined }] = await engine.receive('q', receive)
+  await engine.settle([{ token, outcome: 'retry', due: 0, counted: false }])
+  clock.advance(9)
+  expect(await engine.receive('q', receive)).toMatchObject([{ id: 'b' }])
+})
+
 test('one who comes to wait in the transaction of a send that nobody waited for is told', () => {
   const store = newStore()
   const start = { messages: 5, priority: 0 }

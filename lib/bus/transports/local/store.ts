@@ -805,7 +805,8 @@ export class Store {
       if (more) break
     }
     if (deliveries.length === 0) {
-      const due = more ? now : earliest
+      // What the expired have set free meanwhile tells those in line only.
+      const due = more || (!stands && this.#news[MESSAGES].has(queue)) ? now : earliest
       if (stands) this.stand(name, MESSAGES, owner, due, starts)
       return { deliveries, due }
     }
