@@ -4,11 +4,11 @@ import { join } from 'node:path'
 import { setTimeout as sleep } from 'node:timers/promises'
 import { fileURLToPath } from 'node:url'
 import { DatabaseSync } from '@photostructure/sqlite'
-import { connect } from 'kernelmq/bus'
+import { connect, ManualClock } from 'kernelmq/bus'
 import { describe, expect, test } from 'vitest'
 import { judge } from '../reliability/chaos-bus.mjs'
 import { canUnshare, isRoot, start, stranger } from '../support.ts'
-import { newBus, one, openBus, startBus, take, temporaryDirectory } from './support.ts'
+import { newBus, nothing, one, openBus, startBus, take, temporaryDirectory } from './support.ts'
 
 const newUrl = () => `local:${join(temporaryDirectory(), 'bus')}`
 const directoryOf = (url: string) => url.slice('local:'.length)
@@ -50,6 +50,24 @@ test('what a killed process had goes to one that waits, at once', async () => {
   }
   // No timer has to expire; a busy machine is slow nevertheless.
   expect(Math.min(...times)).toBeLessThan(500)
+})
+
+test('who knew when a message is due tells the next when he gives up, also if he looks once more', async () => {
+  const url = newUrl()
+  const clock = new ManualClock()
+  const [a, b] = [(await openBus(url, { clock })).queue('q'), (await openBus(url, { clock })).queue('q')]
+  for (const queue of [a, b]) await queue.stats()
+  const given = new AbortController()
+  const first = a.receive({ signal: given.signal })
+  await a.stats()
+  const next = b.receive()
+  await b.stats()
+  await a.send('x', { delay: 10 })
+  given.abort()
+  expect(await a.receive(nothing)).toEqual([])
+  await expect(first).rejects.toMatchObject({ name: 'AbortError' })
+  clock.advance(10)
+  expect(await next).toMatchObject([{ body: 'x' }])
 })
 
 test('a message that kills its consumers is dead-lettered, and its neighbours are not', async () => {

@@ -79,6 +79,15 @@ test('a run of acknowledgements ends where a message is not of it', () => {
   expect(store.transact(() => claim(store, 2, 9)).result).toMatchObject([{ id: '1' }, { id: 'next' }])
 })
 
+test('a lease is extended before what is acknowledged with it has gone', () => {
+  const store = newStore()
+  store.transact(() => store.send(to('q', numbers(5)), 'reject'))
+  const { result } = store.transact(() => claim(store, 1, 5))
+  const acks = result.map(({ token }) => ({ token, outcome: 'ack' }) as const)
+  const extended = { token: result[2]?.token, outcome: 'extend', until: 9 } as const
+  expect(store.transact(() => store.settle([extended, ...acks])).result).toEqual([extended, ...acks].map(() => true))
+})
+
 test('what comes for one who waits can be claimed by the same transaction, and comes again when he is lost', () => {
   const store = newStore()
   expect(store.transact(() => claim(store, 1, 1)).result).toEqual([])
@@ -105,6 +114,19 @@ test('who only looks is not told of what comes later; the next who waits is', ()
   store.transact(() => claim(store, 1, 1, false))
   store.transact(() => claim(store, 2, 1))
   expect(store.transact(() => store.send(to('q', ['b']), 'reject')).bells).toMatchObject([{ owner: 2 }])
+})
+
+test('who only looks finds what one that is expired held behind its key', async () => {
+  const clock = new ManualClock(1)
+  const engine = openMemory(clock)
+  onTestFinished(() => engine.close())
+  const send = { overflow: 'reject', disk: false, signal: undefined } as const
+  await engine.send([...to('q', ['a'], { key: 'k', expires: 9 }), ...to('q', ['b'], { key: 'k' })], send)
+  const receive = { max: 5, deadline: 0, signal: undefined, lease: forever, together: false }
+  const [{ token } = { token: undefined }] = await engine.receive('q', receive)
+  await engine.settle([{ token, outcome: 'retry', due: 0, counted: false }])
+  clock.advance(9)
+  expect(await engine.receive('q', receive)).toMatchObject([{ id: 'b' }])
 })
 
 test('one who comes to wait in the transaction of a send that nobody waited for is told', () => {

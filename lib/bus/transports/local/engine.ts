@@ -452,14 +452,15 @@ export class Engine implements Transport {
   async #leave(line: Line): Promise<void> {
     line.cancel?.()
     if (this.#closed !== undefined) return
+    const isIdle = () => line.receivers.every(({ late }) => late)
     try {
       await this.transact(() => {
-        // Somebody may have come meanwhile.
-        if (line.receivers.length === 0) this.#store.leave(line.name, MESSAGES, this.owner)
+        // Somebody may have come meanwhile; who only looks does not stand there.
+        if (isIdle()) this.#store.leave(line.name, MESSAGES, this.owner)
       })
     } catch {
       // Still in line, or a bell was for nobody: it has to be passed on, when the store is to be had again.
-      const again = () => (line.receivers.length === 0 ? this.#leave(line) : undefined)
+      const again = () => (isIdle() ? this.#leave(line) : undefined)
       setTimeout(() => void again(), LATER).unref()
     }
   }

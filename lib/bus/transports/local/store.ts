@@ -805,7 +805,8 @@ export class Store {
       if (more) break
     }
     if (deliveries.length === 0) {
-      const due = more ? now : earliest
+      // What the expired have set free meanwhile tells those in line only.
+      const due = more || (!stands && this.#news[MESSAGES].has(queue)) ? now : earliest
       if (stands) this.stand(name, MESSAGES, owner, due, starts)
       return { deliveries, due }
     }
@@ -965,11 +966,12 @@ export class Store {
 
   settle(batch: readonly Settlement[], files?: ReadonlyMap<Outgoing, string>): boolean[] {
     const keeps = this.#leave(batch)
-    const runs = this.#deleteRuns(batch, keeps)
+    let run = { end: batch.length < RUN ? batch.length : 0, isGone: false }
     const done = batch.map((settlement, at) => {
       const token = settlement.token as Token
       const { queue } = token.lease
-      const held = runs?.[at] === true || this.#settleOne(token, settlement, keeps.has(queue))
+      if (at === run.end) run = this.#deleteRun(batch, at, keeps)
+      const held = run.isGone || this.#settleOne(token, settlement, keeps.has(queue))
       if (settlement.outcome === 'begin' || settlement.outcome === 'extend') return held
       if (!held) {
         // One that is settled twice must not count for another of its lease.
@@ -1014,22 +1016,21 @@ export class Store {
 
   /**
    * Most are acknowledged as they were claimed: plain ones, one after the other. A statement deletes all of such a run, if
-   * all of it is there. Says which of the batch have gone so.
+   * all of it is there.
    */
-  #deleteRuns(batch: readonly Settlement[], keeps: ReadonlyMap<number, number>): boolean[] | undefined {
-    if (batch.length < RUN) return undefined
-    const done = batch.map(() => false)
-    for (let from = 0, to: number; from < batch.length; from = to) {
-      const first = tokenOf(batch[from])
-      to = from + 1
-      if (first === undefined || keeps.has(first.lease.queue)) continue
-      while (follows(tokenOf(batch[to]), first, to - from)) to++
-      if (to - from >= RUN && this.#deleteRun(first, to - from)) done.fill(true, from, to)
-    }
-    return done
+  #deleteRun(
+    batch: readonly Settlement[],
+    from: number,
+    keeps: ReadonlyMap<number, number>,
+  ): { end: number; isGone: boolean } {
+    const first = tokenOf(batch[from])
+    let end = from + 1
+    if (first === undefined || keeps.has(first.lease.queue)) return { end, isGone: false }
+    while (follows(tokenOf(batch[end]), first, end - from)) end++
+    return { end, isGone: end - from >= RUN && this.#deleteAll(first, end - from) }
   }
 
-  #deleteRun({ lease: { queue }, rank, sequence, version }: Token, count: number): boolean {
+  #deleteAll({ lease: { queue }, rank, sequence, version }: Token, count: number): boolean {
     const run = [queue, rank, sequence, sequence + count - 1] as const
     const where = 'WHERE queue = ? AND rank = ? AND sequence BETWEEN ? AND ?'
     const there = this.#rows(`SELECT count(*) FROM messages ${where} AND version = ?`).get(...run, version)
