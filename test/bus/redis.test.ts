@@ -366,7 +366,7 @@ await describeEngine('redis', (_, server) => {
     const [bus, client] = [await openBus(url), newClient()]
     await bus.queue('q').send('x')
     await one(bus.queue('q'))
-    await client.client('KILL', 'TYPE', 'normal', 'SKIPME', 'yes')
+    await client.call('CLIENT', 'KILL', 'TYPE', 'normal', 'SKIPME', 'yes')
     await bus.queue('other').stats()
     server.pause()
     // It says that it lives, and before, because its connection was lost, that it has another name.
