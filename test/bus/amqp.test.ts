@@ -1,11 +1,14 @@
 // What is so only on RabbitMQ: how it refuses, what others do to its queues, and what they see of our messages.
+import { once } from 'node:events'
 import { readFileSync, writeFileSync } from 'node:fs'
+import { type AddressInfo, createServer, connect as dial, type Socket } from 'node:net'
 import { join } from 'node:path'
 import { setTimeout as sleep } from 'node:timers/promises'
 import { type Channel, connect as connectTo } from 'amqplib'
 import { connect, type Queue } from 'kernelmq/bus'
 import { describe, expect, onTestFinished, test } from 'vitest'
 import { start } from '../support.ts'
+import { wireTo } from './engine-chaos.ts'
 import type { Server } from './servers.ts'
 import { deferred, describeEngine, nothing, one, openBus, startBus, take, temporaryDirectory } from './support.ts'
 
@@ -298,6 +301,123 @@ await describeEngine('amqp', (_, server) => {
       expect(handled).toEqual([1, 2])
     })
 
+    test('is counted as it was although its partition was given up, released by who had begun', async () => {
+      const prefix = newPrefix()
+      const seen: number[] = []
+      for (let i = 0; i < 4; i++) {
+        const bus = await open(prefix)
+        const queue = bus.queue('q')
+        if (i === 0) await queue.send('x', { key: 'k' })
+        const released = deferred()
+        queue.consume(async (message) => {
+          seen[i] = message.losses
+          await message.release()
+          released.resolve()
+        })
+        await released.promise
+        await bus.close()
+      }
+      // That its process has ended may count, but not that its handler had begun.
+      expect(Math.max(...seen)).toBeLessThanOrEqual(1)
+    })
+
+    test('has attempts of its own if another of its id was noted', async () => {
+      const [a, b] = await open2()
+      const queue = a.queue('q', { dedup: 0 })
+      await queue.send('failing', { key: 'k', id: 'same' })
+      await queue.send('next', { key: 'k' })
+      await (await one(queue)).retry(0)
+      await (await one(queue)).ack()
+      await one(queue)
+      await a.close()
+      const other = b.queue('q', { dedup: 0 })
+      // It was there before, and so the notes are read.
+      await (await one(other)).ack()
+      await other.send('new', { key: 'k', id: 'same' })
+      expect(await one(other)).toMatchObject({ body: 'new', attempts: 0 })
+    })
+
+    test('comes although the connection went while what was noted was read', async () => {
+      const prefix = newPrefix()
+      const queue = (await open(prefix)).queue('q')
+      await queue.send('x', { key: 'k' })
+      await (await one(queue)).retry(0)
+      // basic.get, basic.nack, channel.close
+      const url = await cutAt(server, ['60.70', '60.120', '20.40'])
+      const message = one((await openBus(`${url}?prefix=${prefix}`)).queue('q'))
+      expect(await message).toMatchObject({ body: 'x', attempts: 1 })
+    })
+
+    test('is asked for, and that is heard again by who had lost its connection', async () => {
+      const prefix = newPrefix()
+      const wire = await wireTo(server.port)
+      onTestFinished(wire.close)
+      const bus = await openBus(`amqp://127.0.0.1:${wire.port}?prefix=${prefix}`)
+      const handled = deferred()
+      bus.queue('q').consume(() => handled.resolve())
+      await (await open(prefix)).queue('q').send('x', { key: 'k' })
+      await handled.promise
+      const channel = await bare(server)
+      const returns: unknown[] = []
+      channel.on('return', (message) => returns.push(message))
+      const isHeard = async () => {
+        const before = returns.length
+        channel.publish(`${prefix}/$keyed`, 'q', Buffer.from('idle'), { mandatory: true })
+        await channel.checkExchange(`${prefix}/$keyed`)
+        return returns.length === before
+      }
+      expect(await isHeard()).toBe(true)
+      wire.cut()
+      await expect.poll(isHeard).toBe(false)
+      wire.mend()
+      await expect.poll(isHeard, { timeout: 10_000 }).toBe(true)
+    })
+
+    test('is waited for again although the server does not know yet that the connection has gone', async () => {
+      const prefix = newPrefix()
+      const nears = new Set<Socket>()
+      const fars = new Set<Socket>()
+      const wire = createServer((near) => {
+        const far = dial(server.port, '127.0.0.1')
+        near
+          .on('error', () => {})
+          .pipe(
+            far.on('error', () => {}),
+            { end: false },
+          )
+        far.pipe(near)
+        nears.add(near)
+        fars.add(far)
+      })
+      wire.listen(0, '127.0.0.1')
+      await once(wire, 'listening')
+      onTestFinished(() => {
+        wire.close()
+        for (const far of fars) far.destroy()
+      })
+      const bus = await openBus(`amqp://127.0.0.1:${(wire.address() as AddressInfo).port}?prefix=${prefix}`)
+      const handled = deferred<unknown>()
+      const consumer = bus.queue('q').consume(({ body }) => handled.resolve(body))
+      await bus.queue('other').receive(nothing)
+      for (const near of nears) near.destroy()
+      // Of this one the server knows.
+      const again = bus.queue('again').consume(({ body }) => handled.resolve(body))
+      await (await open(prefix)).queue('again').send('x', { key: 'k' })
+      const failed = Promise.race([consumer.closed, again.closed]).then(() => 'closed')
+      expect(await Promise.race([handled.promise, failed])).toBe('x')
+    })
+
+    test('is not counted where its partitions were removed', async () => {
+      const prefix = newPrefix()
+      const queue = (await open(prefix)).queue('q')
+      await queue.send(1, { key: 'k' })
+      await queue.send(2)
+      expect(await queue.stats()).toMatchObject({ ready: 2 })
+      const channel = await bare(server)
+      for (let i = 0; i < 8; i++) await channel.deleteQueue(`${prefix}/q/k${i}`)
+      expect(await queue.stats()).toMatchObject({ ready: 1 })
+    })
+
     test('is refused where the queues are not known', async () => {
       const bus = await open(newPrefix())
       await bus.topic('t').bind('q')
@@ -342,6 +462,16 @@ await describeEngine('amqp', (_, server) => {
     await again.ack()
     await expect(message.ack()).rejects.toMatchObject({ code: 'ERR_BUS_LEASE_LOST' })
     expect(await queue.stats()).toMatchObject({ ready: 0, leased: 0 })
+  })
+
+  test.each([
+    ['channel', '20.40'],
+    ['connection', '10.50'],
+  ])('is closed although the connection goes before the server has said so: of a %s', async (_, last) => {
+    const bus = await connect(`${await cutAt(server, [last])}?prefix=${newPrefix()}`)
+    await bus.queue('q').send('x')
+    await one(bus.queue('q'))
+    await bus.close()
   })
 
   test.each(['open', 'close'])('a process with nothing to wait for ends by itself: %s', async (last) => {
@@ -390,4 +520,36 @@ async function bare(server: Server): Promise<Channel> {
   const channel = await connection.createChannel()
   channel.on('error', () => {})
   return channel
+}
+
+/** The URL of a wire that is cut, once, when a client ends with these what it says on a channel. */
+async function cutAt({ port }: Server, methods: readonly string[]): Promise<string> {
+  let isCut = false
+  const wire = createServer((near) => {
+    const far = dial(port, '127.0.0.1')
+    const said = new Map<number, string[]>()
+    for (const [socket, other] of [
+      [near, far],
+      [far, near],
+    ] as const) {
+      socket.on('error', () => {})
+      socket.on('close', () => other.destroy())
+    }
+    near.on('data', (data) => {
+      // Frames come whole: a byte of type, the channel, the size, the class and the method, and a byte behind all.
+      for (let at = 0; !isCut && at + 11 < data.length && data[at] === 1; at += data.readUInt32BE(at + 3) + 8) {
+        const channel = data.readUInt16BE(at + 1)
+        const last = [...(said.get(channel) ?? []), `${data.readUInt16BE(at + 7)}.${data.readUInt16BE(at + 9)}`]
+        said.set(channel, last.slice(-methods.length))
+        isCut = said.get(channel)?.join() === methods.join()
+        if (isCut) near.destroy()
+      }
+      far.write(data)
+    })
+    far.pipe(near)
+  })
+  wire.listen(0, '127.0.0.1')
+  await once(wire, 'listening')
+  onTestFinished(() => void wire.close())
+  return `amqp://127.0.0.1:${(wire.address() as AddressInfo).port}`
 }

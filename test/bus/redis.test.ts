@@ -343,6 +343,41 @@ await describeEngine('redis', (_, server) => {
     expect(await queue.stats()).toMatchObject({ ready: 0, leased: 0 })
   })
 
+  test('what is acknowledged while its lease is extended leaves nothing behind', async () => {
+    const url = newUrl()
+    const queue = await queueOf(url)
+    await queue.send('x')
+    const message = await one(queue)
+    server.pause()
+    const extended = message.extend(1)
+    // Not together with it.
+    await new Promise(setImmediate)
+    const done = message.ack()
+    await new Promise(setImmediate)
+    server.resume()
+    await Promise.all([extended, done])
+    expect(await queue.receive({ wait: 20 })).toEqual([])
+    const left = await newClient().keys(`${prefixOf(url)}:q:q:*`)
+    expect(left.filter((key) => /:(?:lease|wear)$/.test(key))).toEqual([])
+  })
+
+  test('what a process had goes back when it is closed while it gets another name', async () => {
+    const url = newUrl('lease=3000')
+    const [bus, client] = [await openBus(url), newClient()]
+    await bus.queue('q').send('x')
+    await one(bus.queue('q'))
+    await client.call('CLIENT', 'KILL', 'TYPE', 'normal', 'SKIPME', 'yes')
+    await bus.queue('other').stats()
+    server.pause()
+    // It says that it lives, and before, because its connection was lost, that it has another name.
+    await new Promise((resolve) => setTimeout(resolve, 1200))
+    const closed = bus.close()
+    await new Promise(setImmediate)
+    server.resume()
+    await closed
+    expect(await client.zcard(`${prefixOf(url)}:alive`)).toBe(0)
+  })
+
   test('processes that are there only for moments get in the end what a dead one had', {
     timeout: 60_000,
   }, async () => {

@@ -34,7 +34,7 @@ import { Discovery } from './discovery.ts'
 import type { Held, Holder, Told } from './held.ts'
 import { partitionOf } from './keyed.ts'
 import { Line, LOOK_AGAIN, LOOKS } from './line.ts'
-import { Link } from './link.ts'
+import { Link, refusalOf } from './link.ts'
 import { type Posting, Publisher } from './publisher.ts'
 import { PARTITIONS, partitionName, refused, rounded, Topology, topicKey } from './topology.ts'
 import { countOf, read, toOptions } from './wire.ts'
@@ -435,7 +435,7 @@ export class Amqp extends Refusals implements Transport {
         try {
           const { messageCount } = await channel.checkQueue(name)
           const keyed = await this.#countKeyed(queue, channel, deadline)
-          await channel.close()
+          await channel.close().catch(() => {})
           return messageCount + keyed
         } catch (error) {
           const why = refused(error, 'stats', queue)
@@ -458,8 +458,14 @@ export class Amqp extends Refusals implements Transport {
     await found.promise
     if (!line.isKeyed) return 0
     const names = Array.from({ length: PARTITIONS }, (_, at) => this.#topology.nameOf(partitionName(queue, at)))
-    const partitions = await Promise.all(names.map((name) => channel.checkQueue(name)))
-    return partitions.reduce((sum, { messageCount }) => sum + messageCount, 0)
+    try {
+      const partitions = await Promise.all(names.map((name) => channel.checkQueue(name)))
+      return partitions.reduce((sum, { messageCount }) => sum + messageCount, 0)
+    } catch (error) {
+      // Somebody has removed them, whoever knew of them.
+      if (refusalOf(error) === 404) return 0
+      throw error
+    }
   }
 
   /** Those that this process has used: AMQP has no list of them. */

@@ -18,7 +18,8 @@ export class Discovery {
   readonly #told: (queue: string, what: Told) => void
   readonly #lost: () => void
   #listening: Promise<Channel> | undefined
-  readonly #name = `$hears/${randomUUID()}`
+  /** Of the queue that hears. */
+  #name = ''
 
   /** @param lost is called when something may have been said that was not heard */
   constructor(link: Link, topology: Topology, told: (queue: string, what: Told) => void, lost: () => void) {
@@ -80,6 +81,8 @@ export class Discovery {
   async #open(): Promise<Channel> {
     await this.#topology.base()
     const channel = await this.#link.channel('receive', Number.POSITIVE_INFINITY)
+    // Another each time: the server may take the one before for that of a connection that there still is.
+    this.#name = `$hears/${randomUUID()}`
     const name = this.#topology.nameOf(this.#name)
     await channel.assertQueue(name, { exclusive: true, durable: false, autoDelete: true })
     const hear = (message: ConsumeMessage | null) => {

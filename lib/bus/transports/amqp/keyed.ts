@@ -44,6 +44,9 @@ interface KeyedContext extends LineContext {
   onFailure(error: unknown): void
 }
 
+/** Somebody had it before. */
+const isBack = (message: ConsumeMessage): boolean => message.fields.redelivered || countOf(message) > 0
+
 /** Which of them a key is in. */
 export function partitionOf(queue: string, key: string): string {
   return partitionName(queue, createHash('sha1').update(key).digest().readUInt32BE(0) % PARTITIONS)
@@ -208,6 +211,8 @@ class Partition implements Holder {
           // The queue was removed.
           else this.#vanished(channel)
         })
+        // It may have gone with the answer.
+        if (this.#channel !== channel) continue
         this.#quiet ??= setInterval(() => this.#refresh(), QUIET).unref()
         return
       } catch (error) {
@@ -292,8 +297,7 @@ class Partition implements Holder {
   #arrive(channel: Channel, message: ConsumeMessage): void {
     if (this.#channel !== channel) return
     this.#quiet?.refresh()
-    const isBack = message.fields.redelivered || countOf(message) > 0
-    if (this.#reading === undefined && !(isBack && this.#notes === undefined)) this.#accept(channel, message)
+    if (this.#reading === undefined && !(isBack(message) && this.#notes === undefined)) this.#accept(channel, message)
     else {
       this.#arrived.push(message)
       this.#reading ??= this.#read(channel)
@@ -335,7 +339,8 @@ class Partition implements Holder {
 
   #accept(channel: Channel, message: ConsumeMessage): void {
     const known = read(message)
-    const note = this.#notes?.get(known.id)
+    // Another of the same id may have been settled since that was written.
+    const note = isBack(message) ? this.#notes?.get(known.id) : undefined
     const isLost = countOf(message) > 0 && !this.#returned.has(known.id)
     const losses = note?.losses ?? known.losses + (isLost ? 1 : 0)
     const now = this.#context.clock.now()
@@ -456,10 +461,15 @@ class Partition implements Holder {
   }
 
   async giveBack(all: readonly Held[]): Promise<void> {
-    for (const one of all) {
-      const held = one as KeyedHeld
-      if (!held.isGone) this.#replace(held, held.read, held.losses, 0)
+    const back = async (held: KeyedHeld) => {
+      const { read: known, losses } = held
+      // That its handler began was noted, as if it was lost over it.
+      if (this.#notes?.has(known.id)) {
+        await this.#note(held, { attempts: known.attempts, losses, due: 0 }).catch(() => {})
+      }
+      if (!held.isGone) this.#replace(held, known, losses, 0)
     }
+    await Promise.all((all as readonly KeyedHeld[]).map(back))
   }
 
   limit(one: Held, ms: number): void {

@@ -124,11 +124,10 @@ export class Line implements Holder {
     return this.#finding
   }
 
-  /** It may have come to have partitions unheard. */
+  /** It may have come to have partitions unheard; of one that has them it is to be heard again who waits for some. */
   findAgain(): void {
-    if (this.#keyed !== undefined) return
     this.#finding = undefined
-    if (this.#users > 0) this.find().catch((error) => this.#fail(error))
+    if (this.#users > 0 || this.#keyed !== undefined) this.find().catch((error) => this.#fail(error))
   }
 
   /** There are messages with a key. */

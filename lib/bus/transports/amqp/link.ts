@@ -112,7 +112,7 @@ export class Link {
       void model.close().catch(() => {})
       return
     }
-    this.#model = model
+    this.#model = closing(model)
     this.#blocked = undefined
     const { stream, heartbeater } = model.connection as Inside
     if (stream !== undefined) {
@@ -273,5 +273,16 @@ function gather(stream: Socket, isByKernel: boolean): void {
 /** What is wrong with a channel is told by what was asked for on it. */
 function quiet<C extends Channel>(channel: C): C {
   channel.on('error', () => {})
-  return channel
+  return closing(channel)
+}
+
+/** Closed it is, too, when the connection goes before the server has said so: then the client would wait for ever. */
+function closing<C extends Channel | ChannelModel>(one: C): C {
+  const close = one.close.bind(one)
+  one.close = () =>
+    new Promise((resolve, reject) => {
+      one.once('close', () => resolve())
+      close().then(resolve, reject)
+    })
+  return one
 }

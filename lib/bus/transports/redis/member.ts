@@ -143,6 +143,8 @@ export class Member {
 
   /** Gives back what it has. */
   async leave(): Promise<void> {
+    // It may be about to have another name.
+    await this.#doubt?.catch(() => {})
     if (this.#name === '') return
     const args = () => [...this.#calls.begin(), this.#name, '', this.#ttl, '']
     await this.#calls.connection.run('renew', 'close', args, { patience: 0 }).catch(() => {})

@@ -75,8 +75,7 @@ export class Settling {
       for (const at of answered) {
         held[at] = reply[n] === 1
         const { outcome, token } = batch[at] as Settlement
-        if (outcome === 'extend') (token as Taken).limited = true
-        else if (outcome !== 'begin') member.held.delete(token as Taken)
+        if (outcome !== 'extend' && outcome !== 'begin') member.held.delete(token as Taken)
       }
     }
     return held
@@ -132,6 +131,8 @@ export class Settling {
           args.push(JSON.stringify({ ...about, dq: settlement.queue, f: field, m: buried(settlement) }))
           break
         case 'extend':
+          // Whatever is asked for from now on has a limit to remove, too.
+          ;(settlement.token as Taken).limited = true
           args.push(JSON.stringify({ ...about, d: settlement.until, a: chunk.alone ? 1 : 0 }))
           break
         default:
