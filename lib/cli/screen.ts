@@ -33,10 +33,15 @@ export class Screen {
   readonly #onResize = () => this.draw()
   readonly #onStop = () => this.#stop()
   readonly #onContinue = () => {
-    // It may have been stopped without a word: where the cursor was is kept until it is left.
-    this.#leave()
-    this.#enter()
+    // Who was told to end while he was stopped ends: the terminal is another's, and to set it would stop him again.
+    setImmediate(() => {
+      if (this.#isClosed) return
+      // It may have been stopped without a word: where the cursor was is kept until it is left.
+      this.#leave()
+      this.#enter()
+    })
   }
+  #isClosed = false
   #fallback: NodeJS.Timeout | undefined
 
   /** @throws {Failure} if there is no terminal to draw on and to read keys from */
@@ -63,6 +68,7 @@ export class Screen {
   }
 
   close(): void {
+    this.#isClosed = true
     this.#leave()
     process.stdin.pause()
     process.off('exit', this.#onExit)
