@@ -36,7 +36,7 @@ import { partitionOf } from './keyed.ts'
 import { Line, LOOK_AGAIN, LOOKS } from './line.ts'
 import { Link, refusalOf } from './link.ts'
 import { type Posting, Publisher } from './publisher.ts'
-import { PARTITIONS, partitionName, refused, rounded, Topology, topicKey } from './topology.ts'
+import { notesOf, PARTITIONS, partitionName, refused, rounded, Topology, topicKey } from './topology.ts'
 import { countOf, read, toOptions } from './wire.ts'
 
 const PORTS: Record<string, number> = { 'amqp:': 5672, 'amqps:': 5671 }
@@ -387,10 +387,10 @@ export class Amqp extends Refusals implements Transport {
 
   /** What is known of the messages of a partition. */
   #note(held: Held, partition: string, notes: string): Promise<boolean> {
-    const queue = `${partition}/notes`
+    const queue = notesOf(partition)
     const key = this.#topology.nameOf(queue)
     const options = { messageId: randomUUID(), mandatory: true, persistent: true }
-    const prepare = () => this.#topology.notes(partition)
+    const prepare = () => this.#topology.keys(held.line.queue)
     return this.#deliverOf(held, [{ exchange: '', key, content: Buffer.from(notes), options, prepare, queue }])
   }
 

@@ -30,6 +30,8 @@ export function rounded(ms: number): number {
 export const PARTITIONS = 8
 
 export const partitionName = (queue: string, at: number): string => `${queue}/k${at}`
+/** One message: what is known of those in a partition. */
+export const notesOf = (partition: string): string => `${partition}/notes`
 
 const queueKey = (queue: string): string => `q.${queue}`
 /** What the bus tells itself begins with `$`, and no pattern of a user means it. */
@@ -133,7 +135,7 @@ export class Topology {
     return this.nameOf('$keyed')
   }
 
-  /** A queue, and its partitions. */
+  /** A queue, its partitions and their notes: all at once, since a server that is killed soon after one is made may spoil it. */
   keys(queue: string): Promise<unknown> | undefined {
     return this.#make(`keys ${queue}`, async () => {
       await this.queue(queue)
@@ -143,6 +145,7 @@ export class Topology {
         const make = async (partition: string) => {
           await channel.assertQueue(this.nameOf(partition), options)
           await channel.bindQueue(this.nameOf(partition), this.#due, queueKey(partition))
+          await channel.assertQueue(this.nameOf(notesOf(partition)), { ...optionsOf(queue), maxLength: 1 })
         }
         await Promise.all(partitions.map(make))
       })
@@ -161,17 +164,6 @@ export class Topology {
   forgetKeys(queue: string): void {
     this.#made.delete(`keys ${queue}`)
     this.#made.delete(`known ${queue}`)
-  }
-
-  /** One message: what is known of those in a partition. */
-  notes(partition: string): Promise<unknown> | undefined {
-    const queue = `${partition}/notes`
-    return this.#make(`notes ${queue}`, async () => {
-      await this.#declare('declare', queue, (channel) =>
-        channel.assertQueue(this.nameOf(queue), { ...optionsOf(queue), maxLength: 1 }),
-      )
-      await this.#written()
-    })
   }
 
   /** A queue that keeps what it has for so long, and then sends it on; shared by all whose delay is about the same. */
@@ -292,8 +284,7 @@ export class Topology {
     this.forget(queue)
     this.forgetKeys(queue)
     const partitions = Array.from({ length: PARTITIONS }, (_, at) => partitionName(queue, at))
-    const names = queue.startsWith(BORROWED) ? [queue] : [queue, ...partitions.flatMap((one) => [one, `${one}/notes`])]
-    for (const name of names) this.#made.delete(`notes ${name}`)
+    const names = queue.startsWith(BORROWED) ? [queue] : [queue, ...partitions.flatMap((one) => [one, notesOf(one)])]
     await this.#declare('drop', queue, (channel) =>
       Promise.all(names.map((name) => channel.deleteQueue(this.nameOf(name)))),
     )
