@@ -129,7 +129,8 @@ function judge(directory: string) {
 
 const numberOf = (id: string): number => Number(id.slice(id.lastIndexOf('-') + 1))
 
-const faults = ['server killed', 'consumer killed', 'connection cut', 'producer killed', 'server paused'] as const
+// Last the server's end: RabbitMQ 3.10 spoils what is made just before, and all is made by then (docs/transports.md).
+const faults = ['consumer killed', 'connection cut', 'producer killed', 'server paused', 'server killed'] as const
 
 /** Registers the test of an engine: so many rounds of every fault, in which the workers never rest. */
 export function chaos(scheme: Engine, server: Server, rounds = Number(process.env.CHAOS_ROUNDS ?? 1)): void {
