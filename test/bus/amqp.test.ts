@@ -487,6 +487,22 @@ await describeEngine('amqp', (_, server) => {
     expect(await child.outcome).toMatchObject({ code: 0, stdout: 'x\n' })
   })
 
+  test('what is not confirmed in time is an error that says where to look, and is there when the server goes on', async () => {
+    const bus = await openBus(`${server.url}?prefix=${newPrefix()}&timeout=500`)
+    const queue = bus.queue('q')
+    await queue.send(1)
+    server.pause()
+    try {
+      await expect(queue.send(2)).rejects.toMatchObject({
+        code: 'ERR_BUS_CONNECTION',
+        hint: expect.stringContaining('list_unresponsive_queues'),
+      })
+    } finally {
+      server.resume()
+    }
+    expect(await take(queue, 2)).toEqual([1, 2])
+  })
+
   test('goes on when the server was away, and says so when it is away for too long', async () => {
     const url = `${server.url}?prefix=${newPrefix()}&timeout=2000`
     const bus = await openBus(url)

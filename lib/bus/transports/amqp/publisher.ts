@@ -1,5 +1,6 @@
 // Publishing with confirmation: what was lost with its connection goes again, under the same id.
 import type { ConfirmChannel, Message, Options } from 'amqplib'
+import { QueueError } from '../../../errors.ts'
 import { MAX_TIMER, Waiter } from '../../../waiting.ts'
 import { isLoss, type Link, refusalOf } from './link.ts'
 
@@ -25,6 +26,13 @@ const sign = (exchange: string, key: string, id: string | undefined): string => 
 /** "message size 20 is larger than configured max size 10" */
 const TOO_LARGE = /message size (\d+)/
 
+/** The server is there, or seems to be, and does not say that it keeps what it was sent. */
+function unconfirmed(call: string, path: string | undefined): QueueError {
+  const hint =
+    'a server that stands still confirms nothing, nor does a queue without a leader: `rabbitmqctl list_unresponsive_queues` names those'
+  return new QueueError('ERR_BUS_CONNECTION', { syscall: call, path, detail: 'not confirmed in time', hint })
+}
+
 export class Publisher {
   readonly #link: Link
   #opened: Promise<ConfirmChannel> | undefined
@@ -32,7 +40,7 @@ export class Publisher {
   /** Returned, and not confirmed yet: the server confirms what it could not route. */
   readonly #returned = new Set<string>()
   /** What waits to be confirmed, with one timer for all: one for each would be much of what is done with it here. */
-  readonly #late = new Map<Waiter<void>, { call: string; deadline: number }>()
+  readonly #late = new Map<Waiter<void>, { call: string; deadline: number; path: string | undefined }>()
   #watch: NodeJS.Timeout | undefined
   #end = Number.POSITIVE_INFINITY
   #failure: unknown
@@ -126,9 +134,9 @@ export class Publisher {
   #rejectLate(): void {
     let next = Number.POSITIVE_INFINITY
     const now = performance.now()
-    for (const [waiter, { call, deadline }] of this.#late) {
+    for (const [waiter, { call, deadline, path }] of this.#late) {
       if (deadline > now) next = Math.min(next, deadline)
-      else waiter.reject(this.#link.late(call, new Error('not confirmed in time')))
+      else waiter.reject(this.#link.isFree ? unconfirmed(call, path) : this.#link.late(call))
     }
     this.#end = next
     if (next < Number.POSITIVE_INFINITY) this.#watchUntil(next)
@@ -147,7 +155,7 @@ export class Publisher {
     let failure: { error: unknown } | undefined
     let waiting = postings.length
     const waiter = new Waiter<void>(Number.POSITIVE_INFINITY, signal, (ended, reason) => ended.reject(reason))
-    this.#late.set(waiter, { call, deadline })
+    this.#late.set(waiter, { call, deadline, path: postings[0]?.key })
     if (deadline < this.#end) this.#watchUntil(deadline)
     const settle = () => {
       if (--waiting === 0) waiter.resolve()
