@@ -265,11 +265,15 @@ function inodeOf(directory: string, name: string): number | undefined {
 /** A watch that nobody can ask any more would gather events for ever. */
 const dropped = new FinalizationRegistry<FSWatcher>((watcher) => watcher.close())
 
-/** Events up to a deadline, at which a request is rejected with what `timeout` makes. */
+/**
+ * Events up to a deadline, at which a request is rejected with what `timeout` makes. What is `wanted` is looked for
+ * whatever event comes: of those that the kernel has no room for, it tells nothing.
+ */
 export function watchPosix(
   options: Pick<WaitOptions, 'signal'>,
   deadline: number = Number.POSITIVE_INFINITY,
   timeout?: () => Error,
+  wanted?: string,
 ): AsyncIterableIterator<QueueEvent, undefined> {
   const { signal } = options
   checkSignal(signal)
@@ -292,8 +296,7 @@ export function watchPosix(
       waiter.resolve({ type, name })
     }
   }
-  watcher.on('change', (_, file) => {
-    const name = String(file)
+  const look = (name: string) => {
     const before = known.get(name)
     const now = inodeOf(directory, name)
     if (before === now) return
@@ -302,6 +305,10 @@ export function watchPosix(
     if (now === undefined) return
     known.set(name, now)
     tell('created', `/${name}`)
+  }
+  watcher.on('change', (_, file) => {
+    look(String(file))
+    if (wanted !== undefined) look(wanted)
   })
   watcher.on('error', (error) => {
     for (const waiter of waiters) waiter.reject(error)
@@ -346,7 +353,7 @@ export async function waitForPosix(name: string, options: WaitOptions): Promise<
   const deadline = deadlineOf(options)
   checkFileName(name)
   const timeout = () => new QueueError(-constants.errno.ETIMEDOUT, { syscall: 'mq_open', path: name })
-  const events = watchPosix(options, deadline, timeout)
+  const events = watchPosix(options, deadline, timeout, name.slice(1))
   try {
     if (inodeOf(mountPoint(), name.slice(1)) !== undefined) return
     for await (const event of events) {
@@ -468,6 +475,8 @@ export function sysvHint(code: string, syscall: string): string | undefined {
   switch (code) {
     case 'EACCES':
       return 'The queue belongs to another user, or its mode does not allow this (ipcs -q).'
+    case 'EAGAIN':
+      return 'To wait takes a thread or, in a blocking call, a timer: ulimit -u or ulimit -i (signals pending) of this user allows no more.'
     case 'EEXIST':
       return 'Leave exclusive out to open the queue that is there.'
     case 'EIDRM':

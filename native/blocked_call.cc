@@ -88,7 +88,7 @@ Napi::Value BlockedCall::Start(const Napi::CallbackInfo& info) {
   sigset_t others;
   sigset_t before;
   sigfillset(&others);
-  sigdelset(&others, InterruptSignal());
+  LetInterrupt(&others);
   sigprocmask(SIG_SETMASK, &others, &before);
   async_ = async;
   const uv_thread_options_t options{UV_THREAD_HAS_STACK_SIZE, kStackSize};
@@ -120,8 +120,6 @@ void BlockedCall::Hold(const Napi::CallbackInfo& info) {
 
 void BlockedCall::Run(void* data) {
   auto* self = static_cast<BlockedCall*>(data);
-  // So that the handler finds its counter: making it may need malloc(3).
-  Interrupts();
   self->thread_id_ = ThisThread();
   self->Call();
   self->answered_ = true;

@@ -24,9 +24,9 @@ std::set<int>& Owned() {
 
 }  // namespace
 
-bool IsOwned(int fd) {
+int64_t UnlessOwned(int fd, int64_t (*call)(int fd)) {
   std::lock_guard<std::mutex> lock(owned_mutex);
-  return Owned().count(fd) != 0;
+  return Owned().count(fd) != 0 ? -EBUSY : call(fd);
 }
 
 Napi::Function Descriptor::Define(Napi::Env env, Environment* environment) {

@@ -12,8 +12,9 @@ template <size_t kCount>
 class Arguments;
 class Environment;
 
-// True if a Descriptor of any thread owns this number.
-bool IsOwned(int fd);
+// The result of a call with a descriptor that no Descriptor of any thread owns,
+// or comes to own meanwhile; otherwise -EBUSY.
+int64_t UnlessOwned(int fd, int64_t (*call)(int fd));
 
 // Owns one file descriptor and its one registration with the loop of the
 // environment that made it. JavaScript sees:

@@ -17,20 +17,28 @@ namespace kernelmq {
 // would tie the binary to glibc 2.34.
 namespace {
 
-thread_local volatile uint32_t interrupts = 0;
+// A real-time signal is refused when the user has as many pending, in all
+// processes, as RLIMIT_SIGPENDING allows; others never are. This one is ignored
+// unless somebody asks for it.
+constexpr int kSecond = SIGURG;
 
-void OnSignal(int) { interrupts = interrupts + 1; }
+void OnSignal(int) {}
+
+// False if somebody else uses it.
+bool Take(int number) {
+  struct sigaction action {};
+  if (sigaction(number, nullptr, &action) != 0 ||
+      action.sa_handler != SIG_DFL) {
+    return false;
+  }
+  action = {};
+  action.sa_handler = OnSignal;  // and no SA_RESTART
+  return sigaction(number, &action, nullptr) == 0;
+}
 
 int Install() {
   for (int number = SIGRTMAX; number >= SIGRTMIN; --number) {
-    struct sigaction action {};
-    if (sigaction(number, nullptr, &action) != 0 ||
-        action.sa_handler != SIG_DFL) {
-      continue;
-    }
-    action = {};
-    action.sa_handler = OnSignal;  // and no SA_RESTART
-    if (sigaction(number, &action, nullptr) == 0) return number;
+    if (Take(number)) return number;
   }
   return -1;
 }
@@ -42,13 +50,21 @@ int InterruptSignal() {
   return number;
 }
 
-uint32_t Interrupts() { return interrupts; }
+void Interrupt(int thread) {
+  if (syscall(SYS_tgkill, getpid(), thread, InterruptSignal()) == 0 ||
+      errno != EAGAIN) {
+    return;
+  }
+  static const bool taken = Take(kSecond);
+  if (taken) syscall(SYS_tgkill, getpid(), thread, kSecond);
+}
+
+void LetInterrupt(sigset_t* blocked) {
+  sigdelset(blocked, InterruptSignal());
+  sigdelset(blocked, kSecond);
+}
 
 int ThisThread() { return static_cast<int>(syscall(SYS_gettid)); }
-
-void Interrupt(int thread) {
-  syscall(SYS_tgkill, getpid(), thread, InterruptSignal());
-}
 
 Alarm::~Alarm() { Delete(); }
 

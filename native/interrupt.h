@@ -3,6 +3,8 @@
 #ifndef KERNELMQ_NATIVE_INTERRUPT_H_
 #define KERNELMQ_NATIVE_INTERRUPT_H_
 
+#include <signal.h>
+
 #include <cstdint>
 
 namespace kernelmq {
@@ -11,14 +13,15 @@ namespace kernelmq {
 // The handler is installed once and stays: a late signal must find it.
 int InterruptSignal();
 
-// Sends it to one thread. One that has ended is no error.
+// Sends it to one thread, or another signal if that is refused. One that has
+// ended is no error.
 void Interrupt(int thread);
+
+// Takes these signals out of those that a thread is to block.
+void LetInterrupt(sigset_t* blocked);
 
 // The calling thread, as Interrupt() takes it.
 int ThisThread();
-
-// How many of these signals this thread has had.
-uint32_t Interrupts();
 
 // Interrupts the thread that made it: once after a time, and then every
 // millisecond until disarmed, for a signal may land just before the call.

@@ -18,7 +18,7 @@ constexpr int64_t kSecond = 1000000000;
 
 // poll(fd, events, milliseconds (Infinity: for ever), interruptible, noop): the
 // events that are there, 0 after the time, -errno, or kTerminated. A signal
-// ends the wait only if it is interruptible.
+// that the loop handles ends the wait if it is interruptible.
 napi_value Poll(napi_env env, napi_callback_info info) {
   Arguments<5> arguments(env, info);
   pollfd descriptor{arguments.Int(0), static_cast<int16_t>(arguments.Int(1, 0)),
@@ -30,13 +30,11 @@ napi_value Poll(napi_env env, napi_callback_info info) {
     const timespec time{slice / kSecond, slice % kSecond};
     const int ready = ppoll(&descriptor, 1, &time, nullptr);
     if (ready > 0) return arguments.Return(descriptor.revents);
-    if (ready == -1 && (errno != EINTR || interruptible)) {
-      return arguments.Return(-errno);
-    }
-    if (deadline.Passed()) return arguments.Return(0);
+    if (ready == -1 && errno != EINTR) return arguments.Return(-errno);
     if (interruptible && SignalIsPending(arguments.environment()->loop())) {
       return arguments.Return(-EINTR);
     }
+    if (deadline.Passed()) return arguments.Return(0);
     if (!MayRunJavaScript(env, arguments[4])) {
       return arguments.Return(kTerminated);
     }

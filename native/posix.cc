@@ -244,17 +244,18 @@ int64_t GetSetAttributes(int fd, const mq_attr* wanted, mq_attr* current) {
   return OrErrno(syscall(SYS_mq_getsetattr, fd, wanted, current));
 }
 
-// close(fd): only if it is a queue, and one that no Descriptor owns. A wrong
-// number could be libuv's own, and closing that aborts the process.
+// Only if it is a queue: a wrong number could be libuv's own, and closing that
+// aborts the process.
+int64_t CloseQueue(int fd) {
+  mq_attr attributes;
+  if (GetSetAttributes(fd, nullptr, &attributes) != 0) return -EBADF;
+  return OrErrno(close(fd));
+}
+
+// close(fd): of a queue, and one that no Descriptor owns
 napi_value Close(napi_env env, napi_callback_info info) {
   Arguments<1> arguments(env, info);
-  const int fd = arguments.Int(0);
-  mq_attr attributes;
-  if (GetSetAttributes(fd, nullptr, &attributes) != 0) {
-    return arguments.Return(-EBADF);
-  }
-  if (IsOwned(fd)) return arguments.Return(-EBUSY);
-  return arguments.Return(OrErrno(close(fd)));
+  return arguments.Return(UnlessOwned(arguments.Int(0), CloseQueue));
 }
 
 // getSetAttributes(fd, flags or undefined): -errno, or the attributes before as

@@ -246,16 +246,12 @@ int64_t Block(napi_env env, uv_loop_t* loop, double milliseconds,
   thread_local Alarm alarm;
   const Deadline deadline(milliseconds);
   for (;;) {
-    const uint32_t interrupts = Interrupts();
     const int error = alarm.Arm(std::max<int64_t>(deadline.Slice(), 1));
     if (error != 0) return error;
     const int64_t result = OrErrno(call());
     alarm.Disarm();
     if (result != -EINTR) return result;
-    if (interruptible &&
-        (Interrupts() == interrupts || SignalIsPending(loop))) {
-      return -EINTR;
-    }
+    if (interruptible && SignalIsPending(loop)) return -EINTR;
     if (deadline.Passed()) return -ETIMEDOUT;
     if (!MayRunJavaScript(env, noop)) return kTerminated;
   }

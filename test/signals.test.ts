@@ -1,4 +1,7 @@
 import { spawnSync } from 'node:child_process'
+import { mkdtempSync, rmSync } from 'node:fs'
+import { tmpdir } from 'node:os'
+import { join } from 'node:path'
 import { setTimeout as sleep } from 'node:timers/promises'
 import { describe, expect, onTestFinished, test } from 'vitest'
 import { type Family, families, newQueue } from './families.ts'
@@ -67,6 +70,18 @@ describe.each(families)('with a %s,', (family) => {
       expect((await child.outcome).stdout).toBe('waiting\r\nQueueError ETIMEDOUT -110\r\n')
     })
 
+    test('is not ended by signals of the profiler, which are no business of the loop', async () => {
+      const name = prepared(family, what)
+      const directory = mkdtempSync(join(tmpdir(), 'kernelmq-profile-'))
+      onTestFinished(() => rmSync(directory, { recursive: true, force: true }))
+      const profiled = ['--cpu-prof', `--cpu-prof-dir=${directory}`]
+      const child = start(process.execPath, [...profiled, fixture('signals.mjs'), name, what, 'timeout'])
+      await child.line()
+      expect(await child.line()).toBe('QueueError ETIMEDOUT -110')
+      process.kill(child.pid, 'SIGUSR2')
+      expect((await child.outcome).code).toBe(0)
+    })
+
     test('that nothing listens for ends the process', async () => {
       const name = prepared(family, what)
       const child = startFixture('signals.mjs', [name, what, 'deaf'])
@@ -109,6 +124,13 @@ describe.each(families)('with a %s,', (family) => {
     satisfy('receive', name)
     expect((await child.outcome).stdout).toBe('waiting\nlistener\nlate\n')
   })
+})
+
+test('a wait for System V ends when the user may have no more signals pending', async () => {
+  const name = newQueue('SysvQueue')
+  const args = ['--sigpending=0', process.execPath, fixture('signals.mjs'), name, 'receive', 'deaf', 'timeout']
+  const child = start('prlimit', args)
+  expect(await child.outcome).toMatchObject({ stdout: 'waiting\nQueueError ETIMEDOUT -110\n', code: 0 })
 })
 
 test('nothing is lost when signals and messages come together', async () => {

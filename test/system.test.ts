@@ -263,6 +263,25 @@ describe('waitFor', () => {
     expect(await PosixQueue.waitFor(queue.path ?? '', { timeout: 0 })).toBeUndefined()
   })
 
+  test('resolves though the kernel had no room for the event that tells of it', async ({ skip }) => {
+    skip(!isMounted, notMounted)
+    const name = uniqueName()
+    const waiting = PosixQueue.waitFor(name, { timeout: 30_000 })
+    expect(await isPending(waiting)).toBe(true)
+    // Two events at least for each, and all in one turn.
+    const most = Number(readFileSync('/proc/sys/fs/inotify/max_queued_events', 'utf8'))
+    for (let count = 0; count < most / 2 + 1; count++) {
+      PosixQueue.open(`${name}-other`, small).close()
+      PosixQueue.unlink(`${name}-other`)
+    }
+    const queue = PosixQueue.open(name, small)
+    onTestFinished(() => {
+      queue.close()
+      PosixQueue.unlink(name)
+    })
+    await waiting
+  })
+
   test('resolves when it is created, by another process too', async ({ skip }) => {
     skip(!isMounted, notMounted)
     const name = uniqueName()
