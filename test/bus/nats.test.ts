@@ -1,7 +1,7 @@
 // What is particular to nats:, on real servers.
 import { type ChildProcess, spawn } from 'node:child_process'
 import { once } from 'node:events'
-import { mkdtempSync, readdirSync, readFileSync, rmSync } from 'node:fs'
+import { existsSync, mkdtempSync, readdirSync, readFileSync, rmSync, writeFileSync } from 'node:fs'
 import { tmpdir } from 'node:os'
 import { join } from 'node:path'
 import { setTimeout as sleep } from 'node:timers/promises'
@@ -392,6 +392,51 @@ await describeEngine('nats', (_, server) => {
     expect(await heard.promise).toBe('still there')
     expect(await take(patient.queue('other'), 1)).toEqual(['waited'])
   })
+})
+
+await describeEngine('nats', () => {
+  test('a consumer that waits for a message that is gone, because its server was killed, is made anew', async () => {
+    const directory = mkdtempSync(join(tmpdir(), 'kernelmq-nats-'))
+    const server = await startServer('nats', ['-sd', directory])
+    onTestFinished(async () => {
+      await server.close()
+      rmSync(directory, { recursive: true, force: true })
+    })
+    const files = join(directory, 'jetstream', '$G', 'streams', 'kmq=q')
+    const bus = await openBus(server.url)
+    const queue = bus.queue('q')
+    // The server forgets what it waits for only where nothing older is left.
+    await queue.send('old', { delay: 3_600_000 })
+    await queue.send(1, { key: 'k' })
+    const [lane = ''] = readdirSync(join(files, 'obs')).filter((name) => name.startsWith('k'))
+    const state = join(files, 'obs', lane, 'o.dat')
+    const changed = async (path: string, before: Buffer | undefined, work = async () => {}): Promise<Buffer> => {
+      for (;;) {
+        const now = existsSync(path) ? readFileSync(path) : Buffer.alloc(0)
+        if (now.length > 0 && !(before !== undefined && now.equals(before))) return now
+        await work()
+        await sleep(10)
+      }
+    }
+    const before = existsSync(state) ? readFileSync(state) : undefined
+    const first = await one(queue)
+    expect(first.body).toBe(1)
+    const waiting = await changed(state, before)
+    const index = join(files, 'msgs', '1.idx')
+    const was = existsSync(index) ? readFileSync(index) : undefined
+    await first.ack()
+    // What is removed is on the disk with what is removed later.
+    await changed(index, was, async () => {
+      await queue.send('other')
+      await take(queue, 1)
+    })
+    await server.kill()
+    writeFileSync(state, waiting)
+    await server.start()
+    await queue.send(2, { key: 'k' })
+    // Of what was acknowledged last some comes again.
+    while (!(await take(queue, 1)).includes(2)) {}
+  }, 30_000)
 })
 
 test('a token that stands in place of a user is not shown', async () => {

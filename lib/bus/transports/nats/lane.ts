@@ -3,7 +3,7 @@ import type { Delivery } from '../../transport.ts'
 import { Hands, type HandsOf } from './hands.ts'
 import { ApiError, type Msg } from './link.ts'
 import { filterOf, type LaneName } from './names.ts'
-import type { ConsumerInfo, StreamInfo } from './state.ts'
+import { type ConsumerInfo, type StreamInfo, unless } from './state.ts'
 
 /** What it is a part of. */
 export interface LaneOf extends HandsOf {
@@ -35,8 +35,10 @@ const LOOK = 2000
 const SILENT = 300
 /** Milliseconds after which there will be none, because somebody has the one message of a lane. */
 const TAKEN = 30
-/** In how many looks a lane has to have more than its consumer knows of. */
+/** In how many looks the same has to be wrong with a lane. */
 const CERTAIN = 3
+/** It is not wrong for certain. */
+const UNCERTAIN = ''
 /** Nanoseconds in a millisecond. */
 const NANOS = 1_000_000
 
@@ -71,9 +73,9 @@ export class Lane {
   #stands = 0
   /** When it was sent there. */
   #asked = 0
-  /** When its consumer was made, and how often there was more than that knows of. */
-  #created = ''
-  #strays = 0
+  /** What was wrong with it in the last look, and in how many of them. */
+  #wrongBefore: string | undefined
+  #seen = 0
 
   private constructor(name: LaneName, lease: number, of: LaneOf) {
     this.name = name
@@ -269,26 +271,47 @@ export class Lane {
 
   /**
    * A server that was killed may come back with messages that it will never hand out: its consumers believe that they
-   * are done, or have forgotten who had them. What can be seen is that there are more than a consumer knows of.
+   * are done, have forgotten who had them, or wait for one that is gone already, which holds up a lane that has one at a
+   * time. It knows of its messages and what its consumers have handed out at different times.
    *
-   * Resolves to whether there is nothing that its consumer does not know.
+   * Resolves to whether all is in order.
    */
   async search(): Promise<boolean> {
-    const before = await this.#count()
-    const { created, num_pending, num_ack_pending } = await this.#info()
+    const wrong = await this.#wrong()
+    this.#seen = wrong !== undefined && wrong === this.#wrongBefore ? this.#seen + 1 : 1
+    this.#wrongBefore = wrong
+    if (wrong === undefined) return true
+    // An acknowledgement takes a moment.
+    if (wrong !== UNCERTAIN && this.#seen >= CERTAIN) await this.#reset()
+    return false
+  }
+
+  /** What may be wrong, told apart from what else may be; undefined if all is in order. */
+  async #wrong(): Promise<string | undefined> {
+    const before = this.isSerial ? undefined : await this.#count()
+    const { created, num_pending, num_ack_pending, delivered, ack_floor } = await this.#info()
+    const first = await this.#first()
+    // Up to here it has no business with any.
+    const done = num_ack_pending > 0 ? ack_floor.stream_seq : delivered.stream_seq
+    if (first <= done) return `${created} ${first}`
+    if (num_ack_pending === 0) return undefined
+    // It waits for one that is gone.
+    if (before === undefined) return first > delivered.stream_seq ? `${created} -${delivered.consumer_seq}` : undefined
     const after = await this.#count()
     const known = num_pending + num_ack_pending
     const sent = after.last - before.last
-    if (before.messages + sent <= known) {
-      this.#strays = 0
-      return true
-    }
-    // An acknowledgement takes a moment.
-    const isCertain = after.messages - sent > known
-    this.#strays = isCertain ? (this.#created === created ? this.#strays : 0) + 1 : 0
-    this.#created = created
-    if (this.#strays >= CERTAIN) await this.#reset()
-    return false
+    if (before.messages + sent <= known) return undefined
+    return after.messages - sent > known ? created : UNCERTAIN
+  }
+
+  /** The sequence of the first message that is there. */
+  async #first(): Promise<number> {
+    const { link, stream, root } = this.#of
+    const query = { seq: 1, next_by_subj: `${root}.${filterOf(this.name)}` }
+    const found = await link
+      .api<{ message: { seq: number } }>(`STREAM.MSG.GET.${stream}`, query)
+      .catch(unless(undefined))
+    return found?.message.seq ?? Number.POSITIVE_INFINITY
   }
 
   async #count(): Promise<{ messages: number; last: number }> {

@@ -20,6 +20,9 @@ export interface ConsumerInfo {
   readonly name: string
   readonly num_pending: number
   readonly num_ack_pending: number
+  /** What it has handed out last, and up to where all that is done. */
+  readonly delivered: { readonly consumer_seq: number; readonly stream_seq: number }
+  readonly ack_floor: { readonly stream_seq: number }
   readonly created: string
 }
 
