@@ -9,7 +9,8 @@ import { connect as connectTo, headers as newHeaders } from '@nats-io/transport-
 import { connect } from 'kernelmq/bus'
 import { describe, expect, onTestFinished, test } from 'vitest'
 import { fieldsOf, placeOf } from '../../lib/bus/transports/nats/envelope.ts'
-import type { Msg } from '../../lib/bus/transports/nats/link.ts'
+import type { Link, Msg } from '../../lib/bus/transports/nats/link.ts'
+import { consumerOf, consumersOf } from '../../lib/bus/transports/nats/state.ts'
 import { startServer } from './servers.ts'
 import { deferred, describeEngine, nothing, one, openBus, startBus, take } from './support.ts'
 
@@ -450,6 +451,15 @@ test('headers are read, too, when the client does not show their bytes', () => {
   headers.append('kind', 'the second of a name')
   expect(fieldsOf({ headers } as Msg)).toEqual({ kind: 'é' })
   expect(fieldsOf({} as Msg)).toEqual({})
+})
+
+test('a server is asked again for consumers of which it only knows that they are there', async () => {
+  const p0 = { name: 'p0', config: {} }
+  const answers: unknown[] = [{ total: 2, consumers: [p0, null] }, { total: 1, consumers: [p0] }, { type: 'x' }, p0]
+  const link = { api: async () => answers.shift() } as unknown as Link
+  expect(await consumersOf('s', link)).toEqual([p0])
+  expect(await consumerOf('s', 'p0', link)).toEqual(p0)
+  expect(answers).toEqual([])
 })
 
 test.each([

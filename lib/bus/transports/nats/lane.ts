@@ -3,7 +3,7 @@ import type { Delivery } from '../../transport.ts'
 import { Hands, type HandsOf } from './hands.ts'
 import { ApiError, type Msg } from './link.ts'
 import { filterOf, type LaneName } from './names.ts'
-import { type ConsumerInfo, type StreamInfo, unless } from './state.ts'
+import { type ConsumerInfo, consumerOf, NO_CONSUMER, type StreamInfo, unless } from './state.ts'
 
 /** What it is a part of. */
 export interface LaneOf extends HandsOf {
@@ -45,9 +45,6 @@ const NANOS = 1_000_000
 /** Statuses of a pull: there is no such consumer; it was removed. */
 const GONE = 503
 const DELETED = 409
-
-/** What JetStream answers, by the numbers of its documentation. */
-const NO_CONSUMER = 10014
 
 interface Look {
   readonly batch: number
@@ -184,7 +181,7 @@ export class Lane {
 
   #info(): Promise<ConsumerInfo> {
     const { link, stream } = this.#of
-    return link.api<ConsumerInfo>(`CONSUMER.INFO.${stream}.${this.name}`)
+    return consumerOf(stream, this.name, link)
   }
 
   #ask(request: object, reply: string): void {
@@ -338,7 +335,7 @@ async function makeConsumer(
   { link, stream, root }: LaneOf,
 ): Promise<{ isNew: boolean; lease: number }> {
   try {
-    const { config } = await link.api<{ config: { ack_wait: number } }>(`CONSUMER.INFO.${stream}.${name}`)
+    const { config } = await consumerOf(stream, name, link)
     return { isNew: false, lease: config.ack_wait / NANOS }
   } catch (error) {
     if (!(error instanceof ApiError && error.number === NO_CONSUMER)) throw error
