@@ -1,4 +1,5 @@
 // A part of a queue: its consumer, which all processes share, how that is asked, and what it has forgotten.
+import { setTimeout as sleep } from 'node:timers/promises'
 import type { Delivery } from '../../transport.ts'
 import { Hands, type HandsOf } from './hands.ts'
 import { ApiError, type Msg } from './link.ts'
@@ -37,6 +38,8 @@ const SILENT = 300
 const TAKEN = 30
 /** In how many looks the same has to be wrong with a lane. */
 const CERTAIN = 3
+/** Milliseconds between those who see it. */
+const APART = 500
 /** It is not wrong for certain. */
 const UNCERTAIN = ''
 /** Nanoseconds in a millisecond. */
@@ -123,13 +126,16 @@ export class Lane {
   }
 
   async #take(max: number): Promise<Delivery[]> {
-    for (;;) {
+    for (let isMended = false; ; ) {
       // It has one at a time, which is here, or will come.
       if (this.isSerial && (!this.hands.isEmpty || this.stands)) return []
       const asked = performance.now()
       const messages = await this.#pull(this.isSerial ? 1 : max)
       if (messages === undefined) {
+        // A server that still says nothing must not keep us from the other lanes.
+        if (isMended) return []
         await this.#of.receiver.mend()
+        isMended = true
         continue
       }
       const admitted = messages.map((message) => this.#admit(message, asked))
@@ -279,7 +285,10 @@ export class Lane {
     this.#wrongBefore = wrong
     if (wrong === undefined) return true
     // An acknowledgement takes a moment.
-    if (wrong !== UNCERTAIN && this.#seen >= CERTAIN) await this.#reset()
+    if (wrong === UNCERTAIN || this.#seen < CERTAIN) return false
+    // All who receive see it, at the same time if the server stood still: the first makes it anew.
+    await sleep(Math.random() * APART, undefined, { ref: false })
+    if ((await this.#wrong()) === wrong) await this.#reset()
     return false
   }
 
