@@ -340,7 +340,13 @@ export class Stream {
     const first = this.#turn++ % Math.max(rest.length, 1)
     for (const lane of [...high, ...rest.slice(first), ...rest.slice(0, first)]) {
       if (found.length >= max) break
-      found.push(...(await lane.take(max - found.length)))
+      try {
+        found.push(...(await lane.take(max - found.length)))
+      } catch (error) {
+        // What was found before is in our hands, and kept alive there.
+        if (found.length === 0) throw error
+        break
+      }
     }
     return found.length > 1 ? found.sort(inOrder) : found
   }
