@@ -44,7 +44,10 @@ await describeEngine('nats', (_, server) => {
   async function bare() {
     const connection = await connectTo({ servers: `127.0.0.1:${server.port}` })
     onTestFinished(() => connection.close())
-    const api = async (call: string) => (await connection.request(`$JS.API.${call}`)).json<Record<string, unknown>>()
+    const api = async (call: string, body?: object) => {
+      const answer = await connection.request(`$JS.API.${call}`, body === undefined ? '' : JSON.stringify(body))
+      return answer.json<Record<string, unknown>>()
+    }
     return { connection, api }
   }
 
@@ -189,8 +192,44 @@ await describeEngine('nats', (_, server) => {
     expect(message).toMatchObject({ ...his, attempts: 0 })
     expect(message.body).toEqual(Buffer.from('hello'))
     await message.ack()
+    // Where he gives none, its place is the id, however often it is handed out.
     await connection.request(`${prefixOf(url)}.q.p.0`, 'bare')
-    expect((await one(queue)).body).toEqual(Buffer.from('bare'))
+    const [browsed] = (await queue.browse()).messages
+    const nameless = await one(queue)
+    expect(nameless).toMatchObject({ id: browsed?.id, attempts: 0, body: Buffer.from('bare') })
+    await nameless.retry(0)
+    expect(await one(queue)).toMatchObject({ id: browsed?.id, attempts: 1 })
+  })
+
+  test('a message that is too long for its stream is refused as such', async () => {
+    const url = newUrl()
+    const queue = (await openBus(url)).queue('q')
+    await queue.send('x')
+    const { api } = await bare()
+    const { config } = await api(`STREAM.INFO.${prefixOf(url)}=q`)
+    await api(`STREAM.UPDATE.${prefixOf(url)}=q`, { ...(config as object), max_msg_size: 1000 })
+    await expect(queue.send('x'.repeat(1000))).rejects.toMatchObject({
+      code: 'EMSGSIZE',
+      path: 'q',
+      hint: expect.stringContaining('max_msg_size'),
+    })
+    await queue.send('short')
+  })
+
+  test('what was found is received, when another part of the queue cannot be asked', async () => {
+    const url = newUrl()
+    const name = `${prefixOf(url)}=q`
+    const { api } = await bare()
+    const subjects = [`${prefixOf(url)}.q.>`]
+    await api(`STREAM.CREATE.${name}`, { name, subjects, retention: 'workqueue', max_consumers: 2 })
+    const queue = (await openBus(url)).queue('q')
+    await queue.send('high', { priority: 9 })
+    expect(await take(queue, 1)).toEqual(['high'])
+    await queue.send('higher', { priority: 9 })
+    await api(`CONSUMER.DELETE.${name}.p0`)
+    const other = { durable_name: 'other', filter_subject: `${prefixOf(url)}.q.x`, ack_policy: 'explicit' }
+    await api(`CONSUMER.DURABLE.CREATE.${name}.other`, { stream_name: name, config: other })
+    expect(await queue.receive({ max: 2, wait: 0 })).toMatchObject([{ body: 'higher' }])
   })
 
   test.each(['plain', 'with.dots:and_more-', 'X'.repeat(128), '.'.repeat(128)])(

@@ -157,7 +157,7 @@ export async function browse({ link, stream, root }: Asked, max: number, after: 
     if (deliveries.length === max) break
     const { seq, time, hdrs = '', data = '' } = answer.message
     const fields = parse(Buffer.from(hdrs, 'base64').toString())
-    const { id, format, key, priority, headers, sentAt } = read(fields, Date.parse(time))
+    const { id, format, key, priority, headers, sentAt } = read(fields, Date.parse(time), stream, seq)
     const body = Buffer.from(data, 'base64')
     const past = { attempts: 0, losses: 0, suspect: false, damage: undefined }
     deliveries.push({ token: undefined, id, body, format, key, priority, headers, sentAt, ...past })
