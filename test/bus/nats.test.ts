@@ -9,7 +9,8 @@ import { connect as connectTo, headers as newHeaders } from '@nats-io/transport-
 import { connect } from 'kernelmq/bus'
 import { describe, expect, onTestFinished, test } from 'vitest'
 import { fieldsOf, placeOf } from '../../lib/bus/transports/nats/envelope.ts'
-import type { Link, Msg } from '../../lib/bus/transports/nats/link.ts'
+import { Lane, type LaneOf } from '../../lib/bus/transports/nats/lane.ts'
+import { ApiError, type Link, type Msg } from '../../lib/bus/transports/nats/link.ts'
 import { consumerOf, consumersOf } from '../../lib/bus/transports/nats/state.ts'
 import { startServer } from './servers.ts'
 import { deferred, describeEngine, nothing, one, openBus, startBus, take } from './support.ts'
@@ -498,6 +499,24 @@ test('a server is asked again for consumers of which it only knows that they are
   const link = { api: async () => answers.shift() } as unknown as Link
   expect(await consumersOf('s', link)).toEqual([p0])
   expect(await consumerOf('s', 'p0', link)).toEqual(p0)
+  expect(answers).toEqual([])
+})
+
+test('a consumer is made again while others remove it, until it is there', async () => {
+  const gone = new ApiError({ err_code: 10_014, description: 'consumer not found' })
+  const failed = new ApiError({ err_code: 10_012, description: 'open meta.inf: no such file or directory' })
+  const answers: unknown[] = [gone, failed, gone, { type: 'x' }, gone, { config: {} }]
+  const told: string[] = []
+  const link = {
+    api() {
+      const answer = answers.shift()
+      return answer instanceof Error ? Promise.reject(answer) : Promise.resolve(answer)
+    },
+    tell: (_: string, name: string) => told.push(name),
+  }
+  const lane = await Lane.open('p0', { link, stream: 's', root: 's', news: 'news', lease: 1000 } as unknown as LaneOf)
+  expect(lane.hands.lease).toBe(1000)
+  expect(told).toEqual(['p0'])
   expect(answers).toEqual([])
 })
 

@@ -40,6 +40,9 @@ const TAKEN = 30
 const CERTAIN = 3
 /** Milliseconds between those who see it. */
 const APART = 500
+/** Milliseconds for a consumer to be made while others remove it, and after which it is tried again. */
+const MAKING = 5000
+const AGAIN = 50
 /** It is not wrong for certain. */
 const UNCERTAIN = ''
 /** Nanoseconds in a millisecond. */
@@ -48,6 +51,8 @@ const NANOS = 1_000_000
 /** Statuses of a pull: there is no such consumer; it was removed. */
 const GONE = 503
 const DELETED = 409
+/** What JetStream answers when its files could not be made. */
+const NOT_MADE = 10_012
 
 interface Look {
   readonly batch: number
@@ -331,7 +336,10 @@ export class Lane {
   /** All that is in it is handed out again, also what somebody has: twice rather than never. */
   async #reset(): Promise<void> {
     const { link, stream, news } = this.#of
-    await link.api(`CONSUMER.DELETE.${stream}.${this.name}`)
+    await link.api(`CONSUMER.DELETE.${stream}.${this.name}`).catch((error: unknown) => {
+      // Somebody else does at the same time.
+      if (!(error instanceof ApiError)) throw error
+    })
     await makeConsumer(this.name, this.hands.lease, this.#of)
     link.tell(news, this.name)
   }
@@ -343,12 +351,6 @@ async function makeConsumer(
   wanted: number,
   { link, stream, root }: LaneOf,
 ): Promise<{ isNew: boolean; lease: number }> {
-  try {
-    const { config } = await consumerOf(stream, name, link)
-    return { isNew: false, lease: config.ack_wait / NANOS }
-  } catch (error) {
-    if (!(error instanceof ApiError && error.number === NO_CONSUMER)) throw error
-  }
   const config = {
     durable_name: name,
     filter_subject: `${root}.${filterOf(name)}`,
@@ -360,6 +362,22 @@ async function makeConsumer(
     max_waiting: 4096,
     replay_policy: 'instant',
   }
-  await link.api(`CONSUMER.DURABLE.CREATE.${stream}.${name}`, { stream_name: stream, config })
-  return { isNew: true, lease: wanted }
+  const until = performance.now() + MAKING
+  for (;;) {
+    try {
+      const found = await consumerOf(stream, name, link)
+      return { isNew: false, lease: found.config.ack_wait / NANOS }
+    } catch (error) {
+      if (!(error instanceof ApiError && error.number === NO_CONSUMER)) throw error
+    }
+    try {
+      const request = { stream_name: stream, config }
+      const made = await link.api<Partial<ConsumerInfo>>(`CONSUMER.DURABLE.CREATE.${stream}.${name}`, request)
+      if (made.config !== undefined || performance.now() > until) return { isNew: true, lease: wanted }
+    } catch (error) {
+      if (!(error instanceof ApiError && error.number === NOT_MADE) || performance.now() > until) throw error
+    }
+    // Somebody removes it at this moment.
+    await sleep(AGAIN)
+  }
 }
