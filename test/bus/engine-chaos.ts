@@ -202,7 +202,8 @@ export function chaos(scheme: Engine, server: Server, rounds = Number(process.en
             `${dead.map(({ name, child }) => `${name} (${child.exitCode ?? child.signalCode})`)} ended by itself`,
           )
         if (performance.now() - began > PATIENCE) {
-          throw new Error(`after ${after}, ${idle.map(({ name }) => name).join(', ')} did not go on`)
+          const last = idle.map(({ name, log }) => `${name} (${linesOf(log).at(-1)})`)
+          throw new Error(`after ${after}, ${last.join(', ')} did not go on`)
         }
         await sleep(20)
       }

@@ -1,7 +1,7 @@
 // What is particular to nats:, on real servers.
 import { type ChildProcess, spawn } from 'node:child_process'
 import { once } from 'node:events'
-import { mkdtempSync, readdirSync, readFileSync, rmSync } from 'node:fs'
+import { existsSync, mkdtempSync, readdirSync, readFileSync, rmSync, writeFileSync } from 'node:fs'
 import { tmpdir } from 'node:os'
 import { join } from 'node:path'
 import { setTimeout as sleep } from 'node:timers/promises'
@@ -9,7 +9,9 @@ import { connect as connectTo, headers as newHeaders } from '@nats-io/transport-
 import { connect } from 'kernelmq/bus'
 import { describe, expect, onTestFinished, test } from 'vitest'
 import { fieldsOf, placeOf } from '../../lib/bus/transports/nats/envelope.ts'
-import type { Msg } from '../../lib/bus/transports/nats/link.ts'
+import { Lane, type LaneOf } from '../../lib/bus/transports/nats/lane.ts'
+import { ApiError, type Link, type Msg } from '../../lib/bus/transports/nats/link.ts'
+import { consumerOf, consumersOf } from '../../lib/bus/transports/nats/state.ts'
 import { startServer } from './servers.ts'
 import { deferred, describeEngine, nothing, one, openBus, startBus, take } from './support.ts'
 
@@ -43,7 +45,10 @@ await describeEngine('nats', (_, server) => {
   async function bare() {
     const connection = await connectTo({ servers: `127.0.0.1:${server.port}` })
     onTestFinished(() => connection.close())
-    const api = async (call: string) => (await connection.request(`$JS.API.${call}`)).json<Record<string, unknown>>()
+    const api = async (call: string, body?: object) => {
+      const answer = await connection.request(`$JS.API.${call}`, body === undefined ? '' : JSON.stringify(body))
+      return answer.json<Record<string, unknown>>()
+    }
     return { connection, api }
   }
 
@@ -188,8 +193,44 @@ await describeEngine('nats', (_, server) => {
     expect(message).toMatchObject({ ...his, attempts: 0 })
     expect(message.body).toEqual(Buffer.from('hello'))
     await message.ack()
+    // Where he gives none, its place is the id, however often it is handed out.
     await connection.request(`${prefixOf(url)}.q.p.0`, 'bare')
-    expect((await one(queue)).body).toEqual(Buffer.from('bare'))
+    const [browsed] = (await queue.browse()).messages
+    const nameless = await one(queue)
+    expect(nameless).toMatchObject({ id: browsed?.id, attempts: 0, body: Buffer.from('bare') })
+    await nameless.retry(0)
+    expect(await one(queue)).toMatchObject({ id: browsed?.id, attempts: 1 })
+  })
+
+  test('a message that is too long for its stream is refused as such', async () => {
+    const url = newUrl()
+    const queue = (await openBus(url)).queue('q')
+    await queue.send('x')
+    const { api } = await bare()
+    const { config } = await api(`STREAM.INFO.${prefixOf(url)}=q`)
+    await api(`STREAM.UPDATE.${prefixOf(url)}=q`, { ...(config as object), max_msg_size: 1000 })
+    await expect(queue.send('x'.repeat(1000))).rejects.toMatchObject({
+      code: 'EMSGSIZE',
+      path: 'q',
+      hint: expect.stringContaining('max_msg_size'),
+    })
+    await queue.send('short')
+  })
+
+  test('what was found is received, when another part of the queue cannot be asked', async () => {
+    const url = newUrl()
+    const name = `${prefixOf(url)}=q`
+    const { api } = await bare()
+    const subjects = [`${prefixOf(url)}.q.>`]
+    await api(`STREAM.CREATE.${name}`, { name, subjects, retention: 'workqueue', max_consumers: 2 })
+    const queue = (await openBus(url)).queue('q')
+    await queue.send('high', { priority: 9 })
+    expect(await take(queue, 1)).toEqual(['high'])
+    await queue.send('higher', { priority: 9 })
+    await api(`CONSUMER.DELETE.${name}.p0`)
+    const other = { durable_name: 'other', filter_subject: `${prefixOf(url)}.q.x`, ack_policy: 'explicit' }
+    await api(`CONSUMER.DURABLE.CREATE.${name}.other`, { stream_name: name, config: other })
+    expect(await queue.receive({ max: 2, wait: 0 })).toMatchObject([{ body: 'higher' }])
   })
 
   test.each(['plain', 'with.dots:and_more-', 'X'.repeat(128), '.'.repeat(128)])(
@@ -394,6 +435,51 @@ await describeEngine('nats', (_, server) => {
   })
 })
 
+await describeEngine('nats', () => {
+  test('a consumer that waits for a message that is gone, because its server was killed, is made anew', async () => {
+    const directory = mkdtempSync(join(tmpdir(), 'kernelmq-nats-'))
+    const server = await startServer('nats', ['-sd', directory])
+    onTestFinished(async () => {
+      await server.close()
+      rmSync(directory, { recursive: true, force: true })
+    })
+    const files = join(directory, 'jetstream', '$G', 'streams', 'kmq=q')
+    const bus = await openBus(server.url)
+    const queue = bus.queue('q')
+    // The server forgets what it waits for only where nothing older is left.
+    await queue.send('old', { delay: 3_600_000 })
+    await queue.send(1, { key: 'k' })
+    const [lane = ''] = readdirSync(join(files, 'obs')).filter((name) => name.startsWith('k'))
+    const state = join(files, 'obs', lane, 'o.dat')
+    const changed = async (path: string, before: Buffer | undefined, work = async () => {}): Promise<Buffer> => {
+      for (;;) {
+        const now = existsSync(path) ? readFileSync(path) : Buffer.alloc(0)
+        if (now.length > 0 && !(before !== undefined && now.equals(before))) return now
+        await work()
+        await sleep(10)
+      }
+    }
+    const before = existsSync(state) ? readFileSync(state) : undefined
+    const first = await one(queue)
+    expect(first.body).toBe(1)
+    const waiting = await changed(state, before)
+    const index = join(files, 'msgs', '1.idx')
+    const was = existsSync(index) ? readFileSync(index) : undefined
+    await first.ack()
+    // What is removed is on the disk with what is removed later.
+    await changed(index, was, async () => {
+      await queue.send('other')
+      await take(queue, 1)
+    })
+    await server.kill()
+    writeFileSync(state, waiting)
+    await server.start()
+    await queue.send(2, { key: 'k' })
+    // Of what was acknowledged last some comes again.
+    while (!(await take(queue, 1)).includes(2)) {}
+  }, 30_000)
+})
+
 test('a token that stands in place of a user is not shown', async () => {
   const url = 'nats://t0ken@localhost:1?prefix=a/b'
   await expect(connect(url)).rejects.toThrow("Received 'nats://***@localhost:1?prefix=a/b'")
@@ -405,6 +491,33 @@ test('headers are read, too, when the client does not show their bytes', () => {
   headers.append('kind', 'the second of a name')
   expect(fieldsOf({ headers } as Msg)).toEqual({ kind: 'é' })
   expect(fieldsOf({} as Msg)).toEqual({})
+})
+
+test('a server is asked again for consumers of which it only knows that they are there', async () => {
+  const p0 = { name: 'p0', config: {} }
+  const answers: unknown[] = [{ total: 2, consumers: [p0, null] }, { total: 1, consumers: [p0] }, { type: 'x' }, p0]
+  const link = { api: async () => answers.shift() } as unknown as Link
+  expect(await consumersOf('s', link)).toEqual([p0])
+  expect(await consumerOf('s', 'p0', link)).toEqual(p0)
+  expect(answers).toEqual([])
+})
+
+test('a consumer is made again while others remove it, until it is there', async () => {
+  const gone = new ApiError({ err_code: 10_014, description: 'consumer not found' })
+  const failed = new ApiError({ err_code: 10_012, description: 'open meta.inf: no such file or directory' })
+  const answers: unknown[] = [gone, failed, gone, { type: 'x' }, gone, { config: {} }]
+  const told: string[] = []
+  const link = {
+    api() {
+      const answer = answers.shift()
+      return answer instanceof Error ? Promise.reject(answer) : Promise.resolve(answer)
+    },
+    tell: (_: string, name: string) => told.push(name),
+  }
+  const lane = await Lane.open('p0', { link, stream: 's', root: 's', news: 'news', lease: 1000 } as unknown as LaneOf)
+  expect(lane.hands.lease).toBe(1000)
+  expect(told).toEqual(['p0'])
+  expect(answers).toEqual([])
 })
 
 test.each([

@@ -56,10 +56,15 @@ export function parse(lines: string): Fields {
   return fields
 }
 
-/** @param time when the server got it, in milliseconds since the epoch */
-export function read(fields: Fields, time: number): Read {
+/**
+ * @param time when the server got it, in milliseconds since the epoch
+ * @param stream the name of the one that it is in, if there is one, and its `sequence` there
+ */
+export function read(fields: Fields, time: number, stream?: string, sequence?: number): Read {
   if (fields[FIELD.format] !== undefined) return fromFields(fields, { sentAt: time })
-  const { [MESSAGE_ID]: id, ...rest } = fields
+  const { [MESSAGE_ID]: own, ...rest } = fields
+  // The same each time it is handed out; its time tells it from one of a stream that was made anew.
+  const id = own ?? (stream === undefined ? undefined : `${stream}~${sequence}~${time}`)
   return fromFields(fields, { id, headers: rest, sentAt: time })
 }
 

@@ -73,7 +73,7 @@ export class Held {
   constructor(hands: Hands, message: Msg, place: Place, before: Returned | undefined, safe: number) {
     const { sequence, count, time } = place
     this.hands = hands
-    this.fields = read(fieldsOf(message), time)
+    this.fields = read(fieldsOf(message), time, hands.stream, sequence)
     this.body = message.data
     this.reply = message.reply as string
     this.sequence = sequence

@@ -1,9 +1,10 @@
 // A part of a queue: its consumer, which all processes share, how that is asked, and what it has forgotten.
+import { setTimeout as sleep } from 'node:timers/promises'
 import type { Delivery } from '../../transport.ts'
 import { Hands, type HandsOf } from './hands.ts'
 import { ApiError, type Msg } from './link.ts'
 import { filterOf, type LaneName } from './names.ts'
-import type { ConsumerInfo, StreamInfo } from './state.ts'
+import { type ConsumerInfo, consumerOf, NO_CONSUMER, type StreamInfo, unless } from './state.ts'
 
 /** What it is a part of. */
 export interface LaneOf extends HandsOf {
@@ -35,17 +36,23 @@ const LOOK = 2000
 const SILENT = 300
 /** Milliseconds after which there will be none, because somebody has the one message of a lane. */
 const TAKEN = 30
-/** In how many looks a lane has to have more than its consumer knows of. */
+/** In how many looks the same has to be wrong with a lane. */
 const CERTAIN = 3
+/** Milliseconds between those who see it. */
+const APART = 500
+/** Milliseconds for a consumer to be made while others remove it, and after which it is tried again. */
+const MAKING = 5000
+const AGAIN = 50
+/** It is not wrong for certain. */
+const UNCERTAIN = ''
 /** Nanoseconds in a millisecond. */
 const NANOS = 1_000_000
 
 /** Statuses of a pull: there is no such consumer; it was removed. */
 const GONE = 503
 const DELETED = 409
-
-/** What JetStream answers, by the numbers of its documentation. */
-const NO_CONSUMER = 10014
+/** What JetStream answers when its files could not be made. */
+const NOT_MADE = 10_012
 
 interface Look {
   readonly batch: number
@@ -71,9 +78,9 @@ export class Lane {
   #stands = 0
   /** When it was sent there. */
   #asked = 0
-  /** When its consumer was made, and how often there was more than that knows of. */
-  #created = ''
-  #strays = 0
+  /** What was wrong with it in the last look, and in how many of them. */
+  #wrongBefore: string | undefined
+  #seen = 0
 
   private constructor(name: LaneName, lease: number, of: LaneOf) {
     this.name = name
@@ -124,13 +131,16 @@ export class Lane {
   }
 
   async #take(max: number): Promise<Delivery[]> {
-    for (;;) {
+    for (let isMended = false; ; ) {
       // It has one at a time, which is here, or will come.
       if (this.isSerial && (!this.hands.isEmpty || this.stands)) return []
       const asked = performance.now()
       const messages = await this.#pull(this.isSerial ? 1 : max)
       if (messages === undefined) {
+        // A server that still says nothing must not keep us from the other lanes.
+        if (isMended) return []
         await this.#of.receiver.mend()
+        isMended = true
         continue
       }
       const admitted = messages.map((message) => this.#admit(message, asked))
@@ -182,7 +192,7 @@ export class Lane {
 
   #info(): Promise<ConsumerInfo> {
     const { link, stream } = this.#of
-    return link.api<ConsumerInfo>(`CONSUMER.INFO.${stream}.${this.name}`)
+    return consumerOf(stream, this.name, link)
   }
 
   #ask(request: object, reply: string): void {
@@ -269,26 +279,50 @@ export class Lane {
 
   /**
    * A server that was killed may come back with messages that it will never hand out: its consumers believe that they
-   * are done, or have forgotten who had them. What can be seen is that there are more than a consumer knows of.
+   * are done, have forgotten who had them, or wait for one that is gone already, which holds up a lane that has one at a
+   * time. It knows of its messages and what its consumers have handed out at different times.
    *
-   * Resolves to whether there is nothing that its consumer does not know.
+   * Resolves to whether all is in order.
    */
   async search(): Promise<boolean> {
-    const before = await this.#count()
-    const { created, num_pending, num_ack_pending } = await this.#info()
+    const wrong = await this.#wrong()
+    this.#seen = wrong !== undefined && wrong === this.#wrongBefore ? this.#seen + 1 : 1
+    this.#wrongBefore = wrong
+    if (wrong === undefined) return true
+    // An acknowledgement takes a moment.
+    if (wrong === UNCERTAIN || this.#seen < CERTAIN) return false
+    // All who receive see it, at the same time if the server stood still: the first makes it anew.
+    await sleep(Math.random() * APART, undefined, { ref: false })
+    if ((await this.#wrong()) === wrong) await this.#reset()
+    return false
+  }
+
+  /** What may be wrong, told apart from what else may be; undefined if all is in order. */
+  async #wrong(): Promise<string | undefined> {
+    const before = this.isSerial ? undefined : await this.#count()
+    const { created, num_pending, num_ack_pending, delivered, ack_floor } = await this.#info()
+    const first = await this.#first()
+    // Up to here it has no business with any.
+    const done = num_ack_pending > 0 ? ack_floor.stream_seq : delivered.stream_seq
+    if (first <= done) return `${created} ${first}`
+    if (num_ack_pending === 0) return undefined
+    // It waits for one that is gone.
+    if (before === undefined) return first > delivered.stream_seq ? `${created} -${delivered.consumer_seq}` : undefined
     const after = await this.#count()
     const known = num_pending + num_ack_pending
     const sent = after.last - before.last
-    if (before.messages + sent <= known) {
-      this.#strays = 0
-      return true
-    }
-    // An acknowledgement takes a moment.
-    const isCertain = after.messages - sent > known
-    this.#strays = isCertain ? (this.#created === created ? this.#strays : 0) + 1 : 0
-    this.#created = created
-    if (this.#strays >= CERTAIN) await this.#reset()
-    return false
+    if (before.messages + sent <= known) return undefined
+    return after.messages - sent > known ? created : UNCERTAIN
+  }
+
+  /** The sequence of the first message that is there. */
+  async #first(): Promise<number> {
+    const { link, stream, root } = this.#of
+    const query = { seq: 1, next_by_subj: `${root}.${filterOf(this.name)}` }
+    const found = await link
+      .api<{ message: { seq: number } }>(`STREAM.MSG.GET.${stream}`, query)
+      .catch(unless(undefined))
+    return found?.message.seq ?? Number.POSITIVE_INFINITY
   }
 
   async #count(): Promise<{ messages: number; last: number }> {
@@ -302,7 +336,10 @@ export class Lane {
   /** All that is in it is handed out again, also what somebody has: twice rather than never. */
   async #reset(): Promise<void> {
     const { link, stream, news } = this.#of
-    await link.api(`CONSUMER.DELETE.${stream}.${this.name}`)
+    await link.api(`CONSUMER.DELETE.${stream}.${this.name}`).catch((error: unknown) => {
+      // Somebody else does at the same time.
+      if (!(error instanceof ApiError)) throw error
+    })
     await makeConsumer(this.name, this.hands.lease, this.#of)
     link.tell(news, this.name)
   }
@@ -314,12 +351,6 @@ async function makeConsumer(
   wanted: number,
   { link, stream, root }: LaneOf,
 ): Promise<{ isNew: boolean; lease: number }> {
-  try {
-    const { config } = await link.api<{ config: { ack_wait: number } }>(`CONSUMER.INFO.${stream}.${name}`)
-    return { isNew: false, lease: config.ack_wait / NANOS }
-  } catch (error) {
-    if (!(error instanceof ApiError && error.number === NO_CONSUMER)) throw error
-  }
   const config = {
     durable_name: name,
     filter_subject: `${root}.${filterOf(name)}`,
@@ -331,6 +362,22 @@ async function makeConsumer(
     max_waiting: 4096,
     replay_policy: 'instant',
   }
-  await link.api(`CONSUMER.DURABLE.CREATE.${stream}.${name}`, { stream_name: stream, config })
-  return { isNew: true, lease: wanted }
+  const until = performance.now() + MAKING
+  for (;;) {
+    try {
+      const found = await consumerOf(stream, name, link)
+      return { isNew: false, lease: found.config.ack_wait / NANOS }
+    } catch (error) {
+      if (!(error instanceof ApiError && error.number === NO_CONSUMER)) throw error
+    }
+    try {
+      const request = { stream_name: stream, config }
+      const made = await link.api<Partial<ConsumerInfo>>(`CONSUMER.DURABLE.CREATE.${stream}.${name}`, request)
+      if (made.config !== undefined || performance.now() > until) return { isNew: true, lease: wanted }
+    } catch (error) {
+      if (!(error instanceof ApiError && error.number === NOT_MADE) || performance.now() > until) throw error
+    }
+    // Somebody removes it at this moment.
+    await sleep(AGAIN)
+  }
 }

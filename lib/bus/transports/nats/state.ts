@@ -1,4 +1,5 @@
 // What the server tells of a stream: how much is in it, and what.
+import { setTimeout as sleep } from 'node:timers/promises'
 import type { Delivery, Page, TransportStats } from '../../transport.ts'
 import { parse, read } from './envelope.ts'
 import type { Hands } from './hands.ts'
@@ -17,9 +18,13 @@ export interface StreamInfo {
 }
 
 export interface ConsumerInfo {
+  readonly config: { readonly ack_wait: number }
   readonly name: string
   readonly num_pending: number
   readonly num_ack_pending: number
+  /** What it has handed out last, and up to where all that is done. */
+  readonly delivered: { readonly consumer_seq: number; readonly stream_seq: number }
+  readonly ack_floor: { readonly stream_seq: number }
   readonly created: string
 }
 
@@ -30,6 +35,13 @@ interface StoredMessage {
   readonly data?: string
 }
 
+/** What JetStream answers, by the numbers of its documentation. */
+export const NO_CONSUMER = 10014
+
+/** Milliseconds for a consumer to be removed, and after which it is asked again. */
+const REMOVED = 2000
+const AGAIN = 20
+
 /** Nothing, of a stream or a consumer that is not there. */
 export const unless =
   <T>(nothing: T) =>
@@ -38,15 +50,40 @@ export const unless =
     throw error
   }
 
+/** All of a stream; those that are being removed are not among them. */
 export async function consumersOf(stream: string, link: Link): Promise<readonly ConsumerInfo[]> {
-  const all: ConsumerInfo[] = []
+  const until = performance.now() + REMOVED
+  for (;;) {
+    const all = await listOf(stream, link)
+    const there = all.filter((one) => one !== null)
+    if (there.length === all.length || performance.now() > until) return there
+    await sleep(AGAIN)
+  }
+}
+
+/** Of one that is being removed the server knows that it is there, but not what it is. */
+async function listOf(stream: string, link: Link): Promise<readonly (ConsumerInfo | null)[]> {
+  const all: (ConsumerInfo | null)[] = []
   for (;;) {
     // It tells of 256 at a time, and there may be more.
     const { consumers, total } = await link
-      .api<{ consumers: ConsumerInfo[] | null; total: number }>(`CONSUMER.LIST.${stream}`, { offset: all.length })
+      .api<{ consumers: (ConsumerInfo | null)[] | null; total: number }>(`CONSUMER.LIST.${stream}`, {
+        offset: all.length,
+      })
       .catch(unless({ consumers: null, total: 0 }))
     all.push(...(consumers ?? []))
     if (consumers === null || consumers.length === 0 || all.length >= total) return all
+  }
+}
+
+/** @throws {ApiError} */
+export async function consumerOf(stream: string, name: string, link: Link): Promise<ConsumerInfo> {
+  const until = performance.now() + REMOVED
+  for (;;) {
+    const info = await link.api<ConsumerInfo | { config?: undefined }>(`CONSUMER.INFO.${stream}.${name}`)
+    if (info.config !== undefined) return info
+    if (performance.now() > until) throw new ApiError({ err_code: NO_CONSUMER, description: 'it is being removed' })
+    await sleep(AGAIN)
   }
 }
 
@@ -120,7 +157,7 @@ export async function browse({ link, stream, root }: Asked, max: number, after: 
     if (deliveries.length === max) break
     const { seq, time, hdrs = '', data = '' } = answer.message
     const fields = parse(Buffer.from(hdrs, 'base64').toString())
-    const { id, format, key, priority, headers, sentAt } = read(fields, Date.parse(time))
+    const { id, format, key, priority, headers, sentAt } = read(fields, Date.parse(time), stream, seq)
     const body = Buffer.from(data, 'base64')
     const past = { attempts: 0, losses: 0, suspect: false, damage: undefined }
     deliveries.push({ token: undefined, id, body, format, key, priority, headers, sentAt, ...past })

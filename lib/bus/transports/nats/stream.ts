@@ -31,6 +31,8 @@ const REFRESH = 2000
 const RESTING = 60_000
 /** Milliseconds between beats, by which a process knows that it was stopped; at most a part of the lease. */
 const BEAT = 500
+/** What JetStream answers to a message that is larger than its stream allows. */
+const TOO_LONG = 10_054
 /** What JetStream answers when the account, its memory or the disk has no room. */
 const NO_ROOM: readonly number[] = [10_002, 10_023, 10_028, 10_047, 10_077]
 
@@ -224,6 +226,10 @@ export class Stream {
   }
 
   #refused(call: string, { err_code, description }: NonNullable<PubAck['error']>): Error {
+    if (err_code === TOO_LONG) {
+      const hint = "what a message has beside its body counts, too: see the stream's max_msg_size: nats stream info"
+      return new QueueError('EMSGSIZE', { syscall: call, path: this.queue, detail: description, hint })
+    }
     const isFull = /maximum (?:messages|bytes)/.test(description)
     if (!isFull && !NO_ROOM.includes(err_code)) return new ApiError({ err_code, description })
     const code = isFull ? 'ERR_BUS_QUEUE_FULL' : 'ERR_BUS_DISK_FULL'
@@ -340,7 +346,13 @@ export class Stream {
     const first = this.#turn++ % Math.max(rest.length, 1)
     for (const lane of [...high, ...rest.slice(first), ...rest.slice(0, first)]) {
       if (found.length >= max) break
-      found.push(...(await lane.take(max - found.length)))
+      try {
+        found.push(...(await lane.take(max - found.length)))
+      } catch (error) {
+        // What was found before is in our hands, and kept alive there.
+        if (found.length === 0) throw error
+        break
+      }
     }
     return found.length > 1 ? found.sort(inOrder) : found
   }
