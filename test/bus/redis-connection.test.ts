@@ -3,16 +3,16 @@ import { Redis } from 'ioredis'
 import { expect, onTestFinished, test } from 'vitest'
 import { wireTo } from './engine-chaos.ts'
 import { startServer } from './servers.ts'
-import { describeEngine, one, openBus } from './support.ts'
+import { describeEngine, nothing, one, openBus } from './support.ts'
 
 await describeEngine('redis', (_, server) => {
   let count = 0
   /** A bus by a wire, and one that goes to the server itself. */
-  const openBoth = async (parameters = '') => {
+  const openBoth = async (parameters = '', user = '') => {
     const wire = await wireTo(server.port)
     onTestFinished(() => wire.close())
     const rest = `?prefix=wire-${++count}${parameters}`
-    const bus = await openBus(`redis://127.0.0.1:${wire.port}${rest}`)
+    const bus = await openBus(`redis://${user}127.0.0.1:${wire.port}${rest}`)
     return { wire, bus, direct: await openBus(server.url + rest) }
   }
   const client = (port: number) => {
@@ -37,6 +37,26 @@ await describeEngine('redis', (_, server) => {
     await acknowledged
     await (await coming).ack()
     for (const name of ['a', 'b', 'c']) expect(await direct.queue(name).stats()).toMatchObject({ ready: 0, leased: 0 })
+  })
+
+  test('what was handed out when the connection was lost goes back, even if that was refused', async () => {
+    const admin = client(server.port)
+    await admin.acl('SETUSER', 'ada', 'on', '>secret', '~*', '&*', '+@all')
+    const { wire, bus, direct } = await openBoth('&lease=1500', 'ada:secret@')
+    await bus.queue('q').receive(nothing)
+    await direct.queue('q').send('x')
+    wire.mute()
+    const lost = bus.queue('q').receive()
+    await expect.poll(() => direct.queue('q').stats()).toMatchObject({ leased: 1 })
+    await admin.acl('SETUSER', 'ada', '-set')
+    wire.cut()
+    wire.mend()
+    await expect(lost).rejects.toThrow(/permissions|can't run this command/)
+    await admin.acl('LOG', 'RESET')
+    // Its sign of life, too.
+    await expect.poll(async () => JSON.stringify(await admin.acl('LOG')), { timeout: 5000 }).toContain('ada')
+    await admin.acl('SETUSER', 'ada', '+set')
+    expect((await one(direct.queue('q'))).body).toBe('x')
   })
 
   test('a server that says nothing is given up, however much it is asked', async () => {

@@ -113,9 +113,15 @@ export class Member {
 
   /** Something may have been handed out whose answer was lost: all that is not known to be here goes back. */
   renew(): Promise<void> {
-    this.#doubt ??= this.#renewNow().finally(() => {
-      this.#doubt = undefined
-    })
+    this.#doubt ??= this.#renewNow()
+      .catch((error: unknown) => {
+        // It is still to be found out.
+        this.wonder()
+        throw error
+      })
+      .finally(() => {
+        this.#doubt = undefined
+      })
     return this.#doubt
   }
 
