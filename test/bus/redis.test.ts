@@ -395,6 +395,41 @@ await describeEngine('redis', (_, server) => {
     }
   })
 
+  test('at maxmemory nothing is sent, and who begins then gets all that is there', async () => {
+    const full = await startServer('redis')
+    onTestFinished(() => full.close())
+    const url = `${full.url}?lease=600`
+    const queue = await queueOf(url)
+    await queue.send('of a dead one')
+    const child = startBus(url, 'hold', { max: 1 })
+    expect(await child.line()).toBe('["of a dead one"]')
+    await queue.sendMany([{ body: 'done' }, { body: 'again' }, { body: 'later' }, { body: 'dead' }])
+    child.kill('SIGKILL')
+    const client = newClient(full.url)
+    await client.config('SET', 'maxmemory', '1')
+    await expect(queue.send('more')).rejects.toMatchObject({ code: 'ERR_BUS_QUEUE_FULL' })
+    const bus = await openBus(url)
+    const handled: unknown[] = []
+    const consumer = bus.queue('q').consume(async (message: Message) => {
+      handled.push(message.body)
+      if (message.body === 'dead') await message.dead('enough')
+      else if (message.attempts === 0 && message.body === 'again') await message.retry()
+      else if (message.attempts === 0 && message.body === 'later') await message.retry(1)
+    })
+    // What is new there is there, too.
+    const others = ['new', 'bounded'].map((name) =>
+      bus.queue(name, name === 'new' ? {} : { maxMessages: 1 }).consume(() => {}),
+    )
+    for (const name of ['named', undefined]) await (await bus.topic('t').subscribe(name, () => {})).close()
+    const dead = bus.queue('q').dead
+    await vi.waitFor(async () => {
+      expect(await bus.queue('q').stats()).toMatchObject({ ready: 0, leased: 0, delayed: 0 })
+      expect((await dead.list()).letters).toMatchObject([{ body: 'dead' }])
+    }, 20_000)
+    expect(handled.sort()).toEqual(['again', 'again', 'dead', 'done', 'later', 'later', 'of a dead one'])
+    for (const one of [consumer, ...others]) await one.close()
+  })
+
   test('leaves nothing behind of a queue that is dropped, nor of a message that is done', async () => {
     const url = newUrl()
     const bus = await openBus(url)

@@ -14,6 +14,10 @@ end
 local now = ARGV[3] == '1' and server() or client
 local shift = now - client
 
+-- At maxmemory a script is refused at its first write, if that one needs memory; after one that needs none it is not. Called
+-- by what needs little, and without which nobody could take out what is there.
+local function afford() call('DEL', P .. 'none') end
+
 local function at(queue, part) return P .. 'q:' .. queue .. ':' .. part end
 local function stream(queue, rank) return at(queue, 's' .. rank) end
 
@@ -155,8 +159,9 @@ local function lose(queue, rank, id, alone)
   local wear = wearOf(queue, place)
   if alone or wear[4] == 1 then wear[2] = wear[2] + 1 end
   wear[3], wear[4] = 1, 0
-  setWear(queue, place, wear)
+  -- The first needs no memory; see afford().
   give(queue, rank, id)
+  setWear(queue, place, wear)
 end
 
 local function drop(queue)
@@ -213,6 +218,7 @@ end
 
 -- When somebody was heard. In a time in which nobody was, the server was away, or all were: for nobody did it pass.
 local function hear(t, ttl)
+  afford()
   local gap = t - tonumber(call('GET', P .. 'beat') or t)
   call('SET', P .. 'beat', t)
   if gap <= ttl / 2 then return end
