@@ -194,6 +194,7 @@ local consumer, ttl, t = ARGV[4], tonumber(ARGV[5]), server()
 hear(t, ttl)
 if ARGV[6] ~= '1' and not call('ZSCORE', P .. 'alive', consumer) then return 0 end
 call('ZADD', P .. 'alive', t + ttl, consumer)
+call('HDEL', P .. 'spared', consumer)
 for _, dead in ipairs(call('ZRANGEBYSCORE', P .. 'alive', '-inf', t, 'LIMIT', 0, 5)) do scatter(dead, true) end
 ringAll()
 return 1`,
