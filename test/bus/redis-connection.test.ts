@@ -61,6 +61,21 @@ await describeEngine('redis', (_, server) => {
     expect((await one(direct.queue('q'))).body).toBe('x')
   })
 
+  test('whoever has something says that it lives as soon as its connection is there again', async () => {
+    // Not for another 20 s by itself.
+    const { wire, bus, direct } = await openBoth('&lease=60000')
+    await direct.queue('q').send('x')
+    const message = await one(bus.queue('q'))
+    const admin = client(server.port)
+    const alive = () => admin.zrange(`wire-${count}:alive`, '0', '-1')
+    const before = await alive()
+    wire.cut()
+    wire.mend()
+    // What was lost with a connection is found out under another name.
+    await expect.poll(alive, { timeout: 10_000 }).not.toEqual(before)
+    await message.ack()
+  })
+
   test('a server that says nothing is given up, however much it is asked', async () => {
     const { wire, bus } = await openBoth('&timeout=600')
     const queue = bus.queue('q')

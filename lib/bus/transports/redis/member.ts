@@ -78,10 +78,11 @@ export class Member {
     await this.#calls.connection.run('beat', 'receive', args, how)
     this.#name = name
     this.#isIn = true
-    this.#beat ??= setInterval(() => void this.#sayAlive(), this.#ttl / 3).unref()
+    this.#beat ??= setInterval(() => void this.sayAlive(), this.#ttl / 3).unref()
   }
 
-  async #sayAlive(): Promise<void> {
+  /** If it is one of the consumers; never rejects. */
+  async sayAlive(): Promise<void> {
     if (!this.#isIn || this.#doubt !== undefined) return
     try {
       if (this.#unsure) await this.renew()
