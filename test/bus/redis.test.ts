@@ -69,8 +69,10 @@ await describeEngine('redis', (_, server) => {
     const [queue, other] = [await queueOf(url), await queueOf(url)]
     await queue.send('x')
     const message = await one(queue)
-    // Nobody hears of it any more: as if its loop had been blocked.
-    await newClient().zadd(`${prefixOf(url)}:alive`, 0, await consumerOf(url))
+    // Nobody hears of it any more, whatever it says: as if its loop had been blocked.
+    const [client, consumer] = [newClient(), await consumerOf(url)]
+    const unheard = setInterval(() => void client.zadd(`${prefixOf(url)}:alive`, 'XX', 0, consumer), 10)
+    onTestFinished(() => clearInterval(unheard))
     expect(await one(other)).toMatchObject({ body: 'x', losses: 1 })
     await expect(message.ack()).rejects.toMatchObject({ code: 'ERR_BUS_LEASE_LOST' })
     await queue.send('y')
