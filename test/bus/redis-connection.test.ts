@@ -138,6 +138,8 @@ await describeEngine('redis', (_, server) => {
     const queue = (await openBus(url)).queue('q')
     await queue.send('keyed', { key: 'k', priority: 1, delay: 1 })
     expect(await take(queue, 2)).toHaveLength(2)
+    await client(server.port).acl('SETUSER', 'eve', '-xadd')
+    await expect(queue.send('x')).rejects.toMatchObject({ code: 'ERR_BUS_ACCESS' })
     await client(server.port).acl('SETUSER', 'eve', '-select')
     const refused = { code: 'ERR_BUS_ACCESS', message: expect.stringContaining('database 1:') }
     await expect(connect(url)).rejects.toMatchObject(refused)

@@ -48,7 +48,8 @@ const LATEST = 2000
 /** The server's answers that will be others in a moment. */
 const PASSING = /^(?:LOADING|BUSY|MASTERDOWN|READONLY|TRYAGAIN|CLUSTERDOWN)\b/
 const DEMOTED = /^(?:READONLY|MASTERDOWN)\b/
-const DENIED = /^(?:WRONGPASS|NOAUTH|NOPERM)\b|invalid password|AUTH failed/
+const DENIED =
+  /^(?:WRONGPASS|NOAUTH|NOPERM)\b|invalid password|AUTH failed|ACL failure in script|The user executing the script can't/
 
 const PORT = 6379
 
