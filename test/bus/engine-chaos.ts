@@ -63,11 +63,15 @@ export async function wireTo(port: number) {
   const swallow = () => {
     for (const near of nears) near.unpipe().resume()
   }
+  /** What is answered from now on does not arrive, on the connections that there are. */
+  const mute = () => {
+    for (const socket of sockets) if (!nears.has(socket)) socket.unpipe().resume()
+  }
   /** Connections that are made from now on lead elsewhere. */
   const turn = (other: number) => {
     target = other
   }
-  return { port: (server.address() as { port: number }).port, cut, mend, swallow, turn, close }
+  return { port: (server.address() as { port: number }).port, cut, mend, swallow, mute, turn, close }
 }
 
 interface Worker {

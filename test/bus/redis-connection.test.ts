@@ -1,18 +1,20 @@
 // What a connection to redis: lives through: cut in the midst, gone silent, a server that is not the one it was.
+import { readFileSync } from 'node:fs'
 import { Redis } from 'ioredis'
+import { connect } from 'kernelmq/bus'
 import { expect, onTestFinished, test } from 'vitest'
 import { wireTo } from './engine-chaos.ts'
 import { startServer } from './servers.ts'
-import { describeEngine, one, openBus } from './support.ts'
+import { describeEngine, nothing, one, openBus, startBus, take } from './support.ts'
 
 await describeEngine('redis', (_, server) => {
   let count = 0
   /** A bus by a wire, and one that goes to the server itself. */
-  const openBoth = async (parameters = '') => {
+  const openBoth = async (parameters = '', user = '', database = '') => {
     const wire = await wireTo(server.port)
     onTestFinished(() => wire.close())
-    const rest = `?prefix=wire-${++count}${parameters}`
-    const bus = await openBus(`redis://127.0.0.1:${wire.port}${rest}`)
+    const rest = `${database}?prefix=wire-${++count}${parameters}`
+    const bus = await openBus(`redis://${user}127.0.0.1:${wire.port}${rest}`)
     return { wire, bus, direct: await openBus(server.url + rest) }
   }
   const client = (port: number) => {
@@ -37,6 +39,41 @@ await describeEngine('redis', (_, server) => {
     await acknowledged
     await (await coming).ack()
     for (const name of ['a', 'b', 'c']) expect(await direct.queue(name).stats()).toMatchObject({ ready: 0, leased: 0 })
+  })
+
+  test('what was handed out when the connection was lost goes back, even if that was refused', async () => {
+    const admin = client(server.port)
+    await admin.acl('SETUSER', 'ada', 'on', '>secret', '~*', '&*', '+@all')
+    const { wire, bus, direct } = await openBoth('&lease=1500', 'ada:secret@')
+    await bus.queue('q').receive(nothing)
+    await direct.queue('q').send('x')
+    wire.mute()
+    const lost = bus.queue('q').receive()
+    await expect.poll(() => direct.queue('q').stats()).toMatchObject({ leased: 1 })
+    await admin.acl('SETUSER', 'ada', '-set')
+    wire.cut()
+    wire.mend()
+    await expect(lost).rejects.toThrow(/permissions|can't run this command/)
+    await admin.acl('LOG', 'RESET')
+    // Its sign of life, too.
+    await expect.poll(async () => JSON.stringify(await admin.acl('LOG')), { timeout: 5000 }).toContain('ada')
+    await admin.acl('SETUSER', 'ada', '+set')
+    expect((await one(direct.queue('q'))).body).toBe('x')
+  })
+
+  test('whoever has something says that it lives as soon as its connection is there again', async () => {
+    // Not for another 20 s by itself.
+    const { wire, bus, direct } = await openBoth('&lease=60000')
+    await direct.queue('q').send('x')
+    const message = await one(bus.queue('q'))
+    const admin = client(server.port)
+    const alive = () => admin.zrange(`wire-${count}:alive`, '0', '-1')
+    const before = await alive()
+    wire.cut()
+    wire.mend()
+    // What was lost with a connection is found out under another name.
+    await expect.poll(alive, { timeout: 10_000 }).not.toEqual(before)
+    await message.ack()
   })
 
   test('a server that says nothing is given up, however much it is asked', async () => {
@@ -68,6 +105,44 @@ await describeEngine('redis', (_, server) => {
     await expect.poll(() => loaded.get('k1').catch(() => undefined)).not.toBe(undefined)
     const late = new Promise((resolve) => setTimeout(() => resolve('late'), 8000))
     expect(await Promise.race([sent, late])).toBe('sent')
+  })
+
+  test('a database that is not there is said by its number, and no other is used', async () => {
+    const refused = (database: number) => ({
+      code: 'ERR_BUS_ACCESS',
+      message: expect.stringContaining(`database ${database}:`),
+      hint: expect.stringContaining('"databases"'),
+    })
+    await expect(connect(`${server.url}/99?prefix=wire`)).rejects.toMatchObject(refused(99))
+    const smaller = await startServer('redis', ['--databases', '1'])
+    onTestFinished(() => smaller.close())
+    const { wire, bus } = await openBoth('&timeout=600', '', '/1')
+    const queue = bus.queue('q')
+    await queue.send('before')
+    wire.turn(smaller.port)
+    wire.cut()
+    wire.mend()
+    await expect(queue.send('after')).rejects.toMatchObject(refused(1))
+    expect(await client(smaller.port).dbsize()).toBe(0)
+  })
+
+  test('the rights in docs/transports.md are enough, without a warning', async () => {
+    const docs = readFileSync(new URL('../../docs/transports.md', import.meta.url), 'utf8')
+    const rights = /\*\*Rights\.\*\* `([^`]+)`/.exec(docs)?.[1]?.split(/\s+/) ?? []
+    expect(rights).toContain('+eval')
+    await client(server.port).acl('SETUSER', 'eve', 'on', '>secret', '~kmq:*', '&kmq:*', ...rights)
+    const url = `redis://eve:secret@127.0.0.1:${server.port}/1`
+    const child = startBus(url, 'leave', { count: 1 })
+    expect(await child.line()).toBe('1')
+    expect(await child.outcome).toMatchObject({ code: 0, stderr: '' })
+    const queue = (await openBus(url)).queue('q')
+    await queue.send('keyed', { key: 'k', priority: 1, delay: 1 })
+    expect(await take(queue, 2)).toHaveLength(2)
+    await client(server.port).acl('SETUSER', 'eve', '-xadd')
+    await expect(queue.send('x')).rejects.toMatchObject({ code: 'ERR_BUS_ACCESS' })
+    await client(server.port).acl('SETUSER', 'eve', '-select')
+    const refused = { code: 'ERR_BUS_ACCESS', message: expect.stringContaining('database 1:') }
+    await expect(connect(url)).rejects.toMatchObject(refused)
   })
 
   test('a server that became a copy of another is left for that one', async () => {

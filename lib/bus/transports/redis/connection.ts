@@ -1,4 +1,5 @@
 // The connection to a server: made again when it is lost, with patience for what is asked meanwhile.
+import { setTimeout as sleep } from 'node:timers/promises'
 import { QueueError } from '../../../errors.ts'
 import { MAX_TIMER } from '../../../waiting.ts'
 import { type Address, noAccess, noConnection } from '../engine/address.ts'
@@ -10,6 +11,8 @@ export interface Client {
   readonly stream: { unref(): void; destroy(): void } | undefined
   connect(): Promise<void>
   disconnect(): void
+  select(database: number): Promise<unknown>
+  eval(script: string, keys: number): Promise<unknown>
   subscribe(...channels: string[]): Promise<unknown>
   unsubscribe(...channels: string[]): Promise<unknown>
   config(call: 'GET', ...names: string[]): Promise<string[]>
@@ -45,9 +48,23 @@ const LATEST = 2000
 /** The server's answers that will be others in a moment. */
 const PASSING = /^(?:LOADING|BUSY|MASTERDOWN|READONLY|TRYAGAIN|CLUSTERDOWN)\b/
 const DEMOTED = /^(?:READONLY|MASTERDOWN)\b/
-const DENIED = /^(?:WRONGPASS|NOAUTH|NOPERM)\b|invalid password|AUTH failed/
+const DENIED =
+  /^(?:WRONGPASS|NOAUTH|NOPERM)\b|invalid password|AUTH failed|ACL failure in script|The user executing the script can't/
 
 const PORT = 6379
+
+/** While it reads its data it answers, but runs nothing. */
+async function loaded(client: Client): Promise<void> {
+  for (;;) {
+    try {
+      await client.eval('return 1', 0)
+      return
+    } catch (error) {
+      if (!(error as Error).message.startsWith('LOADING')) throw error
+      await sleep(SOONEST, undefined, { ref: false })
+    }
+  }
+}
 
 export class Connection {
   readonly #Client: ClientClass
@@ -86,13 +103,12 @@ export class Connection {
   }
 
   async #connect(): Promise<Client> {
-    const { protocol, hostname, port, username, password, pathname } = this.#url
+    const { protocol, hostname, port, username, password } = this.#url
     const client = new this.#Client({
       host: hostname.replace(/^\[|\]$/g, '') || 'localhost',
       port: Number(port || PORT),
       username: decodeURIComponent(username) || undefined,
       password: decodeURIComponent(password) || undefined,
-      db: Number(pathname.slice(1) || 0),
       ...(protocol === 'rediss:' && { tls: {} }),
       lazyConnect: true,
       connectTimeout: Math.min(this.#address.patience, 10_000),
@@ -103,8 +119,9 @@ export class Connection {
       retryStrategy: null,
       // It waits with a timer that holds the process, for each attempt that has failed.
       disconnectTimeout: SOONEST,
-      // While it reads its data it says how long that takes, and is not to be believed.
-      maxLoadingRetryTime: SOONEST,
+      // It asks for more than a user needs to be permitted.
+      enableReadyCheck: false,
+      disableClientInfo: true,
       scripts,
     })
     let reason: Error | undefined
@@ -117,6 +134,8 @@ export class Connection {
     const watchdog = setTimeout(() => client.stream?.destroy(), Math.min(this.#address.patience, 10_000)).unref()
     try {
       await client.connect()
+      await loaded(client)
+      await this.#select(client)
       if (this.#channels.size > 0) await client.subscribe(...this.#channels)
       return client
     } catch (error) {
@@ -124,6 +143,22 @@ export class Connection {
       throw reason ?? error
     } finally {
       clearTimeout(watchdog)
+    }
+  }
+
+  /** The client would go on in database 0. */
+  async #select(client: Client): Promise<void> {
+    const database = Number(this.#url.pathname.slice(1) || 0)
+    if (database === 0) return
+    try {
+      await client.select(database)
+    } catch (error) {
+      const { name, message } = error as Error
+      if (name !== 'ReplyError') throw error
+      const hint = `is there a database ${database} (see "databases" in redis.conf), and may this user +select?`
+      const detail = `database ${database}: ${message}`
+      const refused = new QueueError('ERR_BUS_ACCESS', { syscall: 'connect', detail, hint })
+      throw Object.assign(refused, { cause: error })
     }
   }
 

@@ -78,10 +78,11 @@ export class Member {
     await this.#calls.connection.run('beat', 'receive', args, how)
     this.#name = name
     this.#isIn = true
-    this.#beat ??= setInterval(() => void this.#sayAlive(), this.#ttl / 3).unref()
+    this.#beat ??= setInterval(() => void this.sayAlive(), this.#ttl / 3).unref()
   }
 
-  async #sayAlive(): Promise<void> {
+  /** If it is one of the consumers; never rejects. */
+  async sayAlive(): Promise<void> {
     if (!this.#isIn || this.#doubt !== undefined) return
     try {
       if (this.#unsure) await this.renew()
@@ -113,9 +114,15 @@ export class Member {
 
   /** Something may have been handed out whose answer was lost: all that is not known to be here goes back. */
   renew(): Promise<void> {
-    this.#doubt ??= this.#renewNow().finally(() => {
-      this.#doubt = undefined
-    })
+    this.#doubt ??= this.#renewNow()
+      .catch((error: unknown) => {
+        // It is still to be found out.
+        this.wonder()
+        throw error
+      })
+      .finally(() => {
+        this.#doubt = undefined
+      })
     return this.#doubt
   }
 

@@ -1,8 +1,11 @@
 // What every script begins with. The keys of a queue: a stream with one group for each priority, and beside them what is
 // not in anybody's turn yet. See ARCHITECTURE.md, "The keys of redis:".
 
+/** How often in a row a process is spared the time in which nobody was heard, if it says nothing between. */
+const SPARED = 3
+
 /** In each script: the names of keys, the time, and the moves that several of them make. */
-export const prelude = `
+export const prelude: string = `
 local P, client = ARGV[1], tonumber(ARGV[2])
 local call, G = redis.call, 'kmq'
 local BACK, RETRY = '-back', '-retry'
@@ -13,6 +16,10 @@ end
 -- A clock of the caller's own rules; else the server's does, and times that were reckoned by another are moved to it.
 local now = ARGV[3] == '1' and server() or client
 local shift = now - client
+
+-- At maxmemory a script is refused at its first write, if that one needs memory; after one that needs none it is not. Called
+-- by what needs little, and without which nobody could take out what is there.
+local function afford() call('DEL', P .. 'none') end
 
 local function at(queue, part) return P .. 'q:' .. queue .. ':' .. part end
 local function stream(queue, rank) return at(queue, 's' .. rank) end
@@ -155,8 +162,9 @@ local function lose(queue, rank, id, alone)
   local wear = wearOf(queue, place)
   if alone or wear[4] == 1 then wear[2] = wear[2] + 1 end
   wear[3], wear[4] = 1, 0
-  setWear(queue, place, wear)
+  -- The first needs no memory; see afford().
   give(queue, rank, id)
+  setWear(queue, place, wear)
 end
 
 local function drop(queue)
@@ -206,17 +214,22 @@ local function scatter(consumer, isLost, held, heir)
   end
   call('DEL', P .. 'c:' .. consumer)
   call('ZREM', P .. 'alive', consumer)
+  call('HDEL', P .. 'spared', consumer)
   if heir and call('EXISTS', P .. 'b:' .. consumer) == 1 then call('RENAME', P .. 'b:' .. consumer, P .. 'b:' .. heir) end
   for _, queue in ipairs(call('SMEMBERS', P .. 'b:' .. consumer)) do dropAll(queue) end
   call('DEL', P .. 'b:' .. consumer)
 end
 
--- When somebody was heard. In a time in which nobody was, the server was away, or all were: for nobody did it pass.
+-- When somebody was heard. In a time in which nobody was, the server was away, or all were: for nobody did it pass. Whoever
+-- lives says so as soon as it is there again: who did not after ${SPARED} such times is spared no more.
 local function hear(t, ttl)
+  afford()
   local gap = t - tonumber(call('GET', P .. 'beat') or t)
   call('SET', P .. 'beat', t)
   if gap <= ttl / 2 then return end
-  for _, one in ipairs(call('ZRANGE', P .. 'alive', 0, -1)) do call('ZINCRBY', P .. 'alive', gap, one) end
+  for _, one in ipairs(call('ZRANGE', P .. 'alive', 0, -1)) do
+    if call('HINCRBY', P .. 'spared', one, 1) <= ${SPARED} then call('ZINCRBY', P .. 'alive', gap, one) end
+  end
 end
 
 -- What is bound and bounded here was bound and bounded since it was there: a server that has lost that has another.

@@ -134,7 +134,10 @@ export class Redis extends Refusals implements Transport {
     // A server that was away may know less than was said to it: it takes for ours what we have acknowledged.
     this.#member.wonder()
     this.#ringAll()
-    if (this.#closed === undefined) this.#standings.up()
+    if (this.#closed !== undefined) return
+    // It may be away again before the next sign of life would be due.
+    void this.#member.sayAlive()
+    this.#standings.up()
   }
 
   async declare(queue: string, bounds?: Bounds): Promise<void> {

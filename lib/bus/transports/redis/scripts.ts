@@ -35,6 +35,7 @@ end
 if isGone(queue) then return { 'dropped' } end
 local ranks = ranksOf(queue)
 if #ranks == 0 then
+  afford()
   enter(queue, 0)
   ranks = { '0' }
 end
@@ -134,11 +135,13 @@ for o = 1, n do
   local name, place = stream(s.q, s.r), s.r .. ':' .. s.id
   local pending = redis.pcall('XPENDING', name, G, s.id, s.id, 1)[1]
   local mine = alive and pending and pending[2] == consumer and pending[4] == s.t
+  if s.o ~= 'ack' then afford() end
   local token = P .. 'done:' .. s.q .. ':' .. place .. ':' .. s.t
   if not mine then
     local before = again and (s.send and call('EXISTS', token) == 1 or (not s.send and alive and not s.l))
     out[#out + 1] = before and 1 or 0
   elseif s.o == 'ack' then
+    -- What sends needs the memory that all sends need.
     if s.send then
       local sent = send(i + n + 1, 'reject')
       if sent[1] == 'full' then return sent end
@@ -191,6 +194,7 @@ local consumer, ttl, t = ARGV[4], tonumber(ARGV[5]), server()
 hear(t, ttl)
 if ARGV[6] ~= '1' and not call('ZSCORE', P .. 'alive', consumer) then return 0 end
 call('ZADD', P .. 'alive', t + ttl, consumer)
+call('HDEL', P .. 'spared', consumer)
 for _, dead in ipairs(call('ZRANGEBYSCORE', P .. 'alive', '-inf', t, 'LIMIT', 0, 5)) do scatter(dead, true) end
 ringAll()
 return 1`,
@@ -209,6 +213,7 @@ return 1`,
   /** queue, messages, bytes, a new mark; the mark that there is. */
   declare: `
 local queue = ARGV[4]
+afford()
 enter(queue, 0)
 call('HSET', at(queue, 'conf'), 'maxMessages', ARGV[5], 'maxBytes', ARGV[6], 'bounds', 1)
 call('PUBLISH', P .. 'room:' .. queue, '')
@@ -217,6 +222,7 @@ return mark(ARGV[7])`,
   /** queue, consumer. */
   borrow: `
 if not call('ZSCORE', P .. 'alive', ARGV[5]) then return 0 end
+afford()
 call('SADD', P .. 'b:' .. ARGV[5], ARGV[4])
 enter(ARGV[4], 0)
 return 1`,
@@ -229,6 +235,7 @@ for _, whose in ipairs({ 'b:', 'c:' }) do call('SREM', P .. whose .. ARGV[5], AR
   /** queue, the binding in JSON, a new mark; the mark that there is. */
   bind: `
 if not isGone(ARGV[4]) then
+  afford()
   enter(ARGV[4], 0)
   call('SADD', P .. 'bindings', ARGV[5])
 end
@@ -238,7 +245,9 @@ return mark(ARGV[6])`,
   unbind: `call('SREM', P .. 'bindings', ARGV[4])`,
 
   /** a new mark; the mark that there is. */
-  mark: `return mark(ARGV[4])`,
+  mark: `
+afford()
+return mark(ARGV[4])`,
 
   queues: `return call('SMEMBERS', P .. 'queues')`,
 
