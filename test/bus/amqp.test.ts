@@ -488,7 +488,8 @@ await describeEngine('amqp', (_, server) => {
   })
 
   test('what is not confirmed in time is an error that says where to look, and is there when the server goes on', async () => {
-    const bus = await openBus(`${server.url}?prefix=${newPrefix()}&timeout=500`)
+    // Long enough to connect, and to make the queue, on a machine that has little time.
+    const bus = await openBus(`${server.url}?prefix=${newPrefix()}&timeout=5000`)
     const queue = bus.queue('q')
     await queue.send(1)
     server.pause()
