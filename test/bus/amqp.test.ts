@@ -504,6 +504,40 @@ await describeEngine('amqp', (_, server) => {
     expect(await take(queue, 2)).toEqual([1, 2])
   })
 
+  test('a server that stands still keeps nobody for longer than he asked', async () => {
+    const prefix = newPrefix()
+    // No heartbeat tells.
+    const bus = await connect(`${server.url}?prefix=${prefix}&timeout=2000&heartbeat=3600`)
+    onTestFinished(() => bus.close())
+    const queue = bus.queue('q')
+    // On a machine that has little time it may take longer to make the queue.
+    await expect.poll(() => queue.send(1).then(({ id }) => id)).toEqual(expect.any(String))
+    const held = await one(queue)
+    const consumer = bus.queue('busy').consume(() => {})
+    await expect.poll(() => bus.queue('busy').stats()).toMatchObject({ ready: 0 })
+    const waiting = new AbortController()
+    const received = queue.receive({ signal: waiting.signal })
+    const gone = { code: 'ERR_BUS_CONNECTION', message: expect.stringContaining('does not answer') }
+    server.pause()
+    try {
+      waiting.abort()
+      await expect(received).rejects.toMatchObject({ name: 'AbortError' })
+      expect(await queue.receive({ wait: 200 })).toEqual([])
+      expect(await bus.queue('other').receive(nothing)).toEqual([])
+      const aborted = bus.queue('other').receive({ signal: AbortSignal.timeout(100) })
+      await expect(aborted).rejects.toMatchObject({ name: 'AbortError' })
+      await expect(bus.queue('new').send(2)).rejects.toMatchObject(gone)
+      await expect(bus.topic('t').bind('q')).rejects.toMatchObject(gone)
+      await expect(queue.stats()).rejects.toMatchObject(gone)
+      await expect(held.release()).rejects.toMatchObject(gone)
+      await bus.close()
+      await consumer.closed
+    } finally {
+      server.resume()
+    }
+    expect(await take((await open(prefix)).queue('q'), 1)).toEqual([1])
+  })
+
   test('goes on when the server was away, and says so when it is away for too long', async () => {
     const url = `${server.url}?prefix=${newPrefix()}&timeout=2000`
     const bus = await openBus(url)

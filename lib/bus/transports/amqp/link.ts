@@ -10,6 +10,10 @@ import type { Hold } from '../engine/hold.ts'
 const FIRST_WAIT = 50
 const LONGEST_WAIT = 2000
 
+/** Milliseconds: who waits no longer waits for so long for a server that says nothing; and so often, if it says something else. */
+const SILENCE = 1000
+const SILENCES = 5
+
 /** Bytes that a packet has room for, everywhere. */
 const PACKET = 1200
 
@@ -196,11 +200,53 @@ export class Link {
     if (this.#closed) throw new QueueError('ERR_MQ_CLOSED', { syscall: call })
   }
 
+  /** No longer than that: a server that stands still keeps its connections, and answers nothing. */
+  async inTime<R>(call: string, deadline: number, work: Promise<R>, signal?: AbortSignal): Promise<R> {
+    if (deadline === Number.POSITIVE_INFINITY && signal === undefined) return work
+    const waiter = new Waiter<void>(deadline, signal, (ended, reason) => ended.reject(reason))
+    const isOver = waiter.promise.catch((reason: unknown) => {
+      if (reason !== 'timeout') throw reason
+      throw this.isUp ? this.late(call, new Error('the server does not answer')) : this.late(call)
+    })
+    try {
+      return await Promise.race([work, isOver as Promise<never>])
+    } finally {
+      waiter.resolve()
+    }
+  }
+
+  /** For who waits no longer: false if the server says nothing, or says other things for longer. */
+  async ends(work: Promise<unknown>): Promise<boolean> {
+    const stream = (this.#model?.connection as Inside | undefined)?.stream
+    const over = new Waiter<boolean>(Number.POSITIVE_INFINITY, undefined, () => {})
+    let [left, heard] = [SILENCES, stream?.bytesRead]
+    const look = (): void => {
+      if (--left === 0 || stream?.bytesRead === heard) over.resolve(false)
+      heard = stream?.bytesRead
+    }
+    // This process may have stood still itself: what has come meanwhile is read first.
+    const timer = setInterval(() => setImmediate(look), SILENCE).unref()
+    try {
+      return await Promise.race([work.then(() => true), over.promise])
+    } finally {
+      clearInterval(timer)
+    }
+  }
+
   /** A new channel; whoever asked closes it. */
-  async channel(call: string, deadline: number, signal?: AbortSignal): Promise<Channel> {
-    return this.#tryUntil(call, deadline, async () =>
-      quiet(await (await this.up(call, deadline, signal)).createChannel()),
-    )
+  async channel(call: string, deadline: number): Promise<Channel> {
+    let isLate = false
+    const open = async () => {
+      const channel = quiet(await (await this.up(call, deadline)).createChannel())
+      if (isLate) void channel.close().catch(() => {})
+      return channel
+    }
+    try {
+      return await this.#tryUntil(call, deadline, open)
+    } catch (error) {
+      isLate = true
+      throw error
+    }
   }
 
   /** What the server is asked for, again if the connection is lost meanwhile; its refusals come as they are. */
@@ -224,7 +270,7 @@ export class Link {
   async #tryUntil<R>(call: string, deadline: number, work: () => Promise<R>): Promise<R> {
     for (;;) {
       try {
-        return await work()
+        return await this.inTime(call, deadline, work())
       } catch (error) {
         if (!isLoss(error)) throw error
         this.check(call)
@@ -238,9 +284,11 @@ export class Link {
     this.#closed = true
     this.#tell()
     const model = this.#model
-    this.#model = undefined
+    if (model === undefined) return
     // One that has just gone is closed, too.
-    await model?.close().catch(() => {})
+    const isClosed = this.ends(model.close().catch(() => {}))
+    this.#model = undefined
+    if (!(await isClosed)) (model.connection as Inside).stream?.destroy(new Error('closed'))
   }
 }
 

@@ -52,9 +52,9 @@ export class Publisher {
     this.#forget = forget
   }
 
-  #channel(call: string, deadline: number, signal: AbortSignal | undefined): Promise<ConfirmChannel> {
+  #channel(call: string, deadline: number): Promise<ConfirmChannel> {
     if (this.#opened !== undefined) return this.#opened
-    const opened = this.#open(call, deadline, signal)
+    const opened = this.#open(call, deadline)
     this.#opened = opened
     opened.catch(() => {
       if (this.#opened === opened) this.#opened = undefined
@@ -62,8 +62,8 @@ export class Publisher {
     return opened
   }
 
-  async #open(call: string, deadline: number, signal: AbortSignal | undefined): Promise<ConfirmChannel> {
-    const model = await this.#link.up(call, deadline, signal)
+  async #open(call: string, deadline: number): Promise<ConfirmChannel> {
+    const model = await this.#link.up(call, deadline)
     const channel = await model.createConfirmChannel()
     channel.on('error', (error) => {
       this.#failure = error
@@ -93,14 +93,15 @@ export class Publisher {
       while (left.length > 0) {
         for (const posting of left) {
           const prepared = posting.prepare()
-          if (prepared !== undefined) await prepared
+          if (prepared !== undefined) await this.#link.inTime(call, deadline, prepared, signal)
         }
         // Whoever is short of room blocks those that publish.
         if (!this.#link.isFree) await this.#link.up(call, deadline, signal, true)
         this.#failure = undefined
         try {
           // Of most messages, waiting for what is there would be a good part of all that is done with them here.
-          const channel = this.#ready ?? (await this.#channel(call, deadline, signal))
+          const channel =
+            this.#ready ?? (await this.#link.inTime(call, deadline, this.#channel(call, deadline), signal))
           left = await this.#try(channel, left, outcome, call, deadline, signal)
         } catch (error) {
           if (!isLoss(error)) throw error

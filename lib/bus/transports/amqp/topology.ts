@@ -293,11 +293,11 @@ export class Topology {
   /** Removes what goes with this process. */
   async close(): Promise<void> {
     clearInterval(this.#keepAlive)
-    const deadline = performance.now()
-    const gone = [...this.#borrowed.keys()].map((queue) =>
-      this.#link.ask('drop', (channel) => channel.deleteQueue(this.nameOf(queue)), deadline),
-    )
     // Without a connection they go by themselves.
+    if (!this.#link.isUp) return
+    const gone = [...this.#borrowed.keys()].map((queue) =>
+      this.#link.ask('drop', (channel) => channel.deleteQueue(this.nameOf(queue))),
+    )
     await Promise.allSettled(gone)
   }
 }
