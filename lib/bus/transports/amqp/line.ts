@@ -499,9 +499,7 @@ export class Line implements Holder {
 
   /** Has the consumer that stays be as it is to be. */
   #tune(): Promise<void> {
-    this.#tuning ??= this.#tuneAll().finally(() => {
-      this.#tuning = undefined
-    })
+    this.#tuning ??= this.#tuneAll()
     return this.#tuning
   }
 
@@ -510,6 +508,8 @@ export class Line implements Holder {
   }
 
   async #tuneAll(): Promise<void> {
+    // Its end is told where it has looked last: who asks a moment later would be told that it is under way.
+    await undefined
     for (;;) {
       try {
         const wanted = this.#isAskedFor ? Math.max(this.#asked, this.#prefetch) : 0
@@ -525,11 +525,13 @@ export class Line implements Holder {
           this.#serve()
           // Only now: those without a key do not wait for it.
           if (this.#users > 0 && this.#keyed === undefined) this.find().catch((error) => this.#fail(error))
+          this.#tuning = undefined
           return
         }
       } catch (error) {
         if (!this.#passes(error)) {
           this.#fail(refused(error, 'receive', this.queue))
+          this.#tuning = undefined
           return
         }
       }
