@@ -445,6 +445,34 @@ await describeEngine('amqp', (_, server) => {
     expect(await take(queue, 1)).toEqual([4])
   })
 
+  describe('a message is refused', () => {
+    test('if it is larger than the server takes, and another that is sent at the same time is not', async () => {
+      const set = (bytes: number) => server.control('eval', `application:set_env(rabbit, max_message_size, ${bytes}).`)
+      await set(1000)
+      onTestFinished(() => set(2 ** 27))
+      const queue = (await open(newPrefix())).queue('q')
+      const large = queue.send('x'.repeat(2000))
+      const small = queue.send('small')
+      const refused = { name: 'QueueError', code: 'EMSGSIZE', message: expect.stringMatching(/> 1000 bytes/) }
+      await expect(large).rejects.toMatchObject(refused)
+      await small
+      await expect(queue.sendMany(['y', 'x'.repeat(2000)].map((body) => ({ body })))).rejects.toMatchObject(refused)
+      expect((await one(queue)).body).toBe('small')
+    })
+
+    test('if its sender may not publish', async () => {
+      await server.control('add_user', 'reader', 'secret')
+      onTestFinished(() => server.control('delete_user', 'reader'))
+      // All but to send to the exchange that everybody has.
+      await server.control('set_permissions', 'reader', '.*', '^own-', '.*')
+      const url = Object.assign(new URL(server.url), { username: 'reader', password: 'secret' })
+      const queue = (await openBus(`${url.href}?prefix=${newPrefix()}`)).queue('q')
+      const refused = { name: 'QueueError', code: 'ERR_BUS_ACCESS', hint: expect.stringContaining('set_permissions') }
+      await expect(queue.send('x')).rejects.toMatchObject(refused)
+      await expect(queue.receive(nothing)).resolves.toEqual([])
+    })
+  })
+
   test('what is held for longer than the server allows comes again', async () => {
     const set = (timeout: number, tick: number) =>
       server.control(
