@@ -473,6 +473,53 @@ await describeEngine('amqp', (_, server) => {
     })
   })
 
+  describe('a server that makes no queue that is neither durable nor exclusive', () => {
+    test('has replies, subscriptions without a name and keys all the same', async () => {
+      const url = await denyingAt(server, (isDurable, isExclusive) => !isDurable && !isExclusive)
+      const bus = await openBus(`${url}?prefix=${newPrefix()}&timeout=5000`)
+      const queue = bus.queue('q')
+      queue.consume(({ body }) => body)
+      expect(await queue.request('x')).toBe('x')
+      const heard = deferred<unknown>()
+      await bus.topic('t').subscribe(undefined, ({ body }) => heard.resolve(body))
+      await bus.topic('t').publish('y')
+      expect(await heard.promise).toBe('y')
+      await bus.queue('keyed').send('z', { key: 'k' })
+      expect(await take(bus.queue('keyed'), 1)).toEqual(['z'])
+    })
+
+    test('is not asked again and again for what it denies', async () => {
+      const bus = await openBus(await denyingAt(server, () => true))
+      const denied = { code: 'ERR_BUS_UNSUPPORTED', message: expect.stringContaining('is deprecated') }
+      await expect(bus.queue('q').send('x')).rejects.toMatchObject(denied)
+      await expect(bus.queue('q').consume(() => {}).closed).rejects.toMatchObject(denied)
+    })
+  })
+
+  test('replies are there although their server was killed before they were heard', async () => {
+    const prefix = newPrefix()
+    const wire = await wireTo(server.port)
+    onTestFinished(wire.close)
+    const asking = await openBus(`amqp://127.0.0.1:${wire.port}?prefix=${prefix}`)
+    const begun = deferred()
+    const consumer = (await open(prefix)).queue('q').consume(async () => {
+      begun.resolve()
+      await isCut.promise
+      return 'y'
+    })
+    const isCut = deferred()
+    const reply = asking.queue('q').request('x', { timeout: 100_000 })
+    await begun.promise
+    wire.cut()
+    isCut.resolve()
+    // The reply is confirmed.
+    await consumer.close()
+    await server.kill()
+    await server.start()
+    wire.mend()
+    expect(await reply).toBe('y')
+  }, 180_000)
+
   test('what is held for longer than the server allows comes again', async () => {
     const set = (timeout: number, tick: number) =>
       server.control(
@@ -599,6 +646,40 @@ async function bare(server: Server): Promise<Channel> {
   const channel = await connection.createChannel()
   channel.on('error', () => {})
   return channel
+}
+
+/** The URL of a wire to a server that closes the connection of who declares such a queue, as RabbitMQ 4.3 does. */
+async function denyingAt({ port }: Server, isDenied: (isDurable: boolean, isExclusive: boolean) => boolean) {
+  const text = 'INTERNAL_ERROR - Feature `transient_nonexcl_queues` is deprecated.\nBy default, it is not permitted.'
+  // connection.close: 541, the text, and the class and the method that it is about.
+  const said = Buffer.from([0, 10, 0, 50, 541 >> 8, 541 & 255, text.length, ...Buffer.from(text), 0, 50, 0, 10])
+  const frame = Buffer.from([1, 0, 0, 0, 0, 0, said.length, ...said, 0xce])
+  const wire = createServer((near) => {
+    const far = dial(port, '127.0.0.1')
+    for (const [socket, other] of [
+      [near, far],
+      [far, near],
+    ] as const) {
+      socket.on('error', () => {})
+      socket.on('close', () => other.destroy())
+    }
+    near.on('data', (data) => {
+      let isOver = false
+      for (let at = 0; at + 11 < data.length && data[at] === 1; at += data.readUInt32BE(at + 3) + 8) {
+        if (data.readUInt32BE(at + 7) !== 0x0032_000a) continue
+        // Behind two bytes of nothing and the name.
+        const flags = data[at + 14 + (data[at + 13] as number)] as number
+        isOver ||= isDenied((flags & 2) > 0, (flags & 4) > 0)
+      }
+      if (isOver) near.write(frame)
+      else if (far.writable) far.write(data)
+    })
+    far.pipe(near)
+  })
+  wire.listen(0, '127.0.0.1')
+  await once(wire, 'listening')
+  onTestFinished(() => void wire.close())
+  return `amqp://127.0.0.1:${(wire.address() as AddressInfo).port}`
 }
 
 /** The URL of a wire that is cut, once, when a client ends with these what it says on a channel. */

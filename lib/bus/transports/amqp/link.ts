@@ -19,7 +19,13 @@ const PACKET = 1200
 
 /** Codes of RabbitMQ that pass by themselves: it starts or stops, or a queue has no leader at the moment. */
 const PASSING = [320, 504, 541]
+/** Milliseconds before it is asked for again; it doubles, too. */
 const TRY_AGAIN = 50
+
+/** What 541 says, too: the server was told, or has learnt, not to do that. With it goes the connection, under all who use it. */
+const DENIED = /deprecated|not permitted/
+/** After how many it is known of whom it is said. */
+const DENIALS = 3
 
 /** The server said no, and why; undefined if the connection or the channel was lost, or will be there soon. */
 export function refusalOf(error: unknown): number | undefined {
@@ -34,6 +40,14 @@ export function isLoss(error: unknown): boolean {
   const { name, message = '', code } = error as { name?: string; message?: string; code?: unknown }
   if (typeof code === 'number') return refusalOf(error) === undefined
   return name === 'IllegalOperationError' || /closed|ended|closing/i.test(message)
+}
+
+const isDenial = (cause: unknown): cause is Error => cause instanceof Error && DENIED.test(cause.message)
+
+function denied(call: string, cause: Error): QueueError {
+  const detail = cause.message.replace(/^.*? with message "?/s, '').split('\n')[0]
+  const hint = 'rabbitmq.conf may permit it: deprecated_features.permit'
+  return Object.assign(new QueueError('ERR_BUS_UNSUPPORTED', { syscall: call, detail, hint }), { cause })
 }
 
 /** What was asked for is there no more, or cannot be had just now: who waits for messages waits for it, too. */
@@ -118,6 +132,7 @@ export class Link {
     }
     this.#model = closing(model)
     this.#blocked = undefined
+    this.#cause = undefined
     const { stream, heartbeater } = model.connection as Inside
     if (stream !== undefined) {
       stream.unref()
@@ -268,14 +283,15 @@ export class Link {
   }
 
   async #tryUntil<R>(call: string, deadline: number, work: () => Promise<R>): Promise<R> {
-    for (;;) {
+    for (let [wait, denials] = [TRY_AGAIN, 0]; ; wait = Math.min(2 * wait, LONGEST_WAIT)) {
       try {
         return await this.inTime(call, deadline, work())
       } catch (error) {
         if (!isLoss(error)) throw error
         this.check(call)
+        if (isDenial(this.#cause) && ++denials === DENIALS) throw denied(call, this.#cause)
         if (performance.now() >= deadline) throw this.explain(error, call)
-        await sleep(TRY_AGAIN)
+        await sleep(wait)
       }
     }
   }

@@ -305,7 +305,8 @@ export class Topology {
 const keyOf = ({ pattern, queue, headers }: Binding): string => JSON.stringify([pattern, queue, headers])
 
 function optionsOf(queue: string): Options.AssertQueue {
-  if (queue.startsWith(BORROWED)) return { durable: false, expires: OUTLIVES }
+  // Durable, since RabbitMQ 4.3 makes no others that may be had by more than one connection.
+  if (queue.startsWith(BORROWED)) return { expires: OUTLIVES, arguments: { 'x-queue-type': 'classic' } }
   return { arguments: { ...QUORUM, 'x-delivery-limit': UNLIMITED } }
 }
 
