@@ -320,8 +320,8 @@ export class Amqp extends Refusals implements Transport {
       for (const [index, at] of own.entries()) settled[at] = acknowledged[index] as boolean
     }
     if (releases.size === 0 && settled.every((one) => typeof one === 'boolean')) return settled
-    const deadline = this.#inward.patience()
-    const released = [...releases].map(([line, held]) => this.#inward.inTime('settle', deadline, line.giveBack(held)))
+    // A server that says nothing has them again when it goes on, or without their connection.
+    const released = [...releases].map(([line, held]) => this.#inward.ends(line.giveBack(held)))
     const all = await this.#inward.hold.during(() => Promise.allSettled([...settled, ...released]))
     const failed = all.find(({ status }) => status === 'rejected') as PromiseRejectedResult | undefined
     if (failed !== undefined) throw failed.reason

@@ -300,7 +300,7 @@ export class Line implements Holder {
       const keyed = this.#takeKeyed(max)
       if (keyed.length === max) return keyed
       const got: Plain[] = []
-      let isQuiet = false
+      let [isQuiet, isSilent] = [false, false]
       let quiet: NodeJS.Timeout | undefined
       const waiter = this.#wait(options)
       let failure: { error: unknown } | undefined
@@ -323,7 +323,7 @@ export class Line implements Holder {
         try {
           await Promise.race([begun, waiter.promise])
           // Whoever does not wait looks all the same, if there is somebody to ask.
-          if (link.isUp) await this.#endOf(Promise.all([begun, this.#look()]), waiter)
+          if (link.isUp) isSilent = !(await this.#endOf(Promise.all([begun, this.#look()]), waiter))
           quiet = setTimeout(() => {
             isQuiet = true
             waiter.resolve()
@@ -334,7 +334,7 @@ export class Line implements Holder {
           if (failure === undefined) throw error
         }
         const ending = end()
-        if (!(link.isUp && (await link.ends(ending)))) {
+        if (isSilent || !link.isUp || !(await link.ends(ending))) {
           isQuiet = false
           // What comes until then is nobody's.
           void ending.then(
