@@ -615,6 +615,7 @@ await describeEngine('amqp', (_, server) => {
       await consumer.closed
     } finally {
       server.resume()
+      isPaused.resolve()
     }
     expect(await take(other.queue('q'), 1)).toEqual([1])
   })

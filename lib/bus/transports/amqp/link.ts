@@ -77,7 +77,7 @@ export class Link {
   #connecting = false
   #closed = false
   #blocked: string | undefined
-  /** Why there is no connection. */
+  /** Why there is no connection; undefined if there is one, or none was made yet. */
   #cause: unknown
   readonly #waiting = new Set<Waiter<void>>()
   #admin: { model: ChannelModel; channel: Promise<Channel> } | undefined
@@ -205,7 +205,7 @@ export class Link {
   }
 
   /** What is told of what took too long. */
-  late(call: string, cause: unknown = this.#cause): QueueError {
+  late(call: string, cause: unknown = this.#cause ?? new Error('the server does not answer')): QueueError {
     if (this.#blocked === undefined) return this.explain(cause, call)
     const hint = 'the server takes nothing: it is short of memory or of disk, as `rabbitmqctl status` says'
     return new QueueError('ERR_BUS_DISK_FULL', { syscall: call, detail: `blocked: ${this.#blocked}`, hint })
@@ -220,8 +220,7 @@ export class Link {
     if (deadline === Number.POSITIVE_INFINITY && signal === undefined) return work
     const waiter = new Waiter<void>(deadline, signal, (ended, reason) => ended.reject(reason))
     const isOver = waiter.promise.catch((reason: unknown) => {
-      if (reason !== 'timeout') throw reason
-      throw this.isUp ? this.late(call, new Error('the server does not answer')) : this.late(call)
+      throw reason === 'timeout' ? this.late(call) : reason
     })
     try {
       return await Promise.race([work, isOver as Promise<never>])
