@@ -445,6 +445,81 @@ await describeEngine('amqp', (_, server) => {
     expect(await take(queue, 1)).toEqual([4])
   })
 
+  describe('a message is refused', () => {
+    test('if it is larger than the server takes, and another that is sent at the same time is not', async () => {
+      const set = (bytes: number) => server.control('eval', `application:set_env(rabbit, max_message_size, ${bytes}).`)
+      await set(1000)
+      onTestFinished(() => set(2 ** 27))
+      const queue = (await open(newPrefix())).queue('q')
+      const large = queue.send('x'.repeat(2000))
+      const small = queue.send('small')
+      const refused = { name: 'QueueError', code: 'EMSGSIZE', message: expect.stringMatching(/> 1000 bytes/) }
+      await expect(large).rejects.toMatchObject(refused)
+      await small
+      await expect(queue.sendMany(['y', 'x'.repeat(2000)].map((body) => ({ body })))).rejects.toMatchObject(refused)
+      expect((await one(queue)).body).toBe('small')
+    })
+
+    test('if its sender may not publish', async () => {
+      await server.control('add_user', 'reader', 'secret')
+      onTestFinished(() => server.control('delete_user', 'reader'))
+      // All but to send to the exchange that everybody has.
+      await server.control('set_permissions', 'reader', '.*', '^own-', '.*')
+      const url = Object.assign(new URL(server.url), { username: 'reader', password: 'secret' })
+      const queue = (await openBus(`${url.href}?prefix=${newPrefix()}`)).queue('q')
+      const refused = { name: 'QueueError', code: 'ERR_BUS_ACCESS', hint: expect.stringContaining('set_permissions') }
+      await expect(queue.send('x')).rejects.toMatchObject(refused)
+      await expect(queue.receive(nothing)).resolves.toEqual([])
+    })
+  })
+
+  describe('a server that makes no queue that is neither durable nor exclusive', () => {
+    test('has replies, subscriptions without a name and keys all the same', async () => {
+      const url = await denyingAt(server, (isDurable, isExclusive) => !isDurable && !isExclusive)
+      const bus = await openBus(`${url}?prefix=${newPrefix()}&timeout=5000`)
+      const queue = bus.queue('q')
+      queue.consume(({ body }) => body)
+      expect(await queue.request('x')).toBe('x')
+      const heard = deferred<unknown>()
+      await bus.topic('t').subscribe(undefined, ({ body }) => heard.resolve(body))
+      await bus.topic('t').publish('y')
+      expect(await heard.promise).toBe('y')
+      await bus.queue('keyed').send('z', { key: 'k' })
+      expect(await take(bus.queue('keyed'), 1)).toEqual(['z'])
+    })
+
+    test('is not asked again and again for what it denies', async () => {
+      const bus = await openBus(await denyingAt(server, () => true))
+      const denied = { code: 'ERR_BUS_UNSUPPORTED', message: expect.stringContaining('is deprecated') }
+      await expect(bus.queue('q').send('x')).rejects.toMatchObject(denied)
+      await expect(bus.queue('q').consume(() => {}).closed).rejects.toMatchObject(denied)
+    })
+  })
+
+  test('replies are there although their server was killed before they were heard', async () => {
+    const prefix = newPrefix()
+    const wire = await wireTo(server.port)
+    onTestFinished(wire.close)
+    const asking = await openBus(`amqp://127.0.0.1:${wire.port}?prefix=${prefix}`)
+    const begun = deferred()
+    const consumer = (await open(prefix)).queue('q').consume(async () => {
+      begun.resolve()
+      await isCut.promise
+      return 'y'
+    })
+    const isCut = deferred()
+    const reply = asking.queue('q').request('x', { timeout: 100_000 })
+    await begun.promise
+    wire.cut()
+    isCut.resolve()
+    // The reply is confirmed.
+    await consumer.close()
+    await server.kill()
+    await server.start()
+    wire.mend()
+    expect(await reply).toBe('y')
+  }, 180_000)
+
   test('what is held for longer than the server allows comes again', async () => {
     const set = (timeout: number, tick: number) =>
       server.control(
@@ -488,7 +563,8 @@ await describeEngine('amqp', (_, server) => {
   })
 
   test('what is not confirmed in time is an error that says where to look, and is there when the server goes on', async () => {
-    const bus = await openBus(`${server.url}?prefix=${newPrefix()}&timeout=500`)
+    // Long enough to connect, and to make the queue, on a machine that has little time.
+    const bus = await openBus(`${server.url}?prefix=${newPrefix()}&timeout=5000`)
     const queue = bus.queue('q')
     await queue.send(1)
     server.pause()
@@ -501,6 +577,47 @@ await describeEngine('amqp', (_, server) => {
       server.resume()
     }
     expect(await take(queue, 2)).toEqual([1, 2])
+  })
+
+  test('a server that stands still keeps nobody for longer than he asked', async () => {
+    const prefix = newPrefix()
+    // No heartbeat tells.
+    const bus = await connect(`${server.url}?prefix=${prefix}&timeout=2000&heartbeat=3600`)
+    onTestFinished(() => bus.close())
+    const queue = bus.queue('q')
+    const other = await open(prefix)
+    await other.queue('q').send(1)
+    await other.queue('busy').send(2)
+    const held = await one(queue)
+    const [isBusy, isPaused] = [deferred(), deferred()]
+    const consumer = bus.queue('busy').consume(() => {
+      isBusy.resolve()
+      return isPaused.promise
+    })
+    await isBusy.promise
+    const waiting = new AbortController()
+    const received = queue.receive({ signal: waiting.signal })
+    const gone = { code: 'ERR_BUS_CONNECTION', message: expect.stringContaining('does not answer') }
+    server.pause()
+    try {
+      waiting.abort()
+      await expect(received).rejects.toMatchObject({ name: 'AbortError' })
+      expect(await queue.receive({ wait: 200 })).toEqual([])
+      expect(await bus.queue('other').receive(nothing)).toEqual([])
+      const aborted = bus.queue('other').receive({ signal: AbortSignal.timeout(100) })
+      await expect(aborted).rejects.toMatchObject({ name: 'AbortError' })
+      await expect(bus.queue('new').send(2)).rejects.toMatchObject(gone)
+      await expect(bus.topic('t').bind('q')).rejects.toMatchObject(gone)
+      await expect(queue.stats()).rejects.toMatchObject(gone)
+      await held.release()
+      isPaused.resolve()
+      await bus.close()
+      await consumer.closed
+    } finally {
+      server.resume()
+      isPaused.resolve()
+    }
+    expect(await take(other.queue('q'), 1)).toEqual([1])
   })
 
   test('goes on when the server was away, and says so when it is away for too long', async () => {
@@ -536,6 +653,40 @@ async function bare(server: Server): Promise<Channel> {
   const channel = await connection.createChannel()
   channel.on('error', () => {})
   return channel
+}
+
+/** The URL of a wire to a server that closes the connection of who declares such a queue, as RabbitMQ 4.3 does. */
+async function denyingAt({ port }: Server, isDenied: (isDurable: boolean, isExclusive: boolean) => boolean) {
+  const text = 'INTERNAL_ERROR - Feature `transient_nonexcl_queues` is deprecated.\nBy default, it is not permitted.'
+  // connection.close: 541, the text, and the class and the method that it is about.
+  const said = Buffer.from([0, 10, 0, 50, 541 >> 8, 541 & 255, text.length, ...Buffer.from(text), 0, 50, 0, 10])
+  const frame = Buffer.from([1, 0, 0, 0, 0, 0, said.length, ...said, 0xce])
+  const wire = createServer((near) => {
+    const far = dial(port, '127.0.0.1')
+    for (const [socket, other] of [
+      [near, far],
+      [far, near],
+    ] as const) {
+      socket.on('error', () => {})
+      socket.on('close', () => other.destroy())
+    }
+    near.on('data', (data) => {
+      let isOver = false
+      for (let at = 0; at + 11 < data.length && data[at] === 1; at += data.readUInt32BE(at + 3) + 8) {
+        if (data.readUInt32BE(at + 7) !== 0x0032_000a) continue
+        // Behind two bytes of nothing and the name.
+        const flags = data[at + 14 + (data[at + 13] as number)] as number
+        isOver ||= isDenied((flags & 2) > 0, (flags & 4) > 0)
+      }
+      if (isOver) near.write(frame)
+      else if (far.writable) far.write(data)
+    })
+    far.pipe(near)
+  })
+  wire.listen(0, '127.0.0.1')
+  await once(wire, 'listening')
+  onTestFinished(() => void wire.close())
+  return `amqp://127.0.0.1:${(wire.address() as AddressInfo).port}`
 }
 
 /** The URL of a wire that is cut, once, when a client ends with these what it says on a channel. */

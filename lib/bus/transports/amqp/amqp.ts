@@ -320,7 +320,8 @@ export class Amqp extends Refusals implements Transport {
       for (const [index, at] of own.entries()) settled[at] = acknowledged[index] as boolean
     }
     if (releases.size === 0 && settled.every((one) => typeof one === 'boolean')) return settled
-    const released = [...releases].map(([line, held]) => line.giveBack(held))
+    // A server that says nothing has them again when it goes on, or without their connection.
+    const released = [...releases].map(([line, held]) => this.#inward.ends(line.giveBack(held)))
     const all = await this.#inward.hold.during(() => Promise.allSettled([...settled, ...released]))
     const failed = all.find(({ status }) => status === 'rejected') as PromiseRejectedResult | undefined
     if (failed !== undefined) throw failed.reason
@@ -418,8 +419,11 @@ export class Amqp extends Refusals implements Transport {
   async stats(queue: string): Promise<TransportStats> {
     this.#check('stats')
     const line = this.#line(queue)
-    await this.#inward.hold.during(async () => line.resting)
-    const messages = await this.#countReady(queue)
+    const count = async () => {
+      await line.resting
+      return this.#countReady(queue)
+    }
+    const messages = await this.#inTime('stats', count)
     const { ready, leased, delayed, held } = line.counts
     return { ...NOTHING, ready: messages + ready, leased, delayed: delayed + this.#countDelayed(queue), held }
   }
@@ -427,25 +431,27 @@ export class Amqp extends Refusals implements Transport {
   /** Asking makes no queue. */
   async #countReady(queue: string): Promise<number> {
     const name = this.#topology.nameOf(queue)
-    const { hold } = this.#inward
-    return hold.during(async () => {
-      const deadline = this.#inward.patience()
-      for (;;) {
-        const channel = await this.#inward.channel('stats', deadline)
-        try {
-          const { messageCount } = await channel.checkQueue(name)
-          const keyed = await this.#countKeyed(queue, channel, deadline)
-          await channel.close().catch(() => {})
-          return messageCount + keyed
-        } catch (error) {
-          const why = refused(error, 'stats', queue)
-          if ((why as QueueError).code === 'ENOENT') return 0
-          if (why instanceof QueueError) throw why
-          this.#check('stats')
-          if (performance.now() > deadline) throw this.#inward.explain(error, 'stats')
-        }
+    const deadline = this.#inward.patience()
+    for (;;) {
+      const channel = await this.#inward.channel('stats', deadline)
+      try {
+        const { messageCount } = await channel.checkQueue(name)
+        const keyed = await this.#countKeyed(queue, channel, deadline)
+        await channel.close().catch(() => {})
+        return messageCount + keyed
+      } catch (error) {
+        const why = refused(error, 'stats', queue)
+        if ((why as QueueError).code === 'ENOENT') return 0
+        if (why instanceof QueueError) throw why
+        this.#check('stats')
+        if (performance.now() > deadline) throw this.#inward.explain(error, 'stats')
       }
-    })
+    }
+  }
+
+  #inTime<R>(call: string, work: () => Promise<R>): Promise<R> {
+    const link = this.#inward
+    return link.hold.during(() => link.inTime(call, link.patience(), work()))
   }
 
   async #countKeyed(queue: string, channel: Channel, deadline: number): Promise<number> {
@@ -480,7 +486,7 @@ export class Amqp extends Refusals implements Transport {
     if (!queue.endsWith('/dead')) throw unsupported('browse', 'browse')
     const from = Number(after ?? 0)
     const name = this.#topology.nameOf(queue)
-    return this.#inward.hold.during(async () => {
+    return this.#inTime('browse', async () => {
       const before = await this.#countReady(queue)
       if (before === 0) return { deliveries: [], next: undefined }
       const channel = await this.#inward.channel('browse', this.#inward.patience())
@@ -541,7 +547,7 @@ export class Amqp extends Refusals implements Transport {
     this.#delayed.delete(queue)
     const line = this.#lines.get(queue)
     this.#lines.delete(queue)
-    await this.#inward.hold.during(async () => {
+    await this.#inTime('drop', async () => {
       await line?.close(new QueueError('ERR_MQ_CLOSED', { syscall: 'receive', path: queue }))
       await this.#topology.drop(queue)
     })
@@ -554,8 +560,11 @@ export class Amqp extends Refusals implements Transport {
 
   async #close(): Promise<void> {
     const error = new QueueError('ERR_MQ_CLOSED', { syscall: 'receive' })
-    await Promise.allSettled([...this.#lines.values()].map((line) => line.close(error)))
-    await this.#topology.close()
+    const finish = async () => {
+      await Promise.allSettled([...this.#lines.values()].map((line) => line.close(error)))
+      await this.#topology.close()
+    }
+    await this.#inward.ends(finish())
     await Promise.all([this.#outward.close(), this.#inward.close()])
   }
 }

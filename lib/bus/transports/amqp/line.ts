@@ -47,7 +47,7 @@ export class Line implements Holder {
   #buffer: Plain[] = []
   readonly #receivers: Receiver[] = []
   /** Of calls that have a consumer of their own. */
-  readonly #waiters = new Set<Waiter<unknown>>()
+  readonly #waiters = new Set<Waiter<void>>()
   readonly #looks = new Set<Waiter<void>>()
   #tag: string | undefined
   /** How much the server sends to the consumer that stays, of what is not settled. */
@@ -284,7 +284,8 @@ export class Line implements Holder {
   }
 
   /** By a consumer that ends as soon as it has something: nothing comes that nobody asked for. */
-  async #receiveOnce({ max, deadline, signal }: ReceiveOptions): Promise<Held[]> {
+  async #receiveOnce(options: ReceiveOptions): Promise<Held[]> {
+    const { max, deadline, signal } = options
     const { link } = this.#context
     for (;;) {
       link.check('receive')
@@ -293,24 +294,20 @@ export class Line implements Holder {
         if (this.#buffer.length > 0 && this.#returns.length === 0) return this.#buffer.splice(0, max)
         if (this.#prefetch > 0 || this.#tuning !== undefined) {
           this.#stop()
-          await this.#tune()
+          if (!(await this.#isTuned(options)) && performance.now() >= deadline) return []
         }
       }
       const keyed = this.#takeKeyed(max)
       if (keyed.length === max) return keyed
       const got: Plain[] = []
-      let isQuiet = false
-      const waiter = new Waiter<void>(Math.min(deadline, performance.now() + QUIET), signal, (ended, reason) => {
-        isQuiet = reason === 'timeout' && performance.now() < deadline
-        if (reason === 'timeout') ended.resolve()
-        else ended.reject(reason)
-      })
+      let [isQuiet, isSilent] = [false, false]
+      let quiet: NodeJS.Timeout | undefined
+      const waiter = this.#wait(options)
       let failure: { error: unknown } | undefined
       // It may be given up before it is waited for.
       waiter.promise.catch((error: unknown) => {
         failure = { error }
       })
-      this.#waiters.add(waiter as Waiter<unknown>)
       try {
         const take = (held?: Plain) => {
           if (held !== undefined) got.push(held)
@@ -326,20 +323,24 @@ export class Line implements Holder {
         try {
           await Promise.race([begun, waiter.promise])
           // Whoever does not wait looks all the same, if there is somebody to ask.
-          if (link.isUp) await Promise.all([begun, this.#look()])
+          if (link.isUp) isSilent = !(await this.#endOf(Promise.all([begun, this.#look()]), waiter))
+          quiet = setTimeout(() => {
+            isQuiet = true
+            waiter.resolve()
+          }, QUIET).unref()
           await waiter.promise
         } catch (error) {
           // What the server says is told below.
           if (failure === undefined) throw error
         }
-        if (link.isUp) await end()
-        else {
-          void end().then(
+        const ending = end()
+        if (isSilent || !link.isUp || !(await link.ends(ending))) {
+          isQuiet = false
+          // What comes until then is nobody's.
+          void ending.then(
             () => this.giveBack(got),
             () => {},
           )
-          if (failure !== undefined) throw failure.error
-          if (performance.now() >= deadline) return keyed.filter(({ isGone }) => !isGone)
         }
       } catch (error) {
         waiter.resolve()
@@ -348,9 +349,10 @@ export class Line implements Holder {
           throw refused(error, 'receive', this.queue)
         }
       } finally {
-        this.#waiters.delete(waiter as Waiter<unknown>)
+        clearTimeout(quiet)
+        this.#waiters.delete(waiter)
       }
-      const plain = got.filter(({ isGone }) => !isGone)
+      const plain = got.splice(0).filter(({ isGone }) => !isGone)
       if (failure !== undefined || this.#closed) {
         this.giveBack(plain)
         for (const held of keyed) void held.line.giveBack([held])
@@ -361,6 +363,32 @@ export class Line implements Holder {
       const ours = [...keyed, ...more, ...plain].filter(({ isGone }) => !isGone)
       if (ours.length > 0 || performance.now() >= deadline) return ours
       checkSignal(signal)
+    }
+  }
+
+  /** Of a call that has a consumer of its own, up to its end. */
+  #wait({ deadline, signal }: ReceiveOptions): Waiter<void> {
+    const waiter = new Waiter<void>(deadline, signal, (ended, reason) => {
+      if (reason === 'timeout') ended.resolve()
+      else ended.reject(reason)
+    })
+    this.#waiters.add(waiter)
+    return waiter
+  }
+
+  /** False if it takes longer than is waited for, and the server says nothing. */
+  async #endOf(work: Promise<unknown>, waiter: Waiter<void>): Promise<boolean> {
+    await Promise.race([work, waiter.promise])
+    return this.#context.link.ends(work)
+  }
+
+  async #isTuned(options: ReceiveOptions): Promise<boolean> {
+    const waiter = this.#wait(options)
+    try {
+      return await this.#endOf(this.#tune(), waiter)
+    } finally {
+      waiter.resolve()
+      this.#waiters.delete(waiter)
     }
   }
 
@@ -471,9 +499,7 @@ export class Line implements Holder {
 
   /** Has the consumer that stays be as it is to be. */
   #tune(): Promise<void> {
-    this.#tuning ??= this.#tuneAll().finally(() => {
-      this.#tuning = undefined
-    })
+    this.#tuning ??= this.#tuneAll()
     return this.#tuning
   }
 
@@ -482,6 +508,8 @@ export class Line implements Holder {
   }
 
   async #tuneAll(): Promise<void> {
+    // Its end is told where it has looked last: who asks a moment later would be told that it is under way.
+    await undefined
     for (;;) {
       try {
         const wanted = this.#isAskedFor ? Math.max(this.#asked, this.#prefetch) : 0
@@ -497,11 +525,13 @@ export class Line implements Holder {
           this.#serve()
           // Only now: those without a key do not wait for it.
           if (this.#users > 0 && this.#keyed === undefined) this.find().catch((error) => this.#fail(error))
+          this.#tuning = undefined
           return
         }
       } catch (error) {
         if (!this.#passes(error)) {
           this.#fail(refused(error, 'receive', this.queue))
+          this.#tuning = undefined
           return
         }
       }

@@ -10,12 +10,22 @@ import type { Hold } from '../engine/hold.ts'
 const FIRST_WAIT = 50
 const LONGEST_WAIT = 2000
 
+/** Milliseconds: who waits no longer waits for so long for a server that says nothing; and so often, if it says something else. */
+const SILENCE = 1000
+const SILENCES = 5
+
 /** Bytes that a packet has room for, everywhere. */
 const PACKET = 1200
 
 /** Codes of RabbitMQ that pass by themselves: it starts or stops, or a queue has no leader at the moment. */
 const PASSING = [320, 504, 541]
+/** Milliseconds before it is asked for again; it doubles, too. */
 const TRY_AGAIN = 50
+
+/** What 541 says, too: the server was told, or has learnt, not to do that. With it goes the connection, under all who use it. */
+const DENIED = /deprecated|not permitted/
+/** After how many it is known of whom it is said. */
+const DENIALS = 3
 
 /** The server said no, and why; undefined if the connection or the channel was lost, or will be there soon. */
 export function refusalOf(error: unknown): number | undefined {
@@ -30,6 +40,14 @@ export function isLoss(error: unknown): boolean {
   const { name, message = '', code } = error as { name?: string; message?: string; code?: unknown }
   if (typeof code === 'number') return refusalOf(error) === undefined
   return name === 'IllegalOperationError' || /closed|ended|closing/i.test(message)
+}
+
+const isDenial = (cause: unknown): cause is Error => cause instanceof Error && DENIED.test(cause.message)
+
+function denied(call: string, cause: Error): QueueError {
+  const detail = cause.message.replace(/^.*? with message "?/s, '').split('\n')[0]
+  const hint = 'rabbitmq.conf may permit it: deprecated_features.permit'
+  return Object.assign(new QueueError('ERR_BUS_UNSUPPORTED', { syscall: call, detail, hint }), { cause })
 }
 
 /** What was asked for is there no more, or cannot be had just now: who waits for messages waits for it, too. */
@@ -59,7 +77,7 @@ export class Link {
   #connecting = false
   #closed = false
   #blocked: string | undefined
-  /** Why there is no connection. */
+  /** Why there is no connection; undefined if there is one, or none was made yet. */
   #cause: unknown
   readonly #waiting = new Set<Waiter<void>>()
   #admin: { model: ChannelModel; channel: Promise<Channel> } | undefined
@@ -114,6 +132,7 @@ export class Link {
     }
     this.#model = closing(model)
     this.#blocked = undefined
+    this.#cause = undefined
     const { stream, heartbeater } = model.connection as Inside
     if (stream !== undefined) {
       stream.unref()
@@ -186,7 +205,7 @@ export class Link {
   }
 
   /** What is told of what took too long. */
-  late(call: string, cause: unknown = this.#cause): QueueError {
+  late(call: string, cause: unknown = this.#cause ?? new Error('the server does not answer')): QueueError {
     if (this.#blocked === undefined) return this.explain(cause, call)
     const hint = 'the server takes nothing: it is short of memory or of disk, as `rabbitmqctl status` says'
     return new QueueError('ERR_BUS_DISK_FULL', { syscall: call, detail: `blocked: ${this.#blocked}`, hint })
@@ -196,11 +215,52 @@ export class Link {
     if (this.#closed) throw new QueueError('ERR_MQ_CLOSED', { syscall: call })
   }
 
+  /** No longer than that: a server that stands still keeps its connections, and answers nothing. */
+  async inTime<R>(call: string, deadline: number, work: Promise<R>, signal?: AbortSignal): Promise<R> {
+    if (deadline === Number.POSITIVE_INFINITY && signal === undefined) return work
+    const waiter = new Waiter<void>(deadline, signal, (ended, reason) => ended.reject(reason))
+    const isOver = waiter.promise.catch((reason: unknown) => {
+      throw reason === 'timeout' ? this.late(call) : reason
+    })
+    try {
+      return await Promise.race([work, isOver as Promise<never>])
+    } finally {
+      waiter.resolve()
+    }
+  }
+
+  /** For who waits no longer: false if the server says nothing, or says other things for longer. */
+  async ends(work: Promise<unknown>): Promise<boolean> {
+    const stream = (this.#model?.connection as Inside | undefined)?.stream
+    const over = new Waiter<boolean>(Number.POSITIVE_INFINITY, undefined, () => {})
+    let [left, heard] = [SILENCES, stream?.bytesRead]
+    const look = (): void => {
+      if (--left === 0 || stream?.bytesRead === heard) over.resolve(false)
+      heard = stream?.bytesRead
+    }
+    // This process may have stood still itself: what has come meanwhile is read first.
+    const timer = setInterval(() => setImmediate(look), SILENCE).unref()
+    try {
+      return await Promise.race([work.then(() => true), over.promise])
+    } finally {
+      clearInterval(timer)
+    }
+  }
+
   /** A new channel; whoever asked closes it. */
-  async channel(call: string, deadline: number, signal?: AbortSignal): Promise<Channel> {
-    return this.#tryUntil(call, deadline, async () =>
-      quiet(await (await this.up(call, deadline, signal)).createChannel()),
-    )
+  async channel(call: string, deadline: number): Promise<Channel> {
+    let isLate = false
+    const open = async () => {
+      const channel = quiet(await (await this.up(call, deadline)).createChannel())
+      if (isLate) void channel.close().catch(() => {})
+      return channel
+    }
+    try {
+      return await this.#tryUntil(call, deadline, open)
+    } catch (error) {
+      isLate = true
+      throw error
+    }
   }
 
   /** What the server is asked for, again if the connection is lost meanwhile; its refusals come as they are. */
@@ -222,14 +282,15 @@ export class Link {
   }
 
   async #tryUntil<R>(call: string, deadline: number, work: () => Promise<R>): Promise<R> {
-    for (;;) {
+    for (let [wait, denials] = [TRY_AGAIN, 0]; ; wait = Math.min(2 * wait, LONGEST_WAIT)) {
       try {
-        return await work()
+        return await this.inTime(call, deadline, work())
       } catch (error) {
         if (!isLoss(error)) throw error
         this.check(call)
+        if (isDenial(this.#cause) && ++denials === DENIALS) throw denied(call, this.#cause)
         if (performance.now() >= deadline) throw this.explain(error, call)
-        await sleep(TRY_AGAIN)
+        await sleep(wait)
       }
     }
   }
@@ -238,9 +299,11 @@ export class Link {
     this.#closed = true
     this.#tell()
     const model = this.#model
-    this.#model = undefined
+    if (model === undefined) return
     // One that has just gone is closed, too.
-    await model?.close().catch(() => {})
+    const isClosed = this.ends(model.close().catch(() => {}))
+    this.#model = undefined
+    if (!(await isClosed)) (model.connection as Inside).stream?.destroy(new Error('closed'))
   }
 }
 

@@ -3,6 +3,7 @@ import type { ConfirmChannel, Message, Options } from 'amqplib'
 import { QueueError } from '../../../errors.ts'
 import { MAX_TIMER, Waiter } from '../../../waiting.ts'
 import { isLoss, type Link, refusalOf } from './link.ts'
+import { refused } from './topology.ts'
 
 export interface Posting {
   readonly exchange: string
@@ -24,13 +25,18 @@ export interface Outcome {
 const sign = (exchange: string, key: string, id: string | undefined): string => `${exchange}\n${key}\n${id}`
 
 /** "message size 20 is larger than configured max size 10" */
-const TOO_LARGE = /message size (\d+)/
+const TOO_LARGE = /message size (\d+) is larger than (?:configured )?max size (\d+)/
 
 /** The server is there, or seems to be, and does not say that it keeps what it was sent. */
 function unconfirmed(call: string, path: string | undefined): QueueError {
   const hint =
     'a server that stands still confirms nothing, nor does a queue without a leader: `rabbitmqctl list_unresponsive_queues` names those'
   return new QueueError('ERR_BUS_CONNECTION', { syscall: call, path, detail: 'not confirmed in time', hint })
+}
+
+function tooLong(call: string, path: string, detail: string, cause: unknown): QueueError {
+  const hint = 'send less, or set max_message_size higher in rabbitmq.conf'
+  return Object.assign(new QueueError('EMSGSIZE', { syscall: call, path, detail, hint }), { cause })
 }
 
 export class Publisher {
@@ -52,9 +58,9 @@ export class Publisher {
     this.#forget = forget
   }
 
-  #channel(call: string, deadline: number, signal: AbortSignal | undefined): Promise<ConfirmChannel> {
+  #channel(call: string, deadline: number): Promise<ConfirmChannel> {
     if (this.#opened !== undefined) return this.#opened
-    const opened = this.#open(call, deadline, signal)
+    const opened = this.#open(call, deadline)
     this.#opened = opened
     opened.catch(() => {
       if (this.#opened === opened) this.#opened = undefined
@@ -62,8 +68,8 @@ export class Publisher {
     return opened
   }
 
-  async #open(call: string, deadline: number, signal: AbortSignal | undefined): Promise<ConfirmChannel> {
-    const model = await this.#link.up(call, deadline, signal)
+  async #open(call: string, deadline: number): Promise<ConfirmChannel> {
+    const model = await this.#link.up(call, deadline)
     const channel = await model.createConfirmChannel()
     channel.on('error', (error) => {
       this.#failure = error
@@ -93,14 +99,15 @@ export class Publisher {
       while (left.length > 0) {
         for (const posting of left) {
           const prepared = posting.prepare()
-          if (prepared !== undefined) await prepared
+          if (prepared !== undefined) await this.#link.inTime(call, deadline, prepared, signal)
         }
         // Whoever is short of room blocks those that publish.
         if (!this.#link.isFree) await this.#link.up(call, deadline, signal, true)
         this.#failure = undefined
         try {
           // Of most messages, waiting for what is there would be a good part of all that is done with them here.
-          const channel = this.#ready ?? (await this.#channel(call, deadline, signal))
+          const channel =
+            this.#ready ?? (await this.#link.inTime(call, deadline, this.#channel(call, deadline), signal))
           left = await this.#try(channel, left, outcome, call, deadline, signal)
         } catch (error) {
           if (!isLoss(error)) throw error
@@ -117,9 +124,12 @@ export class Publisher {
   async #check(call: string, left: readonly Posting[], deadline: number): Promise<void> {
     this.#link.check(call)
     const code = refusalOf(this.#failure)
-    const size = Number(TOO_LARGE.exec((this.#failure as Error | undefined)?.message ?? '')?.[1] ?? 0)
-    const isOurs = size > 0 ? left.some(({ content }) => content.length >= size) : code !== undefined && code !== 404
-    if (isOurs) throw this.#failure
+    const [, size, limit] = TOO_LARGE.exec((this.#failure as Error | undefined)?.message ?? '') ?? []
+    if (size !== undefined) {
+      // What others sent goes again.
+      const long = left.find(({ content }) => content.length >= Number(size))
+      if (long !== undefined) throw tooLong(call, long.key, `${size} > ${limit} bytes`, this.#failure)
+    } else if (code !== undefined && code !== 404) throw refused(this.#failure, call, (left[0] as Posting).key)
     if (performance.now() >= deadline) throw this.#link.explain(this.#failure, call)
     await new Promise((resolve) => setTimeout(resolve, 20))
   }

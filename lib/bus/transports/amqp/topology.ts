@@ -293,11 +293,11 @@ export class Topology {
   /** Removes what goes with this process. */
   async close(): Promise<void> {
     clearInterval(this.#keepAlive)
-    const deadline = performance.now()
-    const gone = [...this.#borrowed.keys()].map((queue) =>
-      this.#link.ask('drop', (channel) => channel.deleteQueue(this.nameOf(queue)), deadline),
-    )
     // Without a connection they go by themselves.
+    if (!this.#link.isUp) return
+    const gone = [...this.#borrowed.keys()].map((queue) =>
+      this.#link.ask('drop', (channel) => channel.deleteQueue(this.nameOf(queue))),
+    )
     await Promise.allSettled(gone)
   }
 }
@@ -305,7 +305,8 @@ export class Topology {
 const keyOf = ({ pattern, queue, headers }: Binding): string => JSON.stringify([pattern, queue, headers])
 
 function optionsOf(queue: string): Options.AssertQueue {
-  if (queue.startsWith(BORROWED)) return { durable: false, expires: OUTLIVES }
+  // Durable, since RabbitMQ 4.3 makes no others that may be had by more than one connection.
+  if (queue.startsWith(BORROWED)) return { expires: OUTLIVES, arguments: { 'x-queue-type': 'classic' } }
   return { arguments: { ...QUORUM, 'x-delivery-limit': UNLIMITED } }
 }
 
