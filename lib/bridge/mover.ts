@@ -41,6 +41,8 @@ export class Mover {
   readonly #stop: AbortSignal
   /** Aborted when what is in hand is to be given back. */
   readonly #over: AbortSignal
+  /** What comes behind a message that is given back does not overtake it. */
+  #givesBack = false
   #inHand = 0
   #handFreed = () => {}
   #turn = 0
@@ -143,7 +145,7 @@ export class Mover {
     await this.#settleAll(unwanted, ({ message }) => this.#refuse(message))
     let rest = batch.filter((work): work is Wanted => work.parcel !== undefined)
     let size = rest.length
-    for (let attempts = 0; rest.length > 0 && !this.#over.aborted; ) {
+    for (let attempts = 0; rest.length > 0 && !this.#givesBack && !this.#over.aborted; ) {
       const part = rest.slice(0, size)
       const { sent, error } = await this.#send(part.map(({ parcel }) => parcel))
       await this.#settleAll(part.slice(0, sent), ({ message }) => message.ack())
@@ -159,8 +161,8 @@ export class Mover {
       } else {
         this.#reporter.down('target', error)
         // Who is to stop does not wait for what does not work.
-        if (this.#stop.aborted) break
-        await backOff(++attempts, this.#route.retry, this.#stop)
+        if (this.#stop.aborted) this.#givesBack = true
+        else await backOff(++attempts, this.#route.retry, this.#stop)
       }
     }
     await Promise.all(rest.map(({ message }) => message.release().catch(() => {})))

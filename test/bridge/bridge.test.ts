@@ -14,7 +14,7 @@ import { newBus, openBus, temporaryDirectory } from '../bus/support.ts'
 import { startKmq } from '../cli/support.ts'
 import { failureOf, isPending, openQueue, uniqueName } from '../support.ts'
 import { openSysv, uniqueKey } from '../sysv-support.ts'
-import { isEmpty, newLocal, startBridge, takeMessages, until } from './support.ts'
+import { isEmpty, newLocal, sendingBy, startBridge, takeMessages, until } from './support.ts'
 
 const numbers = (count: number, from = 0) => Array.from({ length: count }, (_, at) => from + at)
 const hex = (key: number) => `0x${key.toString(16)}`
@@ -523,6 +523,25 @@ describe('its end and its changes', () => {
     expect(messages.map(({ body }) => body)).toEqual(numbers(26, 4).map(String))
     expect(messages.every(({ attempts, losses }) => attempts === 0 && losses === 0)).toBe(true)
     await expect(bridge.reload({ routes: [route] })).rejects.toMatchObject({ code: 'ERR_MQ_CLOSED' })
+  })
+
+  test('a batch that fails when it is to end is given back, and what follows it, too: the order stays', async () => {
+    const { far, from, to, route } = await newRoute()
+    await from.sendMany(numbers(6).map((body) => ({ body })))
+    let fail = () => {}
+    const failing = new Promise<never>((_, reject) => {
+      fail = () => reject(new Error('the other side is away for a moment'))
+    })
+    let sends = 0
+    const connectTo = sendingBy(far.url, (send, ...call) => (sends++ === 0 ? failing : send(...call)))
+    const { bridge } = await startBridge({ routes: [{ ...route, batch: 2 }] }, { connect: connectTo })
+    // The first batch is on its way, and the second waits behind it.
+    await until(() => sends === 1 && bridge.routes[0]?.inHand === 4)
+    const closed = bridge.close()
+    fail()
+    await closed
+    await startBridge({ routes: [route] })
+    expect((await takeMessages(to, 6)).map(({ body }) => body)).toEqual(numbers(6))
   })
 
   test('an end that answers nothing any more does not keep it from ending, and what was for it is given back', async () => {
