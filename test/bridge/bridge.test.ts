@@ -2,6 +2,7 @@
 import { randomBytes } from 'node:crypto'
 import { once } from 'node:events'
 import { mkdirSync, readdirSync, rmSync, statSync, symlinkSync, writeFileSync } from 'node:fs'
+import { createServer } from 'node:net'
 import { dirname, join } from 'node:path'
 import { DatabaseSync } from '@photostructure/sqlite'
 import { PosixQueue, SysvQueue } from 'kernelmq'
@@ -605,6 +606,37 @@ describe('its end and its changes', () => {
 })
 
 describe('health and metrics', () => {
+  describe('another host at the same port', () => {
+    async function listening() {
+      const { route } = await newRoute()
+      const { bridge } = await startBridge({ routes: [route], listen: { port: 0 } })
+      const first = bridge.url as string
+      const listen = { host: '0.0.0.0', port: Number(new URL(first).port) }
+      const reload = () => bridge.reload({ routes: [route], listen })
+      const health = async () => (await fetch(`${first}/healthz`)).text()
+      return { bridge, first, listen, reload, health }
+    }
+
+    test('is answered at', async () => {
+      const { bridge, listen, reload, health } = await listening()
+      await reload()
+      expect(bridge.url).toBe(`http://0.0.0.0:${listen.port}`)
+      expect(await health()).toBe('ok\n')
+    })
+
+    test('is refused if somebody else has it, and the old one answers', async () => {
+      const { bridge, first, listen, reload, health } = await listening()
+      const other = createServer().listen({ host: '127.0.0.2', port: listen.port })
+      onTestFinished(() => void other.close())
+      await once(other, 'listening')
+      await expect(reload()).rejects.toMatchObject({ code: 'EADDRINUSE' })
+      expect([bridge.url, await health()]).toEqual([first, 'ok\n'])
+      other.close()
+      await reload()
+      expect(bridge.url).toBe(`http://0.0.0.0:${listen.port}`)
+    })
+  })
+
   test('are told on the loopback interface', async () => {
     const { from, to, route } = await newRoute()
     const missing = uniqueName()
