@@ -6,7 +6,7 @@ import { createServer } from 'node:net'
 import { dirname, join } from 'node:path'
 import { DatabaseSync } from '@photostructure/sqlite'
 import { PosixQueue, SysvQueue } from 'kernelmq'
-import { type BridgeConfig, bridge } from 'kernelmq/bridge'
+import { type BridgeConfig, bridge, checkConfig } from 'kernelmq/bridge'
 import { type Bus, connect, encrypt } from 'kernelmq/bus'
 import { describe, expect, onTestFinished, test } from 'vitest'
 import type { KernelEndpoint } from '../../dist/bridge/endpoint.js'
@@ -712,6 +712,120 @@ describe('a configuration', () => {
   ])('is refused for "%s": %s', async (at, expected, config) => {
     const error = await failureOf(() => bridge(config as BridgeConfig))
     expect(error).toMatchObject({ at, message: expect.stringMatching(expected) })
+  })
+
+  const outbox = { directory: '/o' }
+  test.each([
+    [`${local}#topic=t,queue=a`, `${local}#queue=a`],
+    [`${local}#queue=a`, 'local:///tmp/../tmp//nowhere/#queue=a'],
+    ['redis://h#queue=a', 'rediss://user:pass@H:6379/0?prefix=kmq&timeout=500#queue=a'],
+    ['nats://localhost#queue=a', 'nats://127.0.0.1:4222?replicas=3#queue=a'],
+    ['amqp://h#queue=a', 'amqps://user:pass@h:5671/%2F#queue=a'],
+    ['sysv:0xab', 'sysv:0x00AB'],
+  ])('knows one place by two spellings: %s is %s', async (from, to) => {
+    const loop = await failureOf(() => checkConfig({ routes: [{ from, to }], outbox }))
+    expect(loop).toMatchObject({ at: 'routes[0].to', message: expect.stringContaining('somewhere else') })
+    const twice = [from, to].map((one) => ({ from: one, to: 'posix:/there' }))
+    const error = await failureOf(() => checkConfig({ routes: twice, outbox }))
+    expect(error).toMatchObject({ at: 'routes[1].from', message: expect.stringContaining('no other route takes from') })
+  })
+
+  const a = (end: string) => `local:/tmp/a#${end}`
+  const b = (end: string) => `local:/tmp/b#${end}`
+  const [there, back] = [
+    { from: a('topic=t.#,queue=x'), to: b('topic=t.a'), name: 'there' },
+    { from: b('topic=t.#,queue=y'), to: a('topic=t.b'), name: 'back' },
+  ]
+
+  test.each<[string, BridgeConfig['routes'], at?: string]>([
+    ['a queue and back', [route, { from: route.to, to: route.from }]],
+    ['topics and back', [there, back]],
+    ['a topic that its own pattern means', [{ from: a('topic=t.#,queue=x'), to: a('topic=t.a') }], 'routes[0].to'],
+    [
+      'a topic into its own queue',
+      [
+        { from: a('queue=x'), to: b('topic=t.a') },
+        { ...back, to: a('queue=x') },
+      ],
+    ],
+    [
+      'a way by the kernel',
+      [
+        { from: a('queue=x'), to: 'posix:/p' },
+        { from: 'posix:/p', to: 'sysv:0xa' },
+        { from: 'sysv:0x0A', to: a('queue=x') },
+      ],
+      'routes[2].to',
+    ],
+    ['what every filter wants', [there, back].map((one) => ({ ...one, filter: { headers: { level: 'error' } } }))],
+    [
+      'one without a filter beside one with it',
+      [
+        { from: a('topic=t,queue=x'), to: b('topic=t'), name: 'there' },
+        { from: b('topic=t,queue=y'), to: a('topic=t'), name: 'back', filter: { priority: { min: 5 } } },
+        { from: b('topic=t,queue=z'), to: a('topic=t'), name: 'back, too' },
+      ],
+      'routes[2].to',
+    ],
+  ])('that goes round for ever is refused: %s', async (_, routes, at = 'routes[1].to') => {
+    const error = await failureOf(() => checkConfig({ routes, outbox }))
+    expect(error).toMatchObject({ at, message: expect.stringContaining('lead back to "from"') })
+  })
+
+  const marked = (via: string) => ({ headers: { via }, filter: { headers: { via: null } }, unmatched: 'drop' as const })
+  test.each<[string, BridgeConfig['routes']]>([
+    [
+      'other queues',
+      [
+        { from: a('queue=out'), to: b('queue=in') },
+        { from: b('queue=out'), to: a('queue=in') },
+      ],
+    ],
+    ['other topics', [{ ...there, from: a('topic=t,queue=x') }, back]],
+    [
+      'what came from there is not taken',
+      [
+        { ...there, ...marked('a') },
+        { ...back, ...marked('b') },
+      ],
+    ],
+    [
+      'one way marks, the other looks',
+      [
+        { ...there, headers: { via: 'a' } },
+        { ...back, filter: { headers: { via: null } } },
+      ],
+    ],
+    [
+      'each wants another',
+      [
+        { ...there, filter: { headers: { dest: 'b' } } },
+        { ...back, filter: { headers: { dest: 'a' } } },
+      ],
+    ],
+    [
+      'keys',
+      [
+        { ...there, filter: { key: 'b-*' } },
+        { ...back, filter: { key: 'a-*' } },
+      ],
+    ],
+    [
+      'other databases',
+      ['0', '1'].map((n) => ({ from: `redis://h/${n}#queue=a`, to: `redis://h/${2 + Number(n)}#queue=a` })),
+    ],
+    ['other prefixes', [{ from: 'nats://h?prefix=a#queue=q', to: 'nats://h?prefix=b#queue=q' }]],
+    ['other accounts', [{ from: 'nats://a:p@h#queue=q', to: 'nats://b:p@h#queue=q' }]],
+    ['other virtual hosts', [{ from: 'amqp://h/a#queue=q', to: 'amqp://h/b#queue=q' }]],
+    [
+      'a chain',
+      [
+        { from: a('queue=1'), to: a('queue=2') },
+        { from: a('queue=2'), to: a('queue=3') },
+      ],
+    ],
+  ])('that comes to an end is taken: %s', (_, routes) => {
+    expect(() => checkConfig({ routes })).not.toThrow()
   })
 
   test.each([
