@@ -366,6 +366,52 @@ describe('from and to the kernel', () => {
   })
 })
 
+describe('a message that the other side refuses', () => {
+  test.each(['EMSGSIZE', 'ERR_BUS_INVALID_BODY', 'ERR_INVALID_ARG_TYPE', 'ERR_INVALID_ARG_VALUE', 'ERR_OUT_OF_RANGE'])(
+    'by %s is a dead letter, and those before and behind it arrive',
+    async (code) => {
+      const { far, from, to, route } = await newRoute()
+      await from.sendMany(numbers(9).map((body) => ({ body, id: `n-${body}` })))
+      const connectTo = sendingBy(far.url, async (send, items, options) => {
+        if ([...items].some(({ id }) => id === 'n-4')) throw Object.assign(new Error('not this one'), { code })
+        return send(items, options)
+      })
+      const { bridge, events } = await startBridge({ routes: [route] }, { connect: connectTo })
+      expect((await takeMessages(to, 8)).map(({ body }) => body)).toEqual([0, 1, 2, 3, 5, 6, 7, 8])
+      await until(() => isEmpty(from))
+      const { letters } = await from.dead.list()
+      expect(letters).toMatchObject([{ id: 'n-4', body: 4, reason: expect.stringContaining('cannot send it') }])
+      expect(events.filter(({ event }) => event !== 'up')).toMatchObject([
+        { event: 'dead', id: 'n-4', error: { code } },
+      ])
+      expect(bridge.routes[0]?.counters).toMatchObject({ sent: 8, dead: 1, failures: 0 })
+    },
+  )
+
+  test('since no message of the kernel may be so long is a dead letter', async () => {
+    const { from, route } = await newRoute()
+    const key = uniqueKey()
+    const to = SysvQueue.open(key, { create: true })
+    const tooLong = 'x'.repeat(SysvQueue.limits().messageSize + 1)
+    await from.sendMany(['a', tooLong, 'c'].map((body, at) => ({ body, id: `m-${at}` })))
+    const { seen } = await startBridge({ routes: [{ ...route, to: `sysv:${hex(key)}` }] })
+    expect([(await to.receive()).text(), (await to.receive()).text()]).toEqual(['a', 'c'])
+    expect(await seen('dead')).toMatchObject({ id: 'm-1', error: { code: 'EMSGSIZE' } })
+    await to.close()
+  })
+
+  test('is none if the other side cannot even be opened: it waits', async () => {
+    const { from, to, route } = await newRoute()
+    await from.sendMany(numbers(3).map((body) => ({ body })))
+    const { bridge, seen } = await startBridge({ routes: [{ ...route, to: `local:/nowhere?colour=red#queue=out` }] })
+    expect(await seen('down', 'target')).toMatchObject({ error: { code: 'ERR_INVALID_ARG_VALUE' } })
+    await until(() => bridge.routes[0]?.inHand === 3 && bridge.routes[0].counters.failures > 5)
+    expect(bridge.routes[0]?.counters).toMatchObject({ dead: 0 })
+    await bridge.reload({ routes: [route] })
+    expect((await takeMessages(to, 3)).map(({ body }) => body)).toEqual(numbers(3))
+  })
+})
+
 describe('the other side is down', () => {
   test('a bus that is not there yet', async () => {
     const { near, route } = await newRoute()
