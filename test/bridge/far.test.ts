@@ -72,9 +72,7 @@ describe.each(fars)('$name', ({ name, url, server }) => {
 
   // Queues of the others have no bounds.
   if (['local', 'redis'].includes(name)) {
-    test('a message that is larger than its queue may ever be is a dead letter, and holds up nobody', async ({
-      skip,
-    }) => {
+    test('a message that is larger than its queue may ever be is a dead letter, and holds up nobody', async () => {
       const near = await newLocal()
       const there = await url('bounds')
       const far = await openBus(there)
