@@ -8,7 +8,7 @@ import type { BridgeEvent } from './counters.ts'
 import { inTime, Links } from './links.ts'
 import { type Measured, toText } from './metrics.ts'
 import { outboxUrl, type RouteStatus, Runner } from './runner.ts'
-import { type Answer, HealthServer } from './server.ts'
+import { type Answer, HealthServer, type Place } from './server.ts'
 
 export interface BridgeOptions {
   /** Opens the bus at a URL; that of the outbox, too. The bridge closes it. Default: `connect(url, { durability })`. */
@@ -116,16 +116,41 @@ export class Bridge {
   }
 
   async #listen({ listen }: Plan): Promise<void> {
-    if (JSON.stringify(listen) === JSON.stringify(this.#plan?.listen)) return
-    const server =
-      listen &&
-      (await HealthServer.start(listen, {
-        '/healthz': async () => ({ status: 200, text: 'ok\n' }),
-        '/readyz': async () => this.#readiness(),
-        '/metrics': async () => ({ status: 200, text: await this.metrics() }),
-      }))
-    this.#server?.close()
+    const before = this.#server
+    const isSame = JSON.stringify(listen) === JSON.stringify(this.#plan?.listen)
+    // One that is missing could not be had again when another was refused.
+    if (isSame && (before === undefined) === (listen === undefined)) return
+    let server: HealthServer | undefined
+    try {
+      server = listen && (await this.#serve(listen))
+    } catch (error) {
+      const isTaken = (error as NodeJS.ErrnoException).code === 'EADDRINUSE'
+      if (!isTaken || listen === undefined || before?.place.port !== listen.port) throw error
+      server = await this.#replace(before, listen)
+    }
+    before?.close()
     this.#server = server
+  }
+
+  /** The old one may be in the way of the new one. If that cannot be had all the same, the old one is there again. */
+  async #replace(before: HealthServer, place: Place): Promise<HealthServer> {
+    const old = before.place
+    before.close()
+    try {
+      return await this.#serve(place)
+    } catch (error) {
+      this.#server = undefined
+      this.#server = await this.#serve(old)
+      throw error
+    }
+  }
+
+  #serve(place: Place): Promise<HealthServer> {
+    return HealthServer.start(place, {
+      '/healthz': async () => ({ status: 200, text: 'ok\n' }),
+      '/readyz': async () => this.#readiness(),
+      '/metrics': async () => ({ status: 200, text: await this.metrics() }),
+    })
   }
 
   async #change(routes: readonly Route[]): Promise<Reloaded> {

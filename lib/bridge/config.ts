@@ -3,13 +3,14 @@ import { isAbsolute } from 'node:path'
 import { inspect } from 'node:util'
 import type { Durability } from '../bus/index.ts'
 import { hide } from '../bus/secrets.ts'
+import { circleIn } from './circles.ts'
 import {
   type BusEndpoint,
   type Endpoint,
   isForgetful,
-  isKernel,
   type KernelEndpoint,
   parseEndpoint,
+  placeOf,
 } from './endpoint.ts'
 
 /** A text with `*` for any characters, or several of them; null is what is not there. */
@@ -166,6 +167,7 @@ export function planOf(config: unknown, schemes: readonly string[]): Plan {
   const shared = { outbox: outboxOf(outbox), retry: retryOf(retry) }
   const planned = routes.map((route: unknown, at) => routeOf(`routes[${at}]`, route, shared, schemes))
   checkUnique(planned)
+  checkCircles(planned)
   return {
     routes: planned,
     listen: listen === undefined ? undefined : listenOf(listen),
@@ -204,7 +206,7 @@ function routeOf(
   if (to.kind === 'topic' && (to.queue !== undefined || /[*#]/.test(to.topic))) {
     throw wrong(`${at}.to`, 'one topic, #topic=NAME without "*", "#" or a queue, to publish to it', fields.to)
   }
-  if (from.shown === to.shown) throw wrong(`${at}.to`, 'somewhere else than "from"', fields.to)
+  if (placeOf(from) === placeOf(to)) throw wrong(`${at}.to`, 'somewhere else than "from"', fields.to)
   if (isForgetful(from) && shared.outbox === undefined) {
     const expected = `{ "directory": ... }: ${from.shown} forgets what it hands out, which is kept there until it is sent`
     throw wrong('outbox', expected, undefined)
@@ -279,7 +281,7 @@ function mappedOf(at: string, value: unknown): Mapped {
 function checkUnique(routes: readonly Route[]): void {
   const seen = { name: new Set<string>(), from: new Set<string>() }
   for (const [at, { name, from }] of routes.entries()) {
-    const source = isKernel(from) ? from.shown : `${from.url}#${from.queue}`
+    const source = placeOf(from)
     if (seen.from.has(source)) {
       const expected = 'a queue that no other route takes from: each message would go by one of them only'
       throw wrong(`routes[${at}].from`, expected, from.shown)
@@ -288,4 +290,15 @@ function checkUnique(routes: readonly Route[]): void {
     seen.from.add(source)
     seen.name.add(name)
   }
+}
+
+function checkCircles(routes: readonly Route[]): void {
+  const circle = circleIn(routes)
+  if (circle === undefined) return
+  const last = Math.max(...circle)
+  const names = circle.map((at) => `'${routes[at]?.name}'`).join(', ')
+  const by = circle.length === 1 ? '' : ` by the routes ${names}`
+  const hint = 'headers that a route sets, and a filter that does not want them, end that'
+  const expected = `somewhere that does not lead back to "from"${by}: messages would go round for ever (${hint})`
+  throw wrong(`routes[${last}].to`, expected, routes[last]?.to.shown)
 }

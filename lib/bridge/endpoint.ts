@@ -1,4 +1,5 @@
 // What a route begins or ends at, in one word.
+import { resolve } from 'node:path'
 import { hide } from '../bus/secrets.ts'
 import { invalidType, invalidValue } from '../errors.ts'
 
@@ -23,6 +24,52 @@ export const isKernel = (endpoint: Endpoint): endpoint is KernelEndpoint =>
 
 /** Whether it forgets what it hands out, whatever becomes of that. */
 export const isForgetful = (endpoint: Endpoint): boolean => isKernel(endpoint) || /^(?:mq|sysv):/.test(endpoint.url)
+
+/** What the schemes of engines stand for, and the ports that need not be said: with TLS and without it is the same one. */
+const ENGINES: Readonly<Record<string, { readonly name: string; readonly port: string }>> = {
+  'redis:': { name: 'redis', port: '6379' },
+  'rediss:': { name: 'redis', port: '6379' },
+  'nats:': { name: 'nats', port: '4222' },
+  'tls:': { name: 'nats', port: '4222' },
+  'amqp:': { name: 'amqp', port: '5672' },
+  'amqps:': { name: 'amqp', port: '5671' },
+}
+
+const LOCAL = /^(?:127\.0\.0\.1|\[::1\]|)$/
+
+/** The same text for all URLs of one bus, as far as they tell. */
+export function busOf(text: string): string {
+  const url = new URL(text)
+  const { protocol, hostname, username, searchParams } = url
+  const path = decoded(url.pathname)
+  const engine = ENGINES[protocol]
+  // Each `memory:` is another.
+  if (engine === undefined) return protocol === 'memory:' ? text : `${protocol}${resolve(path)}`
+  const { name } = engine
+  const host = hostname.toLowerCase().replace(LOCAL, 'localhost')
+  const port = url.port === engine.port ? '' : url.port
+  // What a server keeps apart: its databases, virtual hosts, accounts of users.
+  const part = { redis: String(Number(path.slice(1))), amqp: path.slice(1) || '/', nats: decoded(username) }[name]
+  return JSON.stringify([name, host, port, part, searchParams.get('prefix') ?? 'kmq'])
+}
+
+/** What is wrong with it is said when it is connected to. */
+function decoded(text: string): string {
+  try {
+    return decodeURIComponent(text)
+  } catch {
+    return text
+  }
+}
+
+/** The same text for all spellings of one queue, or of one topic to publish to. */
+export function placeOf(endpoint: Endpoint): string {
+  if (endpoint.kind === 'posix') return `posix:${endpoint.name}`
+  if (endpoint.kind === 'sysv') return `sysv:${endpoint.key}`
+  const { queue } = endpoint
+  const what = endpoint.kind === 'topic' && queue === undefined ? { topic: endpoint.topic } : { queue }
+  return JSON.stringify([busOf(endpoint.url), what])
+}
 
 const QUEUE = /^[\w.:-]{1,128}$/
 const WORD = '(?:[\\w:-]+|\\*|#)'

@@ -81,7 +81,7 @@ export class KernelQueue implements Fount {
   async send(parcels: readonly Parcel[], signal: AbortSignal): Promise<void> {
     const queue = this.open()
     try {
-      if (queue instanceof SysvQueue) await queue.sendMany(parcels.map(toSysv), { signal })
+      if (queue instanceof SysvQueue) await sendSysv(queue, parcels.map(toSysv), signal)
       else await this.#sendPosix(queue, parcels.map(toPosix), signal)
     } catch (error) {
       const { code, name } = error as QueueError
@@ -117,6 +117,17 @@ export class KernelQueue implements Fount {
   close(): void {
     void this.#queue?.close()
     this.#queue = undefined
+  }
+}
+
+/** Of what no queue may hold System V says that it is invalid, and of what this one cannot hold that it is too long. */
+async function sendSysv(queue: SysvQueue, messages: readonly SysvOutgoing[], signal: AbortSignal): Promise<void> {
+  try {
+    await queue.sendMany(messages, { signal })
+  } catch (error) {
+    const { code, syscall, message: detail, hint, sent } = error as QueueError
+    if (code !== 'EINVAL') throw error
+    throw Object.assign(new QueueError('EMSGSIZE', { syscall, detail, hint }), { sent })
   }
 }
 

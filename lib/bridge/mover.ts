@@ -41,6 +41,8 @@ export class Mover {
   readonly #stop: AbortSignal
   /** Aborted when what is in hand is to be given back. */
   readonly #over: AbortSignal
+  /** What comes behind a message that is given back does not overtake it. */
+  #givesBack = false
   #inHand = 0
   #handFreed = () => {}
   #turn = 0
@@ -143,39 +145,41 @@ export class Mover {
     await this.#settleAll(unwanted, ({ message }) => this.#refuse(message))
     let rest = batch.filter((work): work is Wanted => work.parcel !== undefined)
     let size = rest.length
-    for (let attempts = 0; rest.length > 0 && !this.#over.aborted; ) {
+    for (let attempts = 0; rest.length > 0 && !this.#givesBack && !this.#over.aborted; ) {
       const part = rest.slice(0, size)
-      const { sent, error } = await this.#send(part.map(({ parcel }) => parcel))
+      const { sent, error, isRefused } = await this.#send(part.map(({ parcel }) => parcel))
       await this.#settleAll(part.slice(0, sent), ({ message }) => message.ack())
       rest = rest.slice(sent)
       this.#reporter.counters.sent += sent
       if (error === undefined || sent > 0) attempts = 0
       if (error === undefined) size = rest.length
       else if (this.#over.aborted) break
-      else if (part.length - sent > 1 && mayFitAlone(error)) size = Math.ceil((part.length - sent) / 2)
-      else if (isOfMessage(error)) {
+      else if (isRefused && part.length - sent > 1 && mayFitAlone(error)) size = Math.ceil((part.length - sent) / 2)
+      else if (isRefused && isOfMessage(error)) {
         await this.#bury(rest.shift() as Wanted, error)
         size = rest.length
       } else {
         this.#reporter.down('target', error)
         // Who is to stop does not wait for what does not work.
-        if (this.#stop.aborted) break
-        await backOff(++attempts, this.#route.retry, this.#stop)
+        if (this.#stop.aborted) this.#givesBack = true
+        else await backOff(++attempts, this.#route.retry, this.#stop)
       }
     }
     await Promise.all(rest.map(({ message }) => message.release().catch(() => {})))
   }
 
-  /** How many were sent, and what went wrong with the next. */
-  async #send(parcels: readonly Parcel[]): Promise<{ sent: number; error?: unknown }> {
+  /** How many were sent, and what went wrong with the next; it is not refused by what cannot even be opened. */
+  async #send(parcels: readonly Parcel[]): Promise<{ sent: number; error?: unknown; isRefused?: boolean }> {
+    let isRefused = false
     try {
       const sink = await this.#ends.sink(this.#over)
+      isRefused = true
       const duplicates = await sink.send(parcels, this.#over)
       this.#reporter.counters.duplicates += duplicates
       this.#reporter.up('target')
       return { sent: parcels.length }
     } catch (error) {
-      return { sent: (error as { sent?: number }).sent ?? 0, error }
+      return { sent: (error as { sent?: number }).sent ?? 0, error, isRefused }
     }
   }
 

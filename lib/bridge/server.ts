@@ -8,6 +8,11 @@ export interface Answer {
   readonly text: string
 }
 
+export interface Place {
+  readonly port: number
+  readonly host: string
+}
+
 const TYPES: Readonly<Record<string, string>> = { '/metrics': 'text/plain; version=0.0.4; charset=utf-8' }
 
 /** Milliseconds that a request may take to come; who is slower is cut off at the next check. */
@@ -25,7 +30,7 @@ export class HealthServer {
 
   /** @throws the error of the system if it cannot listen there */
   static async start(
-    { port, host }: { port: number; host: string },
+    { port, host }: Place,
     answers: Readonly<Record<string, () => Promise<Answer>>>,
   ): Promise<HealthServer> {
     const server = createServer(LIMITS, (request, response) => {
@@ -47,6 +52,12 @@ export class HealthServer {
     // Of one that cannot be accepted, such as for want of descriptors: the routes go on, and who asks asks again.
     server.on('error', () => {})
     return new HealthServer(server)
+  }
+
+  /** With the port that it has got. */
+  get place(): Place {
+    const { address, port } = this.#server.address() as AddressInfo
+    return { port, host: address }
   }
 
   get url(): string {

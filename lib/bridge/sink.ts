@@ -1,5 +1,6 @@
 // Where the messages of a route go.
 import type { Bus, Queue } from '../bus/index.ts'
+import { QueueError } from '../errors.ts'
 import type { BusEndpoint } from './endpoint.ts'
 import { unlessAborted } from './links.ts'
 import type { Parcel } from './mapping.ts'
@@ -18,7 +19,7 @@ export interface Sink {
 }
 
 export function toBus(bus: Bus, endpoint: BusEndpoint): Sink {
-  const { order: ofQueues, fanout, priority, dedup } = bus.capabilities
+  const { order: ofQueues, fanout, priority, dedup, bounds } = bus.capabilities
   // An engine that finds the queues of a topic by itself knows nothing of partitions.
   const order = endpoint.kind === 'topic' && ofQueues === 'emulated' && fanout === 'native' ? false : ofQueues
   const fit = (parcel: Parcel): Parcel => {
@@ -40,10 +41,19 @@ export function toBus(bus: Bus, endpoint: BusEndpoint): Sink {
   return {
     async send(parcels, signal) {
       // The transport of an engine that is away may wait on, though it is told not to.
-      const receipts = await unlessAborted(queue.sendMany(parcels.map(fit), { signal }), signal)
+      const sending = unlessAborted(queue.sendMany(parcels.map(fit), { signal }), signal)
+      const receipts = await (bounds !== false && parcels.length === 1 ? sending.catch(unlessTooLong) : sending)
       return receipts.filter(({ duplicate }) => duplicate).length
     },
   }
+}
+
+/** Who waits for room hears that it is full if one never has any; without a time, what is full is the server. */
+function unlessTooLong(error: QueueError): never {
+  const { code, path, retryAfter, message: detail } = error
+  if (code !== 'ERR_BUS_QUEUE_FULL' || retryAfter === undefined) throw error
+  const hint = 'the queue never holds so much (maxBytes)'
+  throw Object.assign(new QueueError('EMSGSIZE', { syscall: 'send', path, detail, hint }), { cause: error })
 }
 
 async function publish(bus: Bus, name: string, parcels: readonly Parcel[], signal: AbortSignal): Promise<number> {

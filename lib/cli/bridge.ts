@@ -78,7 +78,9 @@ async function serve(source: Source, config: BridgeConfig, asJson: boolean, sign
     const routes = running?.routes ?? []
     return `STATUS=${routes.filter(({ up }) => up).length} of ${routes.length} routes up`
   }
+  let isAsked = false
   const reload = () => {
+    isAsked = running === undefined
     if (running !== undefined) void reloadFrom(source, running, service, state, say, wail)
   }
   if (source.file !== undefined) process.on('SIGHUP', reload)
@@ -96,6 +98,8 @@ async function serve(source: Source, config: BridgeConfig, asJson: boolean, sign
     ...(url !== undefined && { url }),
   })
   void service.tell('READY=1', state())
+  // The file may have changed since it was read.
+  if (isAsked) reload()
   if (!signal.aborted) await once(signal, 'abort')
   say('finishing what is on its way', { event: 'stopping' })
   void service.end()

@@ -2,10 +2,11 @@
 import { randomBytes } from 'node:crypto'
 import { once } from 'node:events'
 import { mkdirSync, readdirSync, rmSync, statSync, symlinkSync, writeFileSync } from 'node:fs'
+import { createServer } from 'node:net'
 import { dirname, join } from 'node:path'
 import { DatabaseSync } from '@photostructure/sqlite'
 import { PosixQueue, SysvQueue } from 'kernelmq'
-import { type BridgeConfig, bridge } from 'kernelmq/bridge'
+import { type BridgeConfig, bridge, checkConfig } from 'kernelmq/bridge'
 import { type Bus, connect, encrypt } from 'kernelmq/bus'
 import { describe, expect, onTestFinished, test } from 'vitest'
 import type { KernelEndpoint } from '../../dist/bridge/endpoint.js'
@@ -14,7 +15,7 @@ import { newBus, openBus, temporaryDirectory } from '../bus/support.ts'
 import { startKmq } from '../cli/support.ts'
 import { failureOf, isPending, openQueue, uniqueName } from '../support.ts'
 import { openSysv, uniqueKey } from '../sysv-support.ts'
-import { isEmpty, newLocal, startBridge, takeMessages, until } from './support.ts'
+import { isEmpty, newLocal, sendingBy, startBridge, takeMessages, until } from './support.ts'
 
 const numbers = (count: number, from = 0) => Array.from({ length: count }, (_, at) => from + at)
 const hex = (key: number) => `0x${key.toString(16)}`
@@ -365,6 +366,52 @@ describe('from and to the kernel', () => {
   })
 })
 
+describe('a message that the other side refuses', () => {
+  test.each(['EMSGSIZE', 'ERR_BUS_INVALID_BODY', 'ERR_INVALID_ARG_TYPE', 'ERR_INVALID_ARG_VALUE', 'ERR_OUT_OF_RANGE'])(
+    'by %s is a dead letter, and those before and behind it arrive',
+    async (code) => {
+      const { far, from, to, route } = await newRoute()
+      await from.sendMany(numbers(9).map((body) => ({ body, id: `n-${body}` })))
+      const connectTo = sendingBy(far.url, async (send, items, options) => {
+        if ([...items].some(({ id }) => id === 'n-4')) throw Object.assign(new Error('not this one'), { code })
+        return send(items, options)
+      })
+      const { bridge, events } = await startBridge({ routes: [route] }, { connect: connectTo })
+      expect((await takeMessages(to, 8)).map(({ body }) => body)).toEqual([0, 1, 2, 3, 5, 6, 7, 8])
+      await until(() => isEmpty(from))
+      const { letters } = await from.dead.list()
+      expect(letters).toMatchObject([{ id: 'n-4', body: 4, reason: expect.stringContaining('cannot send it') }])
+      expect(events.filter(({ event }) => event !== 'up')).toMatchObject([
+        { event: 'dead', id: 'n-4', error: { code } },
+      ])
+      expect(bridge.routes[0]?.counters).toMatchObject({ sent: 8, dead: 1, failures: 0 })
+    },
+  )
+
+  test('since no message of the kernel may be so long is a dead letter', async () => {
+    const { from, route } = await newRoute()
+    const key = uniqueKey()
+    const to = SysvQueue.open(key, { create: true })
+    const tooLong = 'x'.repeat(SysvQueue.limits().messageSize + 1)
+    await from.sendMany(['a', tooLong, 'c'].map((body, at) => ({ body, id: `m-${at}` })))
+    const { seen } = await startBridge({ routes: [{ ...route, to: `sysv:${hex(key)}` }] })
+    expect([(await to.receive()).text(), (await to.receive()).text()]).toEqual(['a', 'c'])
+    expect(await seen('dead')).toMatchObject({ id: 'm-1', error: { code: 'EMSGSIZE' } })
+    await to.close()
+  })
+
+  test('is none if the other side cannot even be opened: it waits', async () => {
+    const { from, to, route } = await newRoute()
+    await from.sendMany(numbers(3).map((body) => ({ body })))
+    const { bridge, seen } = await startBridge({ routes: [{ ...route, to: `local:/nowhere?colour=red#queue=out` }] })
+    expect(await seen('down', 'target')).toMatchObject({ error: { code: 'ERR_INVALID_ARG_VALUE' } })
+    await until(() => bridge.routes[0]?.inHand === 3 && bridge.routes[0].counters.failures > 5)
+    expect(bridge.routes[0]?.counters).toMatchObject({ dead: 0 })
+    await bridge.reload({ routes: [route] })
+    expect((await takeMessages(to, 3)).map(({ body }) => body)).toEqual(numbers(3))
+  })
+})
+
 describe('the other side is down', () => {
   test('a bus that is not there yet', async () => {
     const { near, route } = await newRoute()
@@ -525,6 +572,25 @@ describe('its end and its changes', () => {
     await expect(bridge.reload({ routes: [route] })).rejects.toMatchObject({ code: 'ERR_MQ_CLOSED' })
   })
 
+  test('a batch that fails when it is to end is given back, and what follows it, too: the order stays', async () => {
+    const { far, from, to, route } = await newRoute()
+    await from.sendMany(numbers(6).map((body) => ({ body })))
+    let fail = () => {}
+    const failing = new Promise<never>((_, reject) => {
+      fail = () => reject(new Error('the other side is away for a moment'))
+    })
+    let sends = 0
+    const connectTo = sendingBy(far.url, (send, ...call) => (sends++ === 0 ? failing : send(...call)))
+    const { bridge } = await startBridge({ routes: [{ ...route, batch: 2 }] }, { connect: connectTo })
+    // The first batch is on its way, and the second waits behind it.
+    await until(() => sends === 1 && bridge.routes[0]?.inHand === 4)
+    const closed = bridge.close()
+    fail()
+    await closed
+    await startBridge({ routes: [route] })
+    expect((await takeMessages(to, 6)).map(({ body }) => body)).toEqual(numbers(6))
+  })
+
   test('an end that answers nothing any more does not keep it from ending, and what was for it is given back', async () => {
     const { near, from, route } = await newRoute()
     const never = () => new Promise<never>(() => {})
@@ -586,6 +652,37 @@ describe('its end and its changes', () => {
 })
 
 describe('health and metrics', () => {
+  describe('another host at the same port', () => {
+    async function listening() {
+      const { route } = await newRoute()
+      const { bridge } = await startBridge({ routes: [route], listen: { port: 0 } })
+      const first = bridge.url as string
+      const listen = { host: '0.0.0.0', port: Number(new URL(first).port) }
+      const reload = () => bridge.reload({ routes: [route], listen })
+      const health = async () => (await fetch(`${first}/healthz`)).text()
+      return { bridge, first, listen, reload, health }
+    }
+
+    test('is answered at', async () => {
+      const { bridge, listen, reload, health } = await listening()
+      await reload()
+      expect(bridge.url).toBe(`http://0.0.0.0:${listen.port}`)
+      expect(await health()).toBe('ok\n')
+    })
+
+    test('is refused if somebody else has it, and the old one answers', async () => {
+      const { bridge, first, listen, reload, health } = await listening()
+      const other = createServer().listen({ host: '127.0.0.2', port: listen.port })
+      onTestFinished(() => void other.close())
+      await once(other, 'listening')
+      await expect(reload()).rejects.toMatchObject({ code: 'EADDRINUSE' })
+      expect([bridge.url, await health()]).toEqual([first, 'ok\n'])
+      other.close()
+      await reload()
+      expect(bridge.url).toBe(`http://0.0.0.0:${listen.port}`)
+    })
+  })
+
   test('are told on the loopback interface', async () => {
     const { from, to, route } = await newRoute()
     const missing = uniqueName()
@@ -661,6 +758,120 @@ describe('a configuration', () => {
   ])('is refused for "%s": %s', async (at, expected, config) => {
     const error = await failureOf(() => bridge(config as BridgeConfig))
     expect(error).toMatchObject({ at, message: expect.stringMatching(expected) })
+  })
+
+  const outbox = { directory: '/o' }
+  test.each([
+    [`${local}#topic=t,queue=a`, `${local}#queue=a`],
+    [`${local}#queue=a`, 'local:///tmp/../tmp//nowhere/#queue=a'],
+    ['redis://h#queue=a', 'rediss://user:pass@H:6379/0?prefix=kmq&timeout=500#queue=a'],
+    ['nats://localhost#queue=a', 'nats://127.0.0.1:4222?replicas=3#queue=a'],
+    ['amqp://h#queue=a', 'amqps://user:pass@h:5671/%2F#queue=a'],
+    ['sysv:0xab', 'sysv:0x00AB'],
+  ])('knows one place by two spellings: %s is %s', async (from, to) => {
+    const loop = await failureOf(() => checkConfig({ routes: [{ from, to }], outbox }))
+    expect(loop).toMatchObject({ at: 'routes[0].to', message: expect.stringContaining('somewhere else') })
+    const twice = [from, to].map((one) => ({ from: one, to: 'posix:/there' }))
+    const error = await failureOf(() => checkConfig({ routes: twice, outbox }))
+    expect(error).toMatchObject({ at: 'routes[1].from', message: expect.stringContaining('no other route takes from') })
+  })
+
+  const a = (end: string) => `local:/tmp/a#${end}`
+  const b = (end: string) => `local:/tmp/b#${end}`
+  const [there, back] = [
+    { from: a('topic=t.#,queue=x'), to: b('topic=t.a'), name: 'there' },
+    { from: b('topic=t.#,queue=y'), to: a('topic=t.b'), name: 'back' },
+  ]
+
+  test.each<[string, BridgeConfig['routes'], at?: string]>([
+    ['a queue and back', [route, { from: route.to, to: route.from }]],
+    ['topics and back', [there, back]],
+    ['a topic that its own pattern means', [{ from: a('topic=t.#,queue=x'), to: a('topic=t.a') }], 'routes[0].to'],
+    [
+      'a topic into its own queue',
+      [
+        { from: a('queue=x'), to: b('topic=t.a') },
+        { ...back, to: a('queue=x') },
+      ],
+    ],
+    [
+      'a way by the kernel',
+      [
+        { from: a('queue=x'), to: 'posix:/p' },
+        { from: 'posix:/p', to: 'sysv:0xa' },
+        { from: 'sysv:0x0A', to: a('queue=x') },
+      ],
+      'routes[2].to',
+    ],
+    ['what every filter wants', [there, back].map((one) => ({ ...one, filter: { headers: { level: 'error' } } }))],
+    [
+      'one without a filter beside one with it',
+      [
+        { from: a('topic=t,queue=x'), to: b('topic=t'), name: 'there' },
+        { from: b('topic=t,queue=y'), to: a('topic=t'), name: 'back', filter: { priority: { min: 5 } } },
+        { from: b('topic=t,queue=z'), to: a('topic=t'), name: 'back, too' },
+      ],
+      'routes[2].to',
+    ],
+  ])('that goes round for ever is refused: %s', async (_, routes, at = 'routes[1].to') => {
+    const error = await failureOf(() => checkConfig({ routes, outbox }))
+    expect(error).toMatchObject({ at, message: expect.stringContaining('lead back to "from"') })
+  })
+
+  const marked = (via: string) => ({ headers: { via }, filter: { headers: { via: null } }, unmatched: 'drop' as const })
+  test.each<[string, BridgeConfig['routes']]>([
+    [
+      'other queues',
+      [
+        { from: a('queue=out'), to: b('queue=in') },
+        { from: b('queue=out'), to: a('queue=in') },
+      ],
+    ],
+    ['other topics', [{ ...there, from: a('topic=t,queue=x') }, back]],
+    [
+      'what came from there is not taken',
+      [
+        { ...there, ...marked('a') },
+        { ...back, ...marked('b') },
+      ],
+    ],
+    [
+      'one way marks, the other looks',
+      [
+        { ...there, headers: { via: 'a' } },
+        { ...back, filter: { headers: { via: null } } },
+      ],
+    ],
+    [
+      'each wants another',
+      [
+        { ...there, filter: { headers: { dest: 'b' } } },
+        { ...back, filter: { headers: { dest: 'a' } } },
+      ],
+    ],
+    [
+      'keys',
+      [
+        { ...there, filter: { key: 'b-*' } },
+        { ...back, filter: { key: 'a-*' } },
+      ],
+    ],
+    [
+      'other databases',
+      ['0', '1'].map((n) => ({ from: `redis://h/${n}#queue=a`, to: `redis://h/${2 + Number(n)}#queue=a` })),
+    ],
+    ['other prefixes', [{ from: 'nats://h?prefix=a#queue=q', to: 'nats://h?prefix=b#queue=q' }]],
+    ['other accounts', [{ from: 'nats://a:p@h#queue=q', to: 'nats://b:p@h#queue=q' }]],
+    ['other virtual hosts', [{ from: 'amqp://h/a#queue=q', to: 'amqp://h/b#queue=q' }]],
+    [
+      'a chain',
+      [
+        { from: a('queue=1'), to: a('queue=2') },
+        { from: a('queue=2'), to: a('queue=3') },
+      ],
+    ],
+  ])('that comes to an end is taken: %s', (_, routes) => {
+    expect(() => checkConfig({ routes })).not.toThrow()
   })
 
   test.each([

@@ -31,7 +31,7 @@ afterAll(async () => {
 
 const numbers = (count: number, from = 0) => Array.from({ length: count }, (_, at) => from + at)
 
-describe.each(fars)('$name', ({ url, server }) => {
+describe.each(fars)('$name', ({ name, url, server }) => {
   /** Over the far side and back; what has come, by its number. */
   async function there(prefix: string) {
     const near = await newLocal()
@@ -69,6 +69,22 @@ describe.each(fars)('$name', ({ url, server }) => {
     expect(message).toMatchObject({ body: 'x', id: 'mine' })
     expect([message?.key, message?.headers['bridge-key']]).toContain('k')
   })
+
+  // Queues of the others have no bounds.
+  if (['local', 'redis'].includes(name)) {
+    test('a message that is larger than its queue may ever be is a dead letter, and holds up nobody', async () => {
+      const near = await newLocal()
+      const there = await url('bounds')
+      const far = await openBus(there)
+      const to = far.queue('out', { maxBytes: 40 })
+      await to.send('x'.repeat(30))
+      const bodies = ['y'.repeat(20), 'z'.repeat(41), 'end']
+      await near.bus.queue('in').sendMany(bodies.map((body) => ({ body, id: body.slice(0, 1) })))
+      const { seen } = await startBridge({ routes: [{ from: `${near.url}#queue=in`, to: `${there}#queue=out` }] })
+      expect((await takeMessages(to, 3)).map(({ body }) => body)).toEqual(['x'.repeat(30), 'y'.repeat(20), 'end'])
+      expect(await seen('dead')).toMatchObject({ id: 'z', error: { code: 'EMSGSIZE' } })
+    })
+  }
 
   if (server === undefined) return
 

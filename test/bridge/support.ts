@@ -1,7 +1,7 @@
 import { join } from 'node:path'
 import { setTimeout as sleep } from 'node:timers/promises'
 import { type Bridge, type BridgeConfig, type BridgeEvent, type BridgeOptions, bridge } from 'kernelmq/bridge'
-import type { Bus, Message, Queue } from 'kernelmq/bus'
+import { type Bus, connect, type Message, type Queue } from 'kernelmq/bus'
 import { onTestFinished } from 'vitest'
 import { openBus, temporaryDirectory } from '../bus/support.ts'
 
@@ -33,6 +33,23 @@ export async function startBridge(config: BridgeConfig, options: BridgeOptions =
     return find() as BridgeEvent
   }
   return { bridge: started, events, seen }
+}
+
+type SendMany = Queue['sendMany']
+
+/** Opens buses; what is sent to queues of that at `url` goes through `send`. */
+export function sendingBy(url: string, send: (real: SendMany, ...call: Parameters<SendMany>) => ReturnType<SendMany>) {
+  return async (one: string): Promise<Bus> => {
+    const bus = await connect(one)
+    if (one !== url) return bus
+    const open = bus.queue.bind(bus)
+    const queue = (...of: Parameters<typeof open>) => {
+      const opened = open(...of)
+      const real: SendMany = opened.sendMany.bind(opened)
+      return Object.assign(opened, { sendMany: (...call: Parameters<SendMany>) => send(real, ...call) })
+    }
+    return Object.assign(bus, { queue })
+  }
 }
 
 /** Looks again and again; what never comes ends with the test. */

@@ -3,10 +3,11 @@ import { spawnSync } from 'node:child_process'
 import { chownSync, readFileSync, writeFileSync } from 'node:fs'
 import { join } from 'node:path'
 import { setTimeout as sleep } from 'node:timers/promises'
+import { DatabaseSync } from '@photostructure/sqlite'
 import { type PosixMessage, PosixQueue } from 'kernelmq'
 import { describe, expect, onTestFinished, test } from 'vitest'
 import { isEmpty, newLocal, takeMessages, until } from '../bridge/support.ts'
-import { temporaryDirectory } from '../bus/support.ts'
+import { openBus, temporaryDirectory } from '../bus/support.ts'
 import { openQueue, type Running, start, stranger, uniqueName } from '../support.ts'
 import { asStranger, canBeStranger, command, kmq, startKmq } from './support.ts'
 
@@ -204,6 +205,28 @@ describe('kmq bridge --config', () => {
       code: 1,
       stderr: expect.stringContaining('ENOENT'),
     })
+  })
+
+  test('SIGHUP before it runs: it reads it again as soon as it does', async () => {
+    const { url } = await newLocal()
+    const directory = join(temporaryDirectory(), 'outbox')
+    await (await openBus(`local:${directory}`)).close()
+    const route = (name: string) => ({ from: `posix:${uniqueName()}`, to: `${url}#queue=q`, name })
+    const config = (...names: string[]) => ({ routes: names.map(route), outbox: { directory } })
+    const file = write(config('a'))
+    // It cannot begin while somebody else writes to its outbox.
+    const database = new DatabaseSync(join(directory, 'bus.db'))
+    database.exec('BEGIN EXCLUSIVE')
+    const child = startKmq(['bridge', '--config', file, '--json'])
+    const isHeard = () => /^SigCgt:\s*[\da-f]*[13579bdf]$/m.test(readFileSync(`/proc/${child.pid}/status`, 'utf8'))
+    await until(isHeard)
+    write(config('b'), file)
+    process.kill(child.pid, 'SIGHUP')
+    database.close()
+    expect(await eventOf(child, 'started')).toMatchObject({ routes: ['a'] })
+    expect(await eventOf(child, 'reloaded')).toMatchObject({ started: ['b'], stopped: ['a'] })
+    process.kill(child.pid, 'SIGTERM')
+    await child.outcome
   })
 
   test('SIGHUP reads it again: what is the same goes on, a broken one changes nothing', async () => {
