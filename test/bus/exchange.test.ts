@@ -1,5 +1,8 @@
 // Topics, requests, schedules and codecs, on the transports of one machine, and what is theirs alone.
 import { randomBytes } from 'node:crypto'
+import { join } from 'node:path'
+import { setTimeout as sleep } from 'node:timers/promises'
+import { DatabaseSync } from '@photostructure/sqlite'
 import { encrypt, sign } from 'kernelmq/bus'
 import { describe, expect, test } from 'vitest'
 import { exchange } from './exchange.ts'
@@ -75,6 +78,60 @@ describe('keys', () => {
     [{ keys: { 'a b': a }, current: 'a b' }, 'name of the key'],
   ])('that cannot be are refused', (options, message) => {
     expect(() => encrypt(options as never)).toThrow(message)
+  })
+})
+
+describe('a schedule', () => {
+  /** Of what nobody may ask for by its name. */
+  const withStore = async <R>(
+    directory: string,
+    work: (database: InstanceType<typeof DatabaseSync>) => R,
+  ): Promise<Awaited<R>> => {
+    const database = new DatabaseSync(join(directory, 'bus.db'))
+    try {
+      return await work(database)
+    } finally {
+      database.close()
+    }
+  }
+
+  const [a, b] = [randomBytes(32), randomBytes(32)]
+  test.each([
+    ['', { keys: { a }, current: 'a' }],
+    [' under another id, as it had before', { keys: { a }, current: 'a' }],
+    [', which nobody can read any more', { keys: { b }, current: 'b' }],
+  ])('whose next time is a dead letter%s goes on when it is set again', async (how, keys) => {
+    const directory = temporaryDirectory()
+    const url = `local:${directory}`
+    const setting = await openBus(url, { codecs: [encrypt({ keys: { a }, current: 'a' })] })
+    await setting.schedules.set('s', setting.queue('q'), 'tick', { every: 100 })
+    await setting.schedules.set('other', setting.queue('others'), 'tick', { every: 86_400_000 })
+    const other = (await setting.schedules.list())[0]?.next
+    await setting.close()
+    const unable = await openBus(url)
+    unable.schedules.run()
+    const deaths = () =>
+      withStore(directory, (db) => db.prepare("SELECT * FROM messages WHERE headers LIKE '%dead-%'").all())
+    while ((await deaths()).length === 0) await sleep(5)
+    await unable.close()
+    if (how.includes('id')) await withStore(directory, (db) => db.exec("UPDATE messages SET id = 'another'"))
+    const bus = await openBus(url, { codecs: [encrypt(keys)] })
+    await bus.schedules.set('s', bus.queue('q'), 'tick', { every: 100 })
+    await bus.schedules.set('other', bus.queue('others'), 'tick', { every: 86_400_000 })
+    expect((await bus.schedules.list())[0]?.next).toEqual(other)
+    expect(await take(bus.queue('q'), 2)).toEqual(['tick', 'tick'])
+  })
+
+  test('goes on when the store could not be had at its time', async () => {
+    const directory = temporaryDirectory()
+    const bus = await openBus(`local:${directory}`, { busyTimeout: 20 })
+    await bus.schedules.set('s', bus.queue('q'), 'tick', { every: 50 })
+    await withStore(directory, async (database) => {
+      database.exec('BEGIN IMMEDIATE')
+      await sleep(500)
+      database.exec('ROLLBACK')
+    })
+    expect(await take(bus.queue('q'), 2)).toEqual(['tick', 'tick'])
   })
 })
 
