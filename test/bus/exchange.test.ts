@@ -135,6 +135,19 @@ describe('a schedule', () => {
   })
 })
 
+test.each(['memory', 'local'] as const)('%s: a topic goes to any number of queues, all or none', async (scheme) => {
+  const bus = await newBus(scheme)
+  const names = Array.from({ length: 1001 }, (_, at) => `q${at}`)
+  await Promise.all(names.map((name) => bus.topic('t').bind(name)))
+  const large = 'x'.repeat(100_000)
+  expect(await bus.topic('t').publish(large)).toBe(names.length)
+  for (const name of ['q0', 'q1000']) expect(await take(bus.queue(name), 1)).toEqual([large])
+  const full = bus.queue('q700', { maxMessages: 1 })
+  await expect(full.send('x')).rejects.toMatchObject({ code: 'ERR_BUS_QUEUE_FULL' })
+  await expect(bus.topic('t').publish('one more')).rejects.toMatchObject({ code: 'ERR_BUS_QUEUE_FULL' })
+  for (const name of ['q0', 'q1000']) expect((await bus.queue(name).stats()).ready).toBe(0)
+})
+
 test('what a killed process had borrowed goes with it', async () => {
   const url = `local:${temporaryDirectory()}`
   const [bus, other] = [await openBus(url), await openBus(url)]

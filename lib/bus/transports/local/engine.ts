@@ -289,9 +289,14 @@ export class Engine implements Transport {
     return this.transact(() => this.#store.allot(namespace, quota))
   }
 
-  async send(batch: readonly Addressed[], { overflow, disk, signal }: SendOptions): Promise<Receipt[]> {
+  async send(batch: readonly Addressed[], options: SendOptions): Promise<Receipt[]> {
     this.#check('send')
     checkInteger('number of messages', batch.length, 1, BUS_BATCH)
+    return this.#sendAll(batch, options)
+  }
+
+  /** As many as there are, in one transaction. */
+  async #sendAll(batch: readonly Addressed[], { overflow, disk, signal }: SendOptions): Promise<Receipt[]> {
     checkSignal(signal)
     const isLarge = batch.some(({ message }) => message.body.byteLength > this.#around.large)
     const files = isLarge ? await this.#writeBodies(batch, disk) : NO_FILES
@@ -609,7 +614,7 @@ export class Engine implements Transport {
     const bound = bindings.filter((binding) => isBound(binding, topic, headers)).map(({ queue }) => queue)
     const queues = [...new Set(bound)]
     if (queues.length > 0)
-      await this.send(
+      await this.#sendAll(
         queues.map((queue) => ({ queue, message })),
         options,
       )
