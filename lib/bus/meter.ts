@@ -1,6 +1,7 @@
 // What this process has done with a queue: counters, rates, latencies, and events for whoever listens.
 import { channel } from 'node:diagnostics_channel'
 import { createHistogram, type RecordableHistogram } from 'node:perf_hooks'
+import { BORROWED } from './transport.ts'
 
 /** What is counted, and what the channels `kernelmq:bus:<event>` tell of. */
 export const EVENTS = ['sent', 'received', 'acknowledged', 'retried', 'dead'] as const
@@ -131,6 +132,8 @@ export class Meters {
   readonly #meters = new Map<string, Meter>()
 
   of(queue: string): Meter {
+    // Nobody asks for it by its name, and there may be many, one after the other.
+    if (queue.startsWith(BORROWED)) return new Meter(queue)
     let meter = this.#meters.get(queue)
     if (meter === undefined) {
       meter = new Meter(queue)

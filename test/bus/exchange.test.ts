@@ -1,12 +1,14 @@
 // Topics, requests, schedules and codecs, on the transports of one machine, and what is theirs alone.
 import { randomBytes } from 'node:crypto'
 import { join } from 'node:path'
+import { createHistogram } from 'node:perf_hooks'
 import { setTimeout as sleep } from 'node:timers/promises'
+import { queryObjects } from 'node:v8'
 import { DatabaseSync } from '@photostructure/sqlite'
 import { encrypt, sign } from 'kernelmq/bus'
 import { describe, expect, test } from 'vitest'
 import { exchange } from './exchange.ts'
-import { newBus, nothing, one, openBus, schemes, take, temporaryDirectory } from './support.ts'
+import { deferred, newBus, nothing, one, openBus, schemes, take, temporaryDirectory } from './support.ts'
 
 describe.each(schemes)('%s:', exchange)
 
@@ -147,6 +149,30 @@ test.each(['memory', 'local'] as const)('%s: a topic goes to any number of queue
   await expect(bus.topic('t').publish('one more')).rejects.toMatchObject({ code: 'ERR_BUS_QUEUE_FULL' })
   for (const name of ['q0', 'q1000']) expect((await bus.queue(name).stats()).ready).toBe(0)
 })
+
+test.each(['memory', 'local'] as const)(
+  '%s: of subscriptions without a name that are closed nothing is kept',
+  async (scheme) => {
+    const bus = await newBus(scheme)
+    const subscribeOnce = async () => {
+      const received = deferred<unknown>()
+      const consumer = await bus.topic('t').subscribe(undefined, ({ body }) => received.resolve(body))
+      await bus.topic('t').publish('x')
+      await received.promise
+      await consumer.close()
+      // What it had is dropped after it.
+      while ((await bus.topic('t').publish('gone')) > 0);
+    }
+    // Each has latencies, and a set of those who wait for room.
+    const histogram = createHistogram().constructor
+    const count = () => [histogram, Set].map((type) => Number(queryObjects(type, { format: 'count' })))
+    await subscribeOnce()
+    const before = count()
+    for (let i = 0; i < 100; i++) await subscribeOnce()
+    const more = count().map((now, at) => now - (before[at] as number))
+    expect(Math.max(...more)).toBeLessThan(30)
+  },
+)
 
 test('what a killed process had borrowed goes with it', async () => {
   const url = `local:${temporaryDirectory()}`

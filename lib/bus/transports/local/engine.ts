@@ -628,9 +628,12 @@ export class Engine implements Transport {
     return queue
   }
 
-  async drop(queue: string): Promise<void> {
+  async drop(name: string): Promise<void> {
     this.#check('drop')
-    await this.transact(() => this.#store.drop(queue))
+    const queue = await this.transact(() => this.#store.drop(name))
+    const line = queue === undefined ? undefined : this.#lines.get(queue)
+    // Whoever waits there all the same is told when the bus is closed.
+    if (line?.receivers.length === 0 && line.senders.size === 0) this.#lines.delete(queue as number)
   }
 
   async entries(prefix: string): Promise<[key: string, value: string][]> {

@@ -154,6 +154,9 @@ const formats: readonly Format[] = ['bytes', 'text', 'json']
 
 export type Want = typeof MESSAGES | typeof ROOM
 
+/** Of how many queues the numbers are remembered. */
+const KNOWN = 10_000
+
 /** When room may be expected, if nothing is known: milliseconds. */
 const RETRY_AFTER = 1000
 
@@ -334,10 +337,14 @@ export class Store {
         // SQLite had ended the transaction itself.
       }
       // What a transaction that was not to be had seen is not to be remembered.
-      this.#queues.clear()
-      this.#ranks.clear()
+      this.#forgetNames()
       throw error
     }
+  }
+
+  #forgetNames(): void {
+    this.#queues.clear()
+    this.#ranks.clear()
   }
 
   /** Another process may be writing: it is done in a moment, or not for long. */
@@ -362,6 +369,8 @@ export class Store {
       if (namespace === undefined) this.#sql('INSERT OR IGNORE INTO queues (name) VALUES (?)').run(name)
       else if (!this.#exists(name)) this.#enroll(name, namespace)
       queue = Number(this.#sql('SELECT queue FROM queues WHERE name = ?').get(name)?.queue)
+      // What others have dropped is among them.
+      if (this.#queues.size >= KNOWN) this.#forgetNames()
       this.#queues.set(name, queue)
     }
     return queue
@@ -1131,10 +1140,11 @@ export class Store {
     this.#sql('INSERT OR IGNORE INTO borrowed VALUES (?, ?)').run(name, owner)
   }
 
-  drop(name: string): void {
+  /** The number that it had. */
+  drop(name: string): number | undefined {
     const row = this.#sql('SELECT queue, namespace FROM queues WHERE name = ?').get(name)
-    if (row === undefined) return
-    const queue = row.queue as Value
+    if (row === undefined) return undefined
+    const queue = Number(row.queue)
     if (row.namespace !== null) this.#roomy.add(Number(row.namespace))
     for (const table of ['messages', 'parked', 'history']) {
       const files = this.#sql(`SELECT file FROM ${table} WHERE queue = ? AND file IS NOT NULL`).all(queue)
@@ -1147,6 +1157,7 @@ export class Store {
     for (const table of ['borrowed', 'bindings']) this.#sql(`DELETE FROM ${table} WHERE name = ?`).run(name)
     this.#queues.delete(name)
     this.drop(`${name}/dead`)
+    return queue
   }
 
   entries(prefix: string): [key: string, value: string][] {
