@@ -5,12 +5,25 @@ import { createHistogram } from 'node:perf_hooks'
 import { setTimeout as sleep } from 'node:timers/promises'
 import { queryObjects } from 'node:v8'
 import { DatabaseSync } from '@photostructure/sqlite'
-import { encrypt, sign } from 'kernelmq/bus'
+import { compress, encrypt, sign } from 'kernelmq/bus'
 import { describe, expect, test } from 'vitest'
 import { exchange } from './exchange.ts'
 import { deferred, newBus, nothing, one, openBus, schemes, take, temporaryDirectory } from './support.ts'
 
 describe.each(schemes)('%s:', exchange)
+
+/** Of what nobody may ask for by its name. */
+const withStore = async <R>(
+  directory: string,
+  work: (database: InstanceType<typeof DatabaseSync>) => R,
+): Promise<Awaited<R>> => {
+  const database = new DatabaseSync(join(directory, 'bus.db'))
+  try {
+    return await work(database)
+  } finally {
+    database.close()
+  }
+}
 
 describe('keys', () => {
   const [a, b] = [randomBytes(32), randomBytes(32)]
@@ -75,6 +88,36 @@ describe('keys', () => {
   })
 
   test.each([
+    ['the body', "body = x'78'", false],
+    ['that it is text', 'format = 0', false],
+    ['the id', "id = 'another'", true],
+    ['the time', 'sent = 1', true],
+  ])('are needed to change what they cover: %s', async (_, change, isRead) => {
+    for (const codec of [encrypt, sign]) {
+      const directory = temporaryDirectory()
+      const queue = (await openBus(`local:${directory}`, { codecs: [codec({ keys: { a }, current: 'a' })] })).queue('q')
+      await queue.send('pay 10')
+      await withStore(directory, (database) => database.exec(`UPDATE messages SET ${change}`))
+      expect((await queue.receive(nothing)).map(({ body }) => body)).toEqual(isRead ? ['pay 10'] : [])
+      expect((await queue.stats()).dead).toBe(isRead ? 0 : 1)
+    }
+  })
+
+  test('are needed to change what was done to a body before', async () => {
+    for (const codec of [encrypt, sign]) {
+      const directory = temporaryDirectory()
+      const codecs = [compress(), codec({ keys: { a }, current: 'a' })]
+      const queue = (await openBus(`local:${directory}`, { codecs })).queue('q')
+      await queue.send(Buffer.alloc(5000))
+      await withStore(directory, (database) =>
+        database.exec("UPDATE messages SET headers = replace(headers, 'gzip ', '')"),
+      )
+      expect(await queue.receive(nothing)).toEqual([])
+      expect((await queue.dead.list()).letters).toMatchObject([{ reason: 'unreadable' }])
+    }
+  })
+
+  test.each([
     [{ keys: { a: 'short' }, current: 'a' }, 'key "a" must be 32 bytes'],
     [{ keys: { a }, current: 'b' }, '"current" option must be the name of one of the keys'],
     [{ keys: { 'a b': a }, current: 'a b' }, 'name of the key'],
@@ -84,19 +127,6 @@ describe('keys', () => {
 })
 
 describe('a schedule', () => {
-  /** Of what nobody may ask for by its name. */
-  const withStore = async <R>(
-    directory: string,
-    work: (database: InstanceType<typeof DatabaseSync>) => R,
-  ): Promise<Awaited<R>> => {
-    const database = new DatabaseSync(join(directory, 'bus.db'))
-    try {
-      return await work(database)
-    } finally {
-      database.close()
-    }
-  }
-
   const [a, b] = [randomBytes(32), randomBytes(32)]
   test.each([
     ['', { keys: { a }, current: 'a' }],
