@@ -350,7 +350,7 @@ describe('what was cancelled', () => {
     expect(await heard.promise).toMatchObject(CANCELLED)
   })
 
-  const nowhere = { put: async () => {}, publish: async () => 0 } as unknown as Transport
+  const nowhere = { put: async () => {}, publish: async () => [] } as unknown as Transport
   const HOUR = 3_600_000
 
   test('is forgotten when its time is over, unless a handler runs for it', async () => {

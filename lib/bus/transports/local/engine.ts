@@ -607,7 +607,7 @@ export class Engine implements Transport {
     await this.transact(() => this.#store.unbind(binding))
   }
 
-  async publish(topic: string, message: Outgoing, options: SendOptions): Promise<number> {
+  async publish(topic: string, message: Outgoing, options: SendOptions): Promise<string[]> {
     this.#check('publish')
     const { headers = {} } = message
     const bindings = await this.transact(() => this.#store.bindings())
@@ -618,7 +618,7 @@ export class Engine implements Transport {
         queues.map((queue) => ({ queue, message })),
         options,
       )
-    return queues.length
+    return queues
   }
 
   async borrow(prefix = ''): Promise<string> {
