@@ -114,10 +114,10 @@ export class Schedules {
     const now = this.#context.clock.now()
     const next = nextOf(times, now, now)
     if (next === undefined) throw outOfRange('"cron" option', 'an expression that has a time in the future', cron)
-    // What can never be sent is refused now.
-    await this.#context.queue(queue.name).prepare(body, rest)
     const note: Note = { generation: randomUUID(), queue: queue.name, body, times, missed, options: rest, first: next }
     const before = await this.#get(name)
+    // What can never be sent is refused now.
+    await this.#context.queue(queue.name).prepare(body, rest)
     if (before === undefined || !isSame(before, note) || (await this.#isDead(before))) {
       const tick = await this.#tick({ name, generation: note.generation, due: next })
       await this.#context.transport.put(PREFIX + name, JSON.stringify(note), { send: [tick] })
