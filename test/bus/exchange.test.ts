@@ -154,6 +154,14 @@ describe('a schedule', () => {
     expect(await take(bus.queue('q'), 2)).toEqual(['tick', 'tick'])
   })
 
+  test('goes on although many have died while they were at it', async () => {
+    const directory = temporaryDirectory()
+    const bus = await openBus(`local:${directory}`)
+    await bus.schedules.set('s', bus.queue('q'), 'tick', { every: 100 })
+    await withStore(directory, (database) => database.exec('UPDATE parked SET losses = 10'))
+    expect(await take(bus.queue('q'), 2)).toEqual(['tick', 'tick'])
+  })
+
   test('goes on when the store could not be had at its time', async () => {
     const directory = temporaryDirectory()
     const bus = await openBus(`local:${directory}`, { busyTimeout: 20 })
