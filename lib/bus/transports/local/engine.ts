@@ -628,12 +628,17 @@ export class Engine implements Transport {
     return queue
   }
 
-  async drop(name: string): Promise<void> {
+  async drop(queue: string): Promise<void> {
     this.#check('drop')
-    const queue = await this.transact(() => this.#store.drop(name))
-    const line = queue === undefined ? undefined : this.#lines.get(queue)
-    // Whoever waits there all the same is told when the bus is closed.
-    if (line?.receivers.length === 0 && line.senders.size === 0) this.#lines.delete(queue as number)
+    await this.transact(() => this.#store.drop(queue))
+    this.#forgetLine(queue)
+  }
+
+  /** Whoever waits there all the same is told when the bus is closed. */
+  #forgetLine(queue: string): void {
+    for (const [number, { name, receivers, senders }] of this.#lines) {
+      if (name === queue && receivers.length === 0 && senders.size === 0) this.#lines.delete(number)
+    }
   }
 
   async entries(prefix: string): Promise<[key: string, value: string][]> {

@@ -1140,11 +1140,10 @@ export class Store {
     this.#sql('INSERT OR IGNORE INTO borrowed VALUES (?, ?)').run(name, owner)
   }
 
-  /** The number that it had. */
-  drop(name: string): number | undefined {
+  drop(name: string): void {
     const row = this.#sql('SELECT queue, namespace FROM queues WHERE name = ?').get(name)
-    if (row === undefined) return undefined
-    const queue = Number(row.queue)
+    if (row === undefined) return
+    const queue = row.queue as Value
     if (row.namespace !== null) this.#roomy.add(Number(row.namespace))
     for (const table of ['messages', 'parked', 'history']) {
       const files = this.#sql(`SELECT file FROM ${table} WHERE queue = ? AND file IS NOT NULL`).all(queue)
@@ -1157,7 +1156,6 @@ export class Store {
     for (const table of ['borrowed', 'bindings']) this.#sql(`DELETE FROM ${table} WHERE name = ?`).run(name)
     this.#queues.delete(name)
     this.drop(`${name}/dead`)
-    return queue
   }
 
   entries(prefix: string): [key: string, value: string][] {
