@@ -208,7 +208,9 @@ export class Bus {
     // What the bus does for itself has no spans.
     const internal = (name: string, background = false) =>
       new Queue(name, {}, { ...this.#context, tracing: undefined, background })
-    this.schedules = new Schedules({ transport, clock, queue: internal })
+    const ofSchedules = (name: string, options: QueueOptions = {}) =>
+      new Queue(name, options, { ...this.#context, tracing: undefined })
+    this.schedules = new Schedules({ transport, clock, queue: ofSchedules })
     // Nobody chooses for a topic how long ids are remembered: where they cannot be, an id is no more than a name.
     this.#publisher = this.#open('bus/topics', transport.capabilities.dedup === false ? { dedup: 0 } : {})
     this.#signals = signals

@@ -97,7 +97,10 @@ export function encrypt(options: KeyOptions): Codec {
   }
 }
 
-/** HMAC-SHA-256: who has no key cannot send, though all can read. */
+/**
+ * HMAC-SHA-256: who has no key cannot make or change a body, though all can read it. What else a message has is not signed:
+ * one that was sent can be sent again by anybody, with other headers, under another id, to another queue.
+ */
 export function sign(options: KeyOptions): Codec {
   const { keys, current } = readKeys(options)
   const signatureOf = (body: Uint8Array, name: string, bound: string) =>
@@ -123,6 +126,9 @@ export function sign(options: KeyOptions): Codec {
 /** The header that says what was applied, in order. */
 export const ENCODING = 'encoding'
 
+/** With what was done to a body before: nobody is to leave a part of that out. */
+const boundTo = (bound: string, applied: readonly string[]): string => [bound, ...applied].join(' ')
+
 /** A list of codecs as one. */
 export class Codecs {
   readonly #codecs: readonly Codec[]
@@ -138,7 +144,7 @@ export class Codecs {
   encode(body: Uint8Array, bound: string): { body: Uint8Array; headers: Record<string, string> | undefined } {
     const applied: string[] = []
     for (const codec of this.#codecs) {
-      const encoded = codec.encode(body, bound)
+      const encoded = codec.encode(body, boundTo(bound, applied))
       if (encoded === undefined) continue
       body = encoded.body
       applied.push(encoded.parameters === undefined ? codec.name : `${codec.name};${encoded.parameters}`)
@@ -153,11 +159,11 @@ export class Codecs {
       ({ name, required }) => required && !applied.some((entry) => entry.split(';')[0] === name),
     )
     if (missing !== undefined) throw new Error(`The body has no "${missing.name}"`)
-    for (const entry of applied.reverse()) {
+    for (let entry = applied.pop(); entry !== undefined; entry = applied.pop()) {
       const [name = '', parameters = ''] = entry.split(/;(.*)/)
       const codec = this.#codecs.find((one) => one.name === name)
       if (codec === undefined) throw new Error(`The body has "${name}", which this bus has not`)
-      body = codec.decode(body, parameters, bound)
+      body = codec.decode(body, parameters, boundTo(bound, applied))
     }
     return body
   }

@@ -2,7 +2,7 @@
 import { inspect } from 'node:util'
 import { checkInteger, outOfRange, QueueError } from '../errors.ts'
 import { bytesOf, decode } from './body.ts'
-import type { Event, Meter } from './meter.ts'
+import type { Event, Meter, Meters } from './meter.ts'
 import { type Addressed, BUS_BATCH, type Delivery, demand, type Settlement, type Transport } from './transport.ts'
 
 interface Pending {
@@ -75,6 +75,7 @@ export interface Origin {
   readonly settler: Settler
   readonly transport: Transport
   readonly meter: Meter
+  readonly meters: Meters
   now(): number
   /** Milliseconds to wait before the next attempt, after so many. */
   backoff(attempts: number): number
@@ -226,6 +227,7 @@ export class Message<T = unknown> {
     if (!(await this.#origin.settler.alone({ token, outcome: 'ack', send }))) throw this.#lost('ack')
     this.#settled = true
     this.#origin.meter.count('acknowledged', [this])
+    this.#origin.meters.sent(send)
   }
 
   /** To be received again, after `delay` milliseconds; by default after what the queue's backoff says. */

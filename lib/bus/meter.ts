@@ -1,6 +1,7 @@
 // What this process has done with a queue: counters, rates, latencies, and events for whoever listens.
 import { channel } from 'node:diagnostics_channel'
 import { createHistogram, type RecordableHistogram } from 'node:perf_hooks'
+import { type Addressed, BORROWED } from './transport.ts'
 
 /** What is counted, and what the channels `kernelmq:bus:<event>` tell of. */
 export const EVENTS = ['sent', 'received', 'acknowledged', 'retried', 'dead'] as const
@@ -91,10 +92,7 @@ export class Meter {
   count(event: Event, messages: readonly { readonly id: string }[], reason?: string): void {
     if (messages.length === 0) return
     this.tally(event, messages.length)
-    const events = channels[event]
-    if (!events?.hasSubscribers) return
-    const ids = messages.map(({ id }) => id)
-    events.publish({ queue: this.#queue, ids, ...(reason !== undefined && { reason }) } satisfies BusEvent)
+    tell(event, this.#queue, messages, reason)
   }
 
   /** How long a message waited, in milliseconds, until it was received. */
@@ -126,16 +124,34 @@ export class Meter {
   }
 }
 
+function tell(event: Event, queue: string, messages: readonly { readonly id: string }[], reason?: string): void {
+  const events = channels[event]
+  if (!events?.hasSubscribers) return
+  const ids = messages.map(({ id }) => id)
+  events.publish({ queue, ids, ...(reason !== undefined && { reason }) } satisfies BusEvent)
+}
+
 /** Of all queues that this process has used. */
 export class Meters {
   readonly #meters = new Map<string, Meter>()
 
   of(queue: string): Meter {
+    // Nobody asks for it by its name, and there may be many, one after the other.
+    if (queue.startsWith(BORROWED)) return new Meter(queue)
     let meter = this.#meters.get(queue)
     if (meter === undefined) {
       meter = new Meter(queue)
       this.#meters.set(queue, meter)
     }
     return meter
+  }
+
+  /** Each to a queue, whichever. */
+  sent(all: readonly Addressed[]): void {
+    for (const { queue, message } of all) {
+      // A reply: of its queue nobody asks for totals.
+      if (queue.startsWith(BORROWED)) tell('sent', queue, [message])
+      else this.of(queue).count('sent', [message])
+    }
   }
 }

@@ -228,6 +228,7 @@ export class Queue<T = unknown> {
       settler: context.settler,
       transport,
       meter: context.meters.of(name),
+      meters: context.meters,
       now: () => context.clock.now(),
       backoff: (attempts) => this.#backoff(attempts),
     }
@@ -367,7 +368,9 @@ export class Queue<T = unknown> {
       const message = this.#outgoing(body, options)
       const disk = (options.durability ?? this.#durability) === 'disk'
       const sent = { overflow: this.#overflow, disk, signal: options.signal }
-      return this.#context.transport.publish(topic, carry?.([message])[0] ?? message, sent)
+      const queues = await this.#context.transport.publish(topic, carry?.([message])[0] ?? message, sent)
+      this.#context.meters.sent(queues.flatMap((queue) => (queue === undefined ? [] : [{ queue, message }])))
+      return queues.length
     }
     return this.#traced('publish', publish, topic)
   }

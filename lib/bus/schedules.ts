@@ -4,8 +4,8 @@ import { createRequire } from 'node:module'
 import { checkOptions, invalidType, invalidValue, outOfRange, QueueError } from '../errors.ts'
 import type { Clock } from './clock.ts'
 import type { Message } from './message.ts'
-import type { Item, Queue } from './queue.ts'
-import type { Transport } from './transport.ts'
+import type { Item, Queue, QueueOptions } from './queue.ts'
+import { BUS_BATCH, type Transport } from './transport.ts'
 
 export interface ScheduleTimes {
   /** Every so many milliseconds, from when it is set on. */
@@ -52,13 +52,17 @@ interface Tick {
 export interface SchedulesContext {
   readonly transport: Transport
   readonly clock: Clock
-  queue(name: string): Queue
+  queue(name: string, options?: QueueOptions): Queue
 }
 
 const TICKS = 'bus/schedules'
 const PREFIX = 'schedule/'
 /** A tick that is so late was missed; milliseconds. */
 const LATE = 60_000
+/** A schedule ends with its tick: that is tried again whatever its target says, and whoever dies over it. */
+const RETRY = { max: 1e9, losses: 1e9, cap: 10_000 }
+/** Milliseconds before what could not take ticks any more does again. */
+const AGAIN = 1000
 
 type CronClass = new (
   expression: string,
@@ -93,6 +97,7 @@ export class Schedules {
   /**
    * Has a message sent to a queue at each of these times: one for each, however many processes there are, by one of
    * those that have called this or {@link run}. A schedule of this name that is there is replaced, unless it is the same.
+   * What the queue has no room for is tried again until it has.
    *
    * Times go by the clock of the machine. When it jumps ahead, the times between are missed; when it jumps back, no time
    * comes twice.
@@ -111,7 +116,9 @@ export class Schedules {
     if (next === undefined) throw outOfRange('"cron" option', 'an expression that has a time in the future', cron)
     const note: Note = { generation: randomUUID(), queue: queue.name, body, times, missed, options: rest, first: next }
     const before = await this.#get(name)
-    if (before === undefined || !isSame(before, note)) {
+    // What can never be sent is refused now.
+    await this.#context.queue(queue.name).prepare(body, rest)
+    if (before === undefined || !isSame(before, note) || (await this.#isDead(before))) {
       const tick = await this.#tick({ name, generation: note.generation, due: next })
       await this.#context.transport.put(PREFIX + name, JSON.stringify(note), { send: [tick] })
     }
@@ -139,7 +146,27 @@ export class Schedules {
   run(): void {
     if (this.#running) return
     this.#running = true
-    this.#context.queue(TICKS).consume((message) => this.#onTick(message as Message<Tick>))
+    const { closed } = this.#ticks.consume((message) => this.#onTick(message as Message<Tick>))
+    // It rejects when the store could not be had, and resolves when the bus is closed.
+    closed.catch(() => {
+      this.#running = false
+      setTimeout(() => this.run(), AGAIN)
+    })
+  }
+
+  get #ticks(): Queue {
+    return this.#context.queue(TICKS, { dedup: 0, retry: RETRY })
+  }
+
+  /** Whether its tick is a dead letter: one of an older version of this library, or one that could not be read. */
+  async #isDead({ generation }: Note): Promise<boolean> {
+    for (let after: string | undefined; ; ) {
+      const { letters, next } = await this.#ticks.dead.list({ max: BUS_BATCH, ...(after !== undefined && { after }) })
+      if (letters.some(({ id, body }) => id === generation || (body as Tick | undefined)?.generation === generation))
+        return true
+      if (next === undefined) return false
+      after = next
+    }
   }
 
   async #get(name: string): Promise<Note | undefined> {
@@ -149,7 +176,8 @@ export class Schedules {
   }
 
   #tick(tick: Tick) {
-    return this.#context.queue(TICKS).prepare(tick, { at: new Date(tick.due) })
+    // By its id it is known when nobody can read it.
+    return this.#ticks.prepare(tick, { at: new Date(tick.due), id: tick.generation })
   }
 
   async #onTick(message: Message<Tick>): Promise<void> {

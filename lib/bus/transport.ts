@@ -221,8 +221,8 @@ export interface Transport {
   /** Has what is published to topics of a pattern, with these headers, sent to a queue. */
   bind(binding: Binding): Promise<void>
   unbind(binding: Binding): Promise<void>
-  /** Sends to every queue that is bound, all or none; how many these are. */
-  publish(topic: string, message: Outgoing, options: SendOptions): Promise<number>
+  /** Sends to every queue that is bound, all or none; these, undefined for one of which the name is not known. */
+  publish(topic: string, message: Outgoing, options: SendOptions): Promise<readonly (string | undefined)[]>
   /** Makes a queue that goes with this process, with a prefix in that of a namespace; its name. */
   borrow(prefix?: string): Promise<string>
   /** Removes a queue, and all that is in it and bound to it. */

@@ -5,6 +5,7 @@ import { type Bus, type BusEvent, type HandlerContext, ManualClock, type Message
 import { describe, expect, onTestFinished, test } from 'vitest'
 import { Cancellations } from '../../lib/bus/cancellations.ts'
 import type { Transport } from '../../lib/bus/transport.ts'
+import { openMemory } from '../../lib/bus/transports/memory.ts'
 import { fixture, start } from '../support.ts'
 import { deferred, newBus, openBus, temporaryDirectory } from './support.ts'
 
@@ -336,7 +337,20 @@ describe('a process', () => {
 })
 
 describe('what was cancelled', () => {
-  const nowhere = { put: async () => {}, publish: async () => 0 } as unknown as Transport
+  test('is told to more processes than messages are sent together', async () => {
+    const clock = new ManualClock(0)
+    const transport = openMemory(clock)
+    onTestFinished(() => transport.close())
+    const [asker, worker] = [new Cancellations(transport, clock), new Cancellations(transport, clock)]
+    await worker.listen()
+    for (let i = 0; i < 600; i++) await transport.bind({ pattern: '$cancelled', queue: `q${i}`, headers: {} })
+    const heard = deferred<unknown>()
+    worker.watch('x', heard.resolve)
+    asker.cancel('x', 3_600_000)
+    expect(await heard.promise).toMatchObject(CANCELLED)
+  })
+
+  const nowhere = { put: async () => {}, publish: async () => [] } as unknown as Transport
   const HOUR = 3_600_000
 
   test('is forgotten when its time is over, unless a handler runs for it', async () => {

@@ -1,8 +1,9 @@
 // Topics, requests, schedules and codecs, on every transport.
 import { randomBytes } from 'node:crypto'
+import { subscribe, unsubscribe } from 'node:diagnostics_channel'
 import { setTimeout as sleep } from 'node:timers/promises'
 import { compress, encrypt, ReplyError, sign } from 'kernelmq/bus'
-import { describe, expect, test } from 'vitest'
+import { describe, expect, onTestFinished, test } from 'vitest'
 import {
   deferred,
   gather,
@@ -231,11 +232,37 @@ export const exchange = (scheme: Scheme): void => {
       expect(await take(queue, 1)).toEqual(['new'])
     })
 
+    testOfLong(
+      scheme,
+      'records',
+      'bounds',
+    )('waits for room in its queue, however long that takes, and goes on', async () => {
+      const { clock, bus } = await scheduled()
+      const queue = bus.queue('q', { maxMessages: 1 })
+      await queue.send('in its way')
+      let refused = 0
+      const hear = () => void refused++
+      subscribe('kernelmq:bus:retried', hear)
+      onTestFinished(() => void unsubscribe('kernelmq:bus:retried', hear))
+      await bus.schedules.set('s', queue, 'tick', { every: second })
+      const turn = async () => {
+        await clock.advance(second)
+        await sleep(1)
+      }
+      while (refused < 10) await turn()
+      expect(await take(queue, 1)).toEqual(['in its way'])
+      for (let i = 0; i < 2; i++) {
+        while ((await queue.stats()).ready === 0) await turn()
+        expect(await take(queue, 1)).toEqual(['tick'])
+      }
+    })
+
     for (const [options, message] of [
       [{}, 'one of the two'],
       [{ every: 0 }, '"every" option must be a number of milliseconds >= 1'],
       [{ every: 5, cron: '* * * * *' }, 'one of the two'],
       [{ cron: 'no' }, /./],
+      [{ every: 5, priority: 300 }, '"priority" option'],
     ] as const) {
       testOf(scheme, 'records')(`with ${JSON.stringify(options)} is refused`, async () => {
         const { bus, queue } = await scheduled()

@@ -1,5 +1,5 @@
 import { subscribe, unsubscribe } from 'node:diagnostics_channel'
-import { ManualClock } from 'kernelmq/bus'
+import { type BusEvent, ManualClock } from 'kernelmq/bus'
 import { expect, onTestFinished, test } from 'vitest'
 import { newBus, one } from './support.ts'
 
@@ -61,6 +61,42 @@ test('channels tell of each message', async () => {
     { name: 'received', ...about },
     { name: 'acknowledged', ...about },
   ])
+})
+
+test.each(['memory', 'local', 'mq', 'sysv'] as const)(
+  '%s: what is published counts for each queue, a reply is told',
+  async (scheme) => {
+    const bus = await newBus(scheme)
+    const [a, b] = [bus.queue('a'), bus.queue('b')]
+    const sent: BusEvent[] = []
+    const hear = (event: unknown) => void sent.push(event as BusEvent)
+    subscribe('kernelmq:bus:sent', hear)
+    onTestFinished(() => void unsubscribe('kernelmq:bus:sent', hear))
+    for (const queue of ['a', 'b']) await bus.topic('t').bind(queue)
+    await bus.topic('t').subscribe(undefined, () => {})
+    await bus.topic('t').publish('x', { headers: {} })
+    const totals = async () => [(await a.stats()).totals.sent, (await b.stats()).totals.sent]
+    expect(await totals()).toEqual([1, 1])
+    expect(sent.map(({ queue }) => queue)).toEqual(
+      expect.arrayContaining(['a', 'b', expect.stringMatching(/^borrowed/)]),
+    )
+    const [id] = (sent[0] as BusEvent).ids
+    expect(sent.map(({ ids }) => ids)).toEqual([[id], [id], [id]])
+    await (await one(a)).ack()
+    a.consume(() => 'pong')
+    sent.length = 0
+    expect(await a.request('ping')).toBe('pong')
+    await expect.poll(() => sent.map(({ queue }) => queue.split('/')[0])).toEqual(['a', 'borrowed'])
+  },
+)
+
+test.each(['memory', 'local'] as const)('%s: what is sent with an acknowledgement counts as sent', async (scheme) => {
+  const bus = await newBus(scheme)
+  const [a, b] = [bus.queue('a'), bus.queue('b')]
+  await a.send('x')
+  await (await one(a)).ack({ send: [await b.prepare('y'), await b.prepare('z')] })
+  expect((await b.stats()).totals).toMatchObject({ sent: 2 })
+  expect((await a.stats()).totals).toMatchObject({ sent: 1, acknowledged: 1 })
 })
 
 test('the metrics are those of all queues, as Prometheus reads them', async () => {

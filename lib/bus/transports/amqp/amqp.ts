@@ -522,16 +522,16 @@ export class Amqp extends Refusals implements Transport {
   }
 
   /** How many queues there are at least: those of other processes the server does not count for us. */
-  async publish(topic: string, message: Outgoing, options: SendOptions): Promise<number> {
+  async publish(topic: string, message: Outgoing, options: SendOptions): Promise<(string | undefined)[]> {
     this.#check('publish')
     // Who is bound nobody knows here, and so not of whom partitions are to be made.
     if (message.key !== undefined) throw unsupported('order', 'publish')
     const posting = this.#posting({ topic }, message, { sentAt: this.#clock.now() })
     const unroutable = await this.#publish('publish', [posting], options)
-    if (unroutable.length > 0) return 0
+    if (unroutable.length > 0) return []
     const { headers = {} } = message
     const bound = [...this.#bindings.values()].filter((binding) => isBound(binding, topic, headers))
-    return Math.max(1, new Set(bound.map(({ queue }) => queue)).size)
+    return bound.length === 0 ? [undefined] : [...new Set(bound.map(({ queue }) => queue))]
   }
 
   async borrow(prefix = ''): Promise<string> {

@@ -236,12 +236,12 @@ export class Kernel extends Refusals implements Transport {
   }
 
   /** To one after the other; a subscriber's own queue that is full misses it. */
-  async publish(topic: string, message: Outgoing, options: SendOptions): Promise<number> {
+  async publish(topic: string, message: Outgoing, options: SendOptions): Promise<string[]> {
     this.#check('publish')
     const bound = this.#directory.bindings().filter((binding) => isBound(binding, topic, message.headers ?? {}))
     const queues = [...new Set(bound.map(({ queue }) => queue))]
     const sent = await Promise.all(queues.map((queue) => this.#publishTo(queue, message, options)))
-    return sent.filter((one) => one).length
+    return queues.filter((_, at) => sent[at])
   }
 
   async #publishTo(queue: string, message: Outgoing, options: SendOptions): Promise<boolean> {

@@ -289,9 +289,14 @@ export class Engine implements Transport {
     return this.transact(() => this.#store.allot(namespace, quota))
   }
 
-  async send(batch: readonly Addressed[], { overflow, disk, signal }: SendOptions): Promise<Receipt[]> {
+  async send(batch: readonly Addressed[], options: SendOptions): Promise<Receipt[]> {
     this.#check('send')
     checkInteger('number of messages', batch.length, 1, BUS_BATCH)
+    return this.#sendAll(batch, options)
+  }
+
+  /** As many as there are, in one transaction. */
+  async #sendAll(batch: readonly Addressed[], { overflow, disk, signal }: SendOptions): Promise<Receipt[]> {
     checkSignal(signal)
     const isLarge = batch.some(({ message }) => message.body.byteLength > this.#around.large)
     const files = isLarge ? await this.#writeBodies(batch, disk) : NO_FILES
@@ -602,18 +607,18 @@ export class Engine implements Transport {
     await this.transact(() => this.#store.unbind(binding))
   }
 
-  async publish(topic: string, message: Outgoing, options: SendOptions): Promise<number> {
+  async publish(topic: string, message: Outgoing, options: SendOptions): Promise<string[]> {
     this.#check('publish')
     const { headers = {} } = message
     const bindings = await this.transact(() => this.#store.bindings())
     const bound = bindings.filter((binding) => isBound(binding, topic, headers)).map(({ queue }) => queue)
     const queues = [...new Set(bound)]
     if (queues.length > 0)
-      await this.send(
+      await this.#sendAll(
         queues.map((queue) => ({ queue, message })),
         options,
       )
-    return queues.length
+    return queues
   }
 
   async borrow(prefix = ''): Promise<string> {
@@ -626,6 +631,14 @@ export class Engine implements Transport {
   async drop(queue: string): Promise<void> {
     this.#check('drop')
     await this.transact(() => this.#store.drop(queue))
+    this.#forgetLine(queue)
+  }
+
+  /** Whoever waits there all the same is told when the bus is closed. */
+  #forgetLine(queue: string): void {
+    for (const [number, { name, receivers, senders }] of this.#lines) {
+      if (name === queue && receivers.length === 0 && senders.size === 0) this.#lines.delete(number)
+    }
   }
 
   async entries(prefix: string): Promise<[key: string, value: string][]> {

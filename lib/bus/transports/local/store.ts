@@ -154,6 +154,9 @@ const formats: readonly Format[] = ['bytes', 'text', 'json']
 
 export type Want = typeof MESSAGES | typeof ROOM
 
+/** Of how many queues the numbers are remembered. */
+const KNOWN = 10_000
+
 /** When room may be expected, if nothing is known: milliseconds. */
 const RETRY_AFTER = 1000
 
@@ -334,10 +337,14 @@ export class Store {
         // SQLite had ended the transaction itself.
       }
       // What a transaction that was not to be had seen is not to be remembered.
-      this.#queues.clear()
-      this.#ranks.clear()
+      this.#forgetNames()
       throw error
     }
+  }
+
+  #forgetNames(): void {
+    this.#queues.clear()
+    this.#ranks.clear()
   }
 
   /** Another process may be writing: it is done in a moment, or not for long. */
@@ -362,6 +369,8 @@ export class Store {
       if (namespace === undefined) this.#sql('INSERT OR IGNORE INTO queues (name) VALUES (?)').run(name)
       else if (!this.#exists(name)) this.#enroll(name, namespace)
       queue = Number(this.#sql('SELECT queue FROM queues WHERE name = ?').get(name)?.queue)
+      // What others have dropped is among them.
+      if (this.#queues.size >= KNOWN) this.#forgetNames()
       this.#queues.set(name, queue)
     }
     return queue

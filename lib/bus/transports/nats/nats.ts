@@ -343,7 +343,7 @@ class Nats extends Refusals implements Transport {
   }
 
   /** To one after the other. */
-  async publish(topic: string, message: Outgoing, { disk }: SendOptions): Promise<number> {
+  async publish(topic: string, message: Outgoing, { disk }: SendOptions): Promise<string[]> {
     this.#check('publish')
     if (disk) throw unsupported('persist', 'publish')
     const bound = (await this.#bindings.list()).filter((binding) => isBound(binding, topic, message.headers ?? {}))
@@ -352,7 +352,7 @@ class Nats extends Refusals implements Transport {
     const sent = await Promise.allSettled(queues.map((queue) => this.#publishTo(queue, message, source)))
     const failed = sent.find(({ status }) => status === 'rejected')
     if (failed !== undefined) throw (failed as PromiseRejectedResult).reason
-    return sent.filter((one) => (one as PromiseFulfilledResult<boolean>).value).length
+    return queues.filter((_, at) => (sent[at] as PromiseFulfilledResult<boolean>).value)
   }
 
   async #publishTo(queue: string, message: Outgoing, source: string): Promise<boolean> {

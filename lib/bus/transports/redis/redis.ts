@@ -192,17 +192,17 @@ export class Redis extends Refusals implements Transport {
     return this.#standings.unbind(binding)
   }
 
-  async publish(topic: string, message: Outgoing, options: SendOptions): Promise<number> {
+  async publish(topic: string, message: Outgoing, options: SendOptions): Promise<string[]> {
     const { headers = {} } = message
     const bindings = await this.#standings.bindings()
     const bound = bindings.filter((binding) => isBound(binding, topic, headers)).map(({ queue }) => queue)
     const queues = [...new Set(bound)]
-    if (queues.length === 0) return 0
+    if (queues.length === 0) return queues
     await this.send(
       queues.map((queue) => ({ queue, message })),
       options,
     )
-    return queues.length
+    return queues
   }
 
   borrow(prefix = ''): Promise<string> {
