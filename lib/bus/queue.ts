@@ -496,7 +496,9 @@ export class Queue<T = unknown> {
         lease: lease ?? Number.POSITIVE_INFINITY,
         together: false,
       })
-      if (messages.length > 0 || performance.now() >= deadline) return messages
+      // Of several it is not known which of them is begun.
+      const isOurs = max > 1 || messages.length === 0 || (await messages[0]?.begin())
+      if ((isOurs && messages.length > 0) || performance.now() >= deadline) return isOurs ? messages : []
     }
   }
 

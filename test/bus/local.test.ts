@@ -95,6 +95,38 @@ test('a message that kills its consumers is dead-lettered, and its neighbours ar
   expect(bodies.filter((body) => body === 'die')).toHaveLength(4)
 })
 
+test.each([
+  ['fetched behind it', {}, 'q'],
+  ['another connection of the process has from another queue', { second: 'other' }, 'other'],
+])('what is %s is not blamed for a message that kills its consumers', async (_, options, name) => {
+  const url = newUrl()
+  const bus = await openBus(url)
+  const queue = bus.queue('q', { retry: { losses: 2 } })
+  await queue.send('die')
+  await bus.queue(name).send('neighbour')
+  for (let i = 0; i < 4; i++) expect((await startBus(url, 'consumeMore', options).outcome).signal).toBe('SIGKILL')
+  const { body, losses } = await one(name === 'q' ? queue : bus.queue(name))
+  expect({ body, losses }).toEqual({ body: 'neighbour', losses: 0 })
+  if (name !== 'q') expect(await queue.receive(nothing)).toEqual([])
+  expect((await queue.dead.list()).letters).toMatchObject([{ body: 'die', losses: 3 }])
+})
+
+test('a message that kills those who receive it by hand is dead-lettered, though each has another in its hands', async () => {
+  const url = newUrl()
+  const bus = await openBus(url)
+  const queue = bus.queue('q', { retry: { losses: 1 } })
+  await queue.send('die')
+  await bus.queue('other').send('neighbour')
+  for (let i = 0; i < 3; i++) {
+    const child = startBus(url, 'holdTwo')
+    expect(await heard(child)).toBe('die')
+    child.kill('SIGKILL')
+    await child.outcome
+  }
+  expect(await queue.receive(nothing)).toEqual([])
+  expect((await queue.dead.list()).letters).toMatchObject([{ body: 'die', losses: 2 }])
+})
+
 test('a consumer whose event loop is blocked keeps its message', async () => {
   const url = newUrl()
   const queue = (await openBus(url)).queue('q')

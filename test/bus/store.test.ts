@@ -107,6 +107,29 @@ test('what comes for one who waits can be claimed by the same transaction, and c
   ])
 })
 
+test('what a process had alone has to answer for its end; of two messages none has, in whatever order they come back', () => {
+  const store = newStore()
+  store.transact(() => store.send(to('q', numbers(5)), 'reject'))
+  const held = store.transact(() => claim(store, 1, 3)).result
+  store.transact(() => store.settle(held.slice(1).map(({ token }) => ({ token, outcome: 'ack' }) as const)))
+  for (const _ of numbers(2)) store.transact(() => claim(store, 2, 1))
+  const lossesOf = () => store.browse('q', 9, undefined).deliveries.map(({ id, losses }) => [id, losses])
+  while (store.transact(() => store.reap(2, true)).result);
+  expect(lossesOf()).toEqual(['0', '3', '4'].map((id) => [id, 0]))
+  while (store.transact(() => store.reap(1, true)).result);
+  expect(lossesOf()).toEqual([
+    ['0', 1],
+    ['3', 0],
+    ['4', 0],
+  ])
+  // Nothing is remembered of those who have gone.
+  const { owner } = store.transact(() => store.enter(1, '')).result
+  expect(owner).toBe(1)
+  store.transact(() => claim(store, owner, 1))
+  while (store.transact(() => store.reap(owner, true)).result);
+  expect(lossesOf()[0]).toEqual(['0', 2])
+})
+
 test('who only looks is not told of what comes later; the next who waits is', () => {
   const store = newStore()
   store.transact(() => claim(store, 1, 1, false))

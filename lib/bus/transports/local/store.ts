@@ -150,6 +150,10 @@ const ALIKE = `WITH their (queue, rank, sequence, sent) AS (SELECT ?, ?, ?, ?)
     NULL, column7
   FROM (VALUES ${Array.from({ length: TOGETHER }, (_, at) => `(${at}, ?, ?, ?, ?, ?, ?)`)}) CROSS JOIN their`
 
+/** An owner, and what other connections its process has to the bus. */
+const OWNERS =
+  'SELECT ? AS owner UNION SELECT owner FROM processes WHERE pid = (SELECT pid FROM processes WHERE owner = ?)'
+
 const formats: readonly Format[] = ['bytes', 'text', 'json']
 
 export type Want = typeof MESSAGES | typeof ROOM
@@ -1181,10 +1185,11 @@ export class Store {
   /** Gives back one lease of a process that is no more, then the process; true while there is more to do. */
   reap(owner: number, lost: boolean): boolean {
     this.#sql('DELETE FROM waiting WHERE owner = ?').run(owner)
-    const lease = this.#sql('SELECT lease, queue, items FROM leases WHERE owner = ? LIMIT 1').get(owner)
+    const lease = this.#sql('SELECT lease, owner, queue, items FROM leases WHERE owner = ? LIMIT 1').get(owner)
     if (lease === undefined) {
       for (const { name } of this.#sql('SELECT name FROM borrowed WHERE owner = ?').all(owner)) this.drop(String(name))
       this.#sql('DELETE FROM processes WHERE owner = ?').run(owner)
+      this.#sql('DELETE FROM begun WHERE lease = 0 - ?').run(owner)
       return false
     }
     this.#giveBack(lease, lost)
@@ -1192,14 +1197,17 @@ export class Store {
   }
 
   #reapOverdue(queue: number, now: number): void {
-    const sql = 'SELECT lease, queue, items FROM leases WHERE queue = ? AND until <= ? LIMIT 10'
+    const sql = 'SELECT lease, owner, queue, items FROM leases WHERE queue = ? AND until <= ? LIMIT 10'
     for (const lease of this.#sql(sql).all(queue, now)) this.#giveBack(lease, true)
   }
 
   /** What was lost alone, or had begun, has to answer for it; of the others it is not known. */
   #giveBack(row: Row, lost: boolean): void {
-    const [lease, queue] = [Number(row.lease), Number(row.queue)]
+    const [lease, queue, owner] = [Number(row.lease), Number(row.queue), Number(row.owner)]
     const items = JSON.parse(String(row.items)) as number[]
+    const isAlone = lost && this.#isAlone(owner)
+    // Under a number that no lease has: what the process has left may look alone from now on, and is not.
+    this.#sql(`INSERT OR IGNORE INTO begun SELECT 0 - owner, 0, 0 FROM (${OWNERS})`).run(owner, owner)
     const update = this.#sql(
       `UPDATE messages SET version = version + 1, losses = losses + ?, suspect = max(suspect, ?)
        WHERE queue = ? AND rank = ? AND sequence = ? AND version = ?`,
@@ -1207,12 +1215,28 @@ export class Store {
     const begun = this.#sql('SELECT 1 FROM begun WHERE lease = ? AND rank = ? AND sequence = ?')
     for (let at = 0; at < items.length; at += 3) {
       const [rank, sequence, version] = items.slice(at, at + 3) as [number, number, number]
-      const own = lost && (items.length === 3 || begun.get(lease, rank, sequence) !== undefined)
+      const own = isAlone || (lost && begun.get(lease, rank, sequence) !== undefined)
       const { changes } = update.run(own ? 1 : 0, lost ? 1 : 0, queue, rank, sequence, version)
       if (Number(changes) > 0) this.#release(queue, rank, sequence)
     }
     this.#sql('DELETE FROM begun WHERE lease = ?').run(lease)
     this.#sql('DELETE FROM leases WHERE lease = ?').run(lease)
+  }
+
+  /** Whether a process has one message in its hands, of all queues, and nothing was taken away from it before. */
+  #isAlone(owner: number): boolean {
+    if (this.#sql('SELECT 1 FROM begun WHERE lease = 0 - ?').get(owner) !== undefined) return false
+    const sql = `SELECT queue, items FROM leases WHERE owner IN (SELECT owner FROM (${OWNERS})) LIMIT 2`
+    const [lease, another] = this.#sql(sql).all(owner, owner)
+    if (lease === undefined || another !== undefined) return false
+    const items = JSON.parse(String(lease.items)) as number[]
+    const held = this.#sql('SELECT 1 FROM messages WHERE queue = ? AND rank = ? AND sequence = ? AND version = ?')
+    let count = 0
+    for (let at = 0; at < items.length; at += 3) {
+      const [rank, sequence, version] = items.slice(at, at + 3) as [number, number, number]
+      if (held.get(Number(lease.queue), rank, sequence, version) !== undefined) count++
+    }
+    return count === 1
   }
 
   stats(name: string): TransportStats {
