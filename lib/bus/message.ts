@@ -260,7 +260,7 @@ export class Message<T = unknown> {
     return this.#settle('dead', settlement, 'dead', reason)
   }
 
-  /** Of a lease with a limit: it ends `ms` milliseconds from now. */
+  /** Of a lease with a limit: it ends `ms` milliseconds from now, or later if it would have. */
   async extend(ms: number): Promise<void> {
     checkDelay(ms)
     this.#check('extend')

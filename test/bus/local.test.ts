@@ -147,6 +147,23 @@ test('a consumer that hangs loses its message when its lease has a limit', async
   expect(await one(queue)).toMatchObject({ body: 'x', losses: 1 })
 })
 
+describe.each(['memory', 'local'] as const)('a lease with a limit, of %s:', (scheme) => {
+  test('is not made shorter by extending it, nor that of what was claimed with it', async () => {
+    const clock = new ManualClock()
+    const queue = (await newBus(scheme, { clock })).queue('q')
+    await queue.sendMany([{ body: 'a' }, { body: 'b' }])
+    const [a, b] = await queue.receive({ max: 2, lease: 60_000 })
+    await a?.extend(10)
+    clock.advance(59_999)
+    expect(await queue.receive(nothing)).toEqual([])
+    await b?.extend(10)
+    clock.advance(9)
+    expect(await queue.receive(nothing)).toEqual([])
+    clock.advance(1)
+    expect(await queue.receive({ max: 2, wait: 0 })).toHaveLength(2)
+  })
+})
+
 test('at SIGTERM a process ends what it does, and gives back the rest', async () => {
   const url = newUrl()
   const queue = (await openBus(url)).queue('q')

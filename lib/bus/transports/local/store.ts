@@ -1057,7 +1057,9 @@ export class Store {
     if (settlement.outcome === 'begin' || settlement.outcome === 'extend') {
       if (this.#sql(`SELECT 1 FROM messages ${where}`).get(...row) === undefined) return false
       if (settlement.outcome === 'extend') {
-        this.#sql('UPDATE leases SET until = ? WHERE lease = ?').run(Math.ceil(settlement.until), lease.id)
+        // It is that of all that was claimed with it, none of which it is to take time from.
+        const extend = 'UPDATE leases SET until = max(until, ?) WHERE lease = ?'
+        this.#sql(extend).run(Math.ceil(settlement.until), lease.id)
       } else {
         this.#sql('INSERT OR IGNORE INTO begun VALUES (?, ?, ?)').run(lease.id, rank, sequence)
         token.begun = true
