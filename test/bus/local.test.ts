@@ -8,7 +8,7 @@ import { connect, ManualClock } from 'kernelmq/bus'
 import { describe, expect, test } from 'vitest'
 import { judge } from '../reliability/chaos-bus.mjs'
 import { canUnshare, isRoot, start, stranger } from '../support.ts'
-import { newBus, nothing, one, openBus, startBus, take, temporaryDirectory } from './support.ts'
+import { deferred, newBus, nothing, one, openBus, startBus, take, temporaryDirectory } from './support.ts'
 
 const newUrl = () => `local:${join(temporaryDirectory(), 'bus')}`
 const directoryOf = (url: string) => url.slice('local:'.length)
@@ -161,6 +161,66 @@ describe.each(['memory', 'local'] as const)('a lease with a limit, of %s:', (sch
     expect(await queue.receive(nothing)).toEqual([])
     clock.advance(1)
     expect(await queue.receive({ max: 2, wait: 0 })).toHaveLength(2)
+  })
+
+  /** Handlers that end when they are told to. */
+  const makeConsumer = async (count: number) => {
+    const clock = new ManualClock()
+    const queue = (await newBus(scheme, { clock })).queue<number>('q')
+    await queue.sendMany(Array.from({ length: count }, (_, body) => ({ body })))
+    const calls = Array.from({ length: count }, () => ({ begun: deferred(), ended: deferred() }))
+    const handled: number[] = []
+    const handler = async ({ body }: { body: number }) => {
+      handled.push(body)
+      calls[body]?.begun.resolve()
+      await calls[body]?.ended.promise
+    }
+    queue.consume(handler, { prefetch: 5, lease: 500 })
+    return { clock, queue, calls, handled }
+  }
+
+  test('is not over for what is fetched ahead while the handlers before it go on', async () => {
+    const { clock, queue, calls, handled } = await makeConsumer(9)
+    for (const [at, { begun, ended }] of calls.entries()) {
+      await begun.promise
+      // From the fourth on there is nothing but what was fetched. What is settled goes out in the next turn.
+      do await sleep(1)
+      while (at === 4 && (await queue.stats()).ready > 0)
+      clock.advance(300)
+      if (at > 4) expect(await queue.receive({ max: 10, wait: 0 }), `during ${at}`).toEqual([])
+      ended.resolve()
+    }
+    while ((await queue.stats()).leased > 0) await sleep(1)
+    expect(handled).toEqual(calls.map((_, at) => at))
+  })
+
+  test('is all there for what was fetched ahead when its handler begins', async () => {
+    const { clock, queue, calls } = await makeConsumer(2)
+    await calls[0]?.begun.promise
+    while ((await queue.stats()).leased < 2) await sleep(1)
+    clock.advance(400)
+    calls[0]?.ended.resolve()
+    await calls[1]?.begun.promise
+    clock.advance(499)
+    expect(await queue.receive(nothing)).toEqual([])
+    clock.advance(1)
+    expect(await queue.receive(nothing)).toMatchObject([{ id: expect.any(String) }])
+    calls[1]?.ended.resolve()
+  })
+
+  test('takes what is fetched ahead from a consumer that hangs, whose handler for it does not begin any more', async () => {
+    const { clock, queue, calls, handled } = await makeConsumer(3)
+    await calls[0]?.begun.promise
+    while ((await queue.stats()).leased < 3) await sleep(1)
+    clock.advance(500)
+    const taken = await queue.receive({ max: 3 })
+    expect(taken.map(({ body }) => body)).toEqual([0, 1, 2])
+    calls[0]?.ended.resolve()
+    await taken[0]?.release()
+    // It comes behind what was fetched ahead.
+    while (handled.length < 2) await sleep(1)
+    await Promise.all(taken.slice(1).map((message) => message.ack()))
+    expect(handled).toEqual([0, 0])
   })
 })
 

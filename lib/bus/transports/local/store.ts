@@ -184,6 +184,9 @@ export interface Lease {
   id: number
   readonly queue: number
   left: number
+  /** Milliseconds, of one with a limit, and when it was made. */
+  readonly limit?: number
+  readonly since?: number
 }
 
 /** Whom to tell that something has come into a queue, or that there is room. */
@@ -800,7 +803,8 @@ export class Store {
       if (this.#isEnough(queue, ANY)) this.#news[MESSAGES].add(queue)
       return { deliveries: [], due: earliest }
     }
-    const lease: Lease = { id: 0, queue, left: 0 }
+    const isLimited = limit !== Number.POSITIVE_INFINITY
+    const lease: Lease = isLimited ? { id: 0, queue, left: 0, limit, since: now } : { id: 0, queue, left: 0 }
     const deliveries: Delivery[] = []
     const items: number[] = []
     let more = false
@@ -816,7 +820,7 @@ export class Store {
     }
     lease.left = deliveries.length
     const insert = this.#sql('INSERT INTO leases (owner, queue, until, items) VALUES (?, ?, ?, ?)')
-    const until = limit === Number.POSITIVE_INFINITY ? null : Math.ceil(now + limit)
+    const until = isLimited ? Math.ceil(now + limit) : null
     lease.id = Number(insert.run(owner, queue, until, JSON.stringify(items)).lastInsertRowid)
     if (view.stands) {
       this.#do('DELETE FROM waiting WHERE queue = ? AND want = ? AND owner = ?', queue, MESSAGES, owner)
@@ -1056,11 +1060,11 @@ export class Store {
     const row = [queue, rank, sequence, version] as const
     if (settlement.outcome === 'begin' || settlement.outcome === 'extend') {
       if (this.#sql(`SELECT 1 FROM messages ${where}`).get(...row) === undefined) return false
-      if (settlement.outcome === 'extend') {
-        // It is that of all that was claimed with it, none of which it is to take time from.
-        const extend = 'UPDATE leases SET until = max(until, ?) WHERE lease = ?'
-        this.#sql(extend).run(Math.ceil(settlement.until), lease.id)
-      } else {
+      const until = settlement.outcome === 'extend' ? settlement.until : this.#clock.now() + (lease.limit ?? Number.NaN)
+      // It is that of all that was claimed with it, none of which it is to take time from.
+      const extend = 'UPDATE leases SET until = max(until, ?) WHERE lease = ?'
+      if (!Number.isNaN(until)) this.#sql(extend).run(Math.ceil(until), lease.id)
+      if (settlement.outcome === 'begin') {
         this.#sql('INSERT OR IGNORE INTO begun VALUES (?, ?, ?)').run(lease.id, rank, sequence)
         token.begun = true
       }
@@ -1367,6 +1371,7 @@ function toDelivery(row: readonly Value[], lease: Lease): Delivery {
     attempts,
     losses,
     suspect: suspect !== 0,
+    leasedAt: lease.since,
     damage: undefined,
   }
 }
