@@ -6,7 +6,7 @@ import { fileURLToPath } from 'node:url'
 import { DatabaseSync } from '@photostructure/sqlite'
 import { connect, ManualClock } from 'kernelmq/bus'
 import { describe, expect, test } from 'vitest'
-import { judge } from '../reliability/chaos-bus.mjs'
+import { judge, judgeTicks } from '../reliability/chaos-bus.mjs'
 import { canUnshare, isRoot, start, stranger } from '../support.ts'
 import { deferred, newBus, nothing, one, openBus, startBus, take, temporaryDirectory } from './support.ts'
 
@@ -467,6 +467,16 @@ describe('the ledger of npm run chaos:bus', () => {
       't-1-2 was sent on 2 times',
       'k-1-0 came after 1',
       'f-1-3 is lost',
+    ])
+  })
+
+  test('tells of a time of a schedule that came twice, out of step, or made none or two messages', () => {
+    expect(judgeTicks([1000, 1020, 1080], 3, 1)).toEqual([])
+    expect(judgeTicks([1000, 1020, 1020], 3, 1)).toEqual(['the time 1020 came 0 ms after the one before'])
+    expect(judgeTicks([1000, 1021], 3, 0)).toEqual([
+      'the time 1021 came 21 ms after the one before',
+      '2 times made 3 messages',
+      '0 times are to come, instead of one',
     ])
   })
 
