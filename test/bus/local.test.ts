@@ -1,4 +1,5 @@
 // What `local:` has to do beyond the conformance of all transports: processes, files, disks, users.
+import { spawnSync } from 'node:child_process'
 import { chmodSync, mkdirSync, readdirSync, readFileSync, rmSync, statSync, truncateSync, writeFileSync } from 'node:fs'
 import { join } from 'node:path'
 import { setTimeout as sleep } from 'node:timers/promises'
@@ -431,13 +432,65 @@ describe('a directory', () => {
   })
 })
 
-test('with durability "disk" a send resolves after the log was synced, many at once by one sync', async () => {
-  const bus = await newBus('local', { durability: 'disk' })
-  const queue = bus.queue('q')
-  await Promise.all(Array.from({ length: 50 }, (_, i) => queue.send(i)))
-  await queue.send('x'.repeat(70_000), { durability: 'disk' })
-  await bus.queue('other').send('quick', { durability: 'process' })
-  expect(await take(queue, 50)).toEqual(Array.from({ length: 50 }, (_, i) => i))
+describe('a send with durability "disk"', () => {
+  const calls = 'trace=write,pwrite64,openat,rename,fsync,fdatasync'
+
+  /** What a process that sends asks of the kernel, from when it says that it sends until it says that it has. */
+  const trace = async (argument: object) => {
+    const path = join(temporaryDirectory(), 'trace')
+    const { code, stderr } = await startBus(newUrl(), 'confirm', argument, [
+      'strace',
+      '-f',
+      '-y',
+      '-o',
+      path,
+      '-e',
+      calls,
+    ]).outcome
+    expect({ code, stderr }).toEqual({ code: 0, stderr: '' })
+    const lines = readFileSync(path, 'latin1').split('\n')
+    const at = (text: string) => lines.findIndex((line) => line.includes(`"\\"${text}\\"`))
+    const each = [0, 1, 2].map((i) => lines.slice(at(`sends ${i}`), at(`sent ${i}`)))
+    return { each, rest: lines.slice(at('sent 2')) }
+  }
+  /** It has ended. */
+  const isSync = (line: string) => /\bfdatasync(\(\d+<[^>]*bus\.db-wal>| resumed>)\) += 0/.test(line)
+  const isWrite = (line: string) => /\bpwrite64\(\d+<[^>]*bus\.db-wal>/.test(line)
+  const skipIfMissing = (skip: (when: boolean, why: string) => void) =>
+    skip(spawnSync('strace', ['-V']).error !== undefined, 'needs strace')
+
+  test('resolves after the log was synced that has it, many at once after few syncs', async ({ skip }) => {
+    skipIfMissing(skip)
+    const { each, rest } = await trace({ body: 'x', many: 50, durability: 'disk' })
+    for (const lines of each)
+      expect(lines.findLastIndex(isSync), lines.join('\n')).toBeGreaterThan(lines.findLastIndex(isWrite))
+    const syncs = rest.filter(isSync)
+    expect(syncs.length).toBeGreaterThan(0)
+    expect(syncs.length).toBeLessThan(50)
+  })
+
+  test('resolves after its large body was synced, and the directory that names it', async ({ skip }) => {
+    skipIfMissing(skip)
+    const { each } = await trace({ body: 'x'.repeat(70_000), many: 0, durability: 'disk' })
+    for (const lines of each) {
+      const order = [
+        /\bfsync\(\d+<.*\.part>/,
+        /\brename\(.*\.part"/,
+        /\bfsync\(\d+<.*\/bodies>/,
+        /\bfdatasync\(.*bus\.db-wal>/,
+      ]
+      const places = order.map((call) => lines.findLastIndex((line) => call.test(line)))
+      expect(places, lines.join('\n')).toEqual(places.filter((place) => place >= 0).sort((a, b) => a - b))
+      expect(places).toHaveLength(order.length)
+    }
+  })
+
+  test('of "process" none is synced', async ({ skip }) => {
+    skipIfMissing(skip)
+    const { each } = await trace({ body: 'x', many: 0, durability: 'process' })
+    expect(each.flat().filter(isWrite).length).toBeGreaterThan(2)
+    expect(each.flat().filter(isSync)).toEqual([])
+  })
 })
 
 test('an idle consumer takes no time of the processor', async () => {
