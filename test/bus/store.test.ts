@@ -1,10 +1,13 @@
 // The tables of a bus, from within: what a statement looks at.
+import { join } from 'node:path'
 import { ManualClock } from 'kernelmq/bus'
 import { expect, onTestFinished, test, vi } from 'vitest'
+import { openLocal } from '../../lib/bus/transports/local/local.ts'
 import type * as Sqlite from '../../lib/bus/transports/local/sqlite.ts'
 import { openDatabase, prepareArrays } from '../../lib/bus/transports/local/sqlite.ts'
 import { Store } from '../../lib/bus/transports/local/store.ts'
 import { openMemory } from '../../lib/bus/transports/memory.ts'
+import { temporaryDirectory } from './support.ts'
 
 const { opened } = vi.hoisted(() => ({ opened: [] as { database: Sqlite.Database; statements: string[] }[] }))
 
@@ -128,6 +131,53 @@ test('what a process had alone has to answer for its end; of two messages none h
   store.transact(() => claim(store, owner, 1))
   while (store.transact(() => store.reap(owner, true)).result);
   expect(lossesOf()[0]).toEqual(['0', 2])
+})
+
+test('others write while messages are counted', async () => {
+  const directory = temporaryDirectory()
+  const engine = await openLocal(directory, new ManualClock(1), { mode: 0o700, create: true, patience: 1000 })
+  onTestFinished(() => engine.close())
+  const other = openDatabase(join(directory, 'bus.db'))
+  onTestFinished(() => other.close())
+  const { stats } = Store.prototype
+  const counting = vi.spyOn(Store.prototype, 'stats').mockImplementation(function (this: Store, name) {
+    other.exec('BEGIN IMMEDIATE; COMMIT')
+    return stats.call(this, name)
+  })
+  onTestFinished(() => counting.mockRestore())
+  const sent = engine.send(to('q', ['a']), { overflow: 'reject', disk: false, signal: undefined })
+  expect(await engine.stats('q')).toMatchObject({ ready: 1 })
+  await sent
+})
+
+test('a queue goes in parts, each a transaction, also if its process ends meanwhile, with all that there is of it', () => {
+  const store = newStore()
+  const name = 'borrowed/@n/x'
+  const { owner } = store.transact(() => store.enter(1, '')).result
+  store.transact(() => store.borrow(name, owner))
+  store.transact(() => store.declare(`${name}/dead`))
+  const ids = numbers(300)
+  for (const more of [{ key: 'k' }, { due: 9, dedup: 9 }, {}, {}])
+    store.transact(() => store.send(to(name, ids, more), 'reject'))
+  store.transact(() => store.send(to(`${name}/dead`, ids), 'reject'))
+  const { result } = store.transact(
+    () => store.claim({ name, owner, max: 500, lease: forever, stands: true }).deliveries,
+  )
+  store.transact(() =>
+    store.settle(result.slice(0, 9).map(({ token }) => ({ token, outcome: 'retry', due: 0, counted: false }))),
+  )
+  const rows = (table: string) => Number(opened.at(-1)?.database.prepare(`SELECT count(*) AS n FROM ${table}`).get()?.n)
+  const all = () => rows('messages') + rows('parked')
+  expect(all()).toBe(1500)
+  expect(store.transact(() => store.drop(name)).result).toBe(true)
+  expect(all()).toBeGreaterThanOrEqual(1000)
+  expect(store.transact(() => store.allot('n')).result.messages).toBe(all())
+  for (let left = all(); store.transact(() => store.reap(owner, true)).result; left = all()) {
+    expect(left - all()).toBeLessThanOrEqual(500)
+  }
+  const tables = ['messages', 'parked', 'released', 'busy', 'dedup', 'cursors', 'leases', 'begun', 'borrowed', 'queues']
+  expect(tables.map((table) => [table, rows(table)])).toEqual(tables.map((table) => [table, 0]))
+  expect(store.transact(() => store.allot('n')).result).toMatchObject({ messages: 0, bytes: 0, queues: 0 })
 })
 
 test('who only looks is not told of what comes later; the next who waits is', () => {

@@ -565,7 +565,16 @@ export class Engine implements Transport {
 
   async stats(queue: string): Promise<TransportStats> {
     this.#check('stats')
-    return this.transact(() => this.#store.stats(queue))
+    const count = () => this.#store.stats(queue)
+    // After what was asked for before; that takes a moment, counting may not.
+    await this.transact(() => this.#store.declare(queue))
+    if (this.#over) throw new QueueError('ERR_MQ_CLOSED', { syscall: 'stats' })
+    try {
+      return this.#store.read(count)
+    } catch (error) {
+      if (!isBusy(error)) throw error
+      return this.transact(count)
+    }
   }
 
   async queues(): Promise<string[]> {
@@ -625,7 +634,7 @@ export class Engine implements Transport {
 
   async drop(queue: string): Promise<void> {
     this.#check('drop')
-    await this.transact(() => this.#store.drop(queue))
+    while (await this.transact(() => this.#store.drop(queue)));
   }
 
   async entries(prefix: string): Promise<[key: string, value: string][]> {

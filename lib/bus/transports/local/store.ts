@@ -6,6 +6,7 @@ import {
   type Binding,
   BORROWED,
   type Bounds,
+  BUS_BATCH,
   type Delivery,
   type Format,
   type Keep,
@@ -125,6 +126,18 @@ const PATIENCE = 2
 const NAP = 0.05
 const EAGER = 8
 const nobody = new Int32Array(new SharedArrayBuffer(4))
+
+/** What a queue has, and what tells the rows of it. */
+const body = 'size, file'
+const nothing = '0 AS size, NULL AS file'
+const contents = [
+  { table: 'released', key: 'rank, sequence', counts: false, more: nothing },
+  { table: 'messages', key: 'rank, sequence', counts: true, more: body },
+  { table: 'parked', key: 'rank, sequence', counts: true, more: body },
+  { table: 'history', key: 'sequence', counts: false, more: body },
+  { table: 'busy', key: 'key', counts: false, more: nothing },
+  { table: 'dedup', key: 'id', counts: false, more: nothing },
+]
 
 /** What one stands in line for: messages, or room for them. */
 export const MESSAGES = 0
@@ -359,6 +372,16 @@ export class Store {
       }
       // A transaction is shorter than the shortest nap.
       if (tries > EAGER) Atomics.wait(nobody, 0, 0, NAP * (0.5 + Math.random()))
+    }
+  }
+
+  /** Sees one state of the tables, and is in nobody's way; it must change nothing. */
+  read<T>(work: () => T): T {
+    this.#do('BEGIN')
+    try {
+      return work()
+    } finally {
+      this.#do('COMMIT')
     }
   }
 
@@ -1141,22 +1164,39 @@ export class Store {
     this.#sql('INSERT OR IGNORE INTO borrowed VALUES (?, ?)').run(name, owner)
   }
 
-  drop(name: string): void {
+  /** Drops a queue and its dead letters, so many of what is in them at a time; true while there is more to do. */
+  drop(name: string): boolean {
+    return this.#drop(`${name}/dead`) || this.#drop(name)
+  }
+
+  /** Whether there was one. */
+  #drop(name: string): boolean {
     const row = this.#sql('SELECT queue, namespace FROM queues WHERE name = ?').get(name)
-    if (row === undefined) return
+    if (row === undefined) {
+      this.#sql('DELETE FROM borrowed WHERE name = ?').run(name)
+      return false
+    }
     const queue = row.queue as Value
     if (row.namespace !== null) this.#roomy.add(Number(row.namespace))
-    for (const table of ['messages', 'parked', 'history']) {
-      const files = this.#sql(`SELECT file FROM ${table} WHERE queue = ? AND file IS NOT NULL`).all(queue)
-      this.#files.push(...files.map(({ file }) => String(file)))
+    // First what brings more; it stays borrowed to its end, should its process have none.
+    this.#sql('DELETE FROM bindings WHERE name = ?').run(name)
+    this.#sql('DELETE FROM begun WHERE lease IN (SELECT lease FROM leases WHERE queue = ?)').run(queue)
+    for (const table of ['waiting', 'leases']) this.#sql(`DELETE FROM ${table} WHERE queue = ?`).run(queue)
+    let left = BUS_BATCH
+    for (const { table, key, counts, more } of contents) {
+      const some = `SELECT ${key} FROM ${table} WHERE queue = ? LIMIT ? + 0`
+      const sql = `DELETE FROM ${table} WHERE queue = ? AND (${key}) IN (${some}) RETURNING ${more}`
+      const gone = this.#sql(sql).all(queue, queue, left)
+      for (const { file } of gone) if (file !== null) this.#files.push(String(file))
+      const bytes = gone.reduce((sum, { size }) => sum + Number(size), 0)
+      if (counts) this.#count(Number(queue), gone.length, bytes)
+      left -= gone.length
+      if (left === 0) return true
     }
-    const others = ['released', 'cursors', 'busy', 'dedup', 'leases', 'waiting', 'queues']
-    for (const table of ['messages', 'parked', 'history', ...others]) {
-      this.#sql(`DELETE FROM ${table} WHERE queue = ?`).run(queue)
-    }
-    for (const table of ['borrowed', 'bindings']) this.#sql(`DELETE FROM ${table} WHERE name = ?`).run(name)
+    for (const table of ['cursors', 'queues']) this.#sql(`DELETE FROM ${table} WHERE queue = ?`).run(queue)
+    this.#sql('DELETE FROM borrowed WHERE name = ?').run(name)
     this.#queues.delete(name)
-    this.drop(`${name}/dead`)
+    return true
   }
 
   entries(prefix: string): [key: string, value: string][] {
@@ -1188,12 +1228,16 @@ export class Store {
     return rows.map((row) => ({ owner: Number(row.owner), pid: Number(row.pid), socket: String(row.socket) }))
   }
 
-  /** Gives back one lease of a process that is no more, then the process; true while there is more to do. */
+  /** Gives back one lease of a process that is no more, then drops what it had borrowed; true while there is more to do. */
   reap(owner: number, lost: boolean): boolean {
     this.#sql('DELETE FROM waiting WHERE owner = ?').run(owner)
     const lease = this.#sql('SELECT lease, owner, queue, items FROM leases WHERE owner = ? LIMIT 1').get(owner)
     if (lease === undefined) {
-      for (const { name } of this.#sql('SELECT name FROM borrowed WHERE owner = ?').all(owner)) this.drop(String(name))
+      const own = this.#sql('SELECT name FROM borrowed WHERE owner = ? LIMIT 1').get(owner)
+      if (own !== undefined) {
+        this.drop(String(own.name))
+        return true
+      }
       this.#sql('DELETE FROM processes WHERE owner = ?').run(owner)
       this.#sql('DELETE FROM begun WHERE lease = 0 - ?').run(owner)
       return false
@@ -1246,9 +1290,10 @@ export class Store {
   }
 
   stats(name: string): TransportStats {
-    const queue = this.#queue(name)
+    const row = this.#sql('SELECT queue, messages, bytes FROM queues WHERE name = ?').get(name)
+    if (row === undefined) return { ready: 0, leased: 0, delayed: 0, held: 0, bytes: 0, oldest: undefined }
+    const queue = Number(row.queue)
     const count = (sql: string) => Number(this.#sql(`SELECT count(*) AS n FROM ${sql}`).get(queue)?.n)
-    const row = this.#sql('SELECT messages, bytes FROM queues WHERE queue = ?').get(queue) as Row
     // What was read before, leased or given back, lies before the cursor: its number does not depend on the length.
     const before = count('messages m JOIN cursors c USING (queue, rank) WHERE m.queue = ? AND m.sequence <= c.sequence')
     const leased = before - count('released WHERE queue = ?')
