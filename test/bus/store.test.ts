@@ -285,3 +285,24 @@ test('what is noted under a prefix is found, and no more is looked at', () => {
     expect.objectContaining({ detail: expect.stringMatching(/^SEARCH notes .*key>\? AND key<\?/) }),
   ])
 })
+
+test('to count what is in a queue, no more of its messages are looked at than consumers have, and one', () => {
+  const store = newStore()
+  const { database, statements } = opened.at(-1) as (typeof opened)[0]
+  store.transact(() => {
+    store.send(to('q', numbers(9)), 'reject')
+    claim(store, 1, 2)
+  })
+  statements.length = 0
+  expect(store.stats('q')).toMatchObject({ ready: 7, leased: 2 })
+  const plans = statements.map((sql) => {
+    const values = new Array(sql.split('?').length - 1).fill(1)
+    return database
+      .prepare(`EXPLAIN QUERY PLAN ${sql}`)
+      .all(...values)
+      .map(({ detail }) => String(detail))
+  })
+  const looks = plans.flat().filter((detail) => /(SEARCH|SCAN) (m|messages)\b/.test(detail))
+  expect(looks.length).toBeGreaterThan(0)
+  for (const look of looks) expect(look).toMatch(/queue=\? AND rank=\? AND sequence[<>=]/)
+})

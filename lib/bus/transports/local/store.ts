@@ -1295,7 +1295,10 @@ export class Store {
     const queue = Number(row.queue)
     const count = (sql: string) => Number(this.#sql(`SELECT count(*) AS n FROM ${sql}`).get(queue)?.n)
     // What was read before, leased or given back, lies before the cursor: its number does not depend on the length.
-    const before = count('messages m JOIN cursors c USING (queue, rank) WHERE m.queue = ? AND m.sequence <= c.sequence')
+    // In this order, or all of the queue is looked at.
+    const before = count(
+      'cursors c CROSS JOIN messages m USING (queue, rank) WHERE c.queue = ? AND m.sequence <= c.sequence',
+    )
     const leased = before - count('released WHERE queue = ?')
     const delayed = count('parked WHERE queue = ? AND due IS NOT NULL')
     const held = count('parked WHERE queue = ? AND due IS NULL')
