@@ -381,6 +381,26 @@ describe('a directory', () => {
     expect(readFileSync(join(directory, 'bus.db'), 'utf8')).toBe(text)
   })
 
+  test('whose store is damaged says so when it is opened, or what is damaged is used', async () => {
+    const url = newUrl()
+    const bus = await connect(url)
+    for (let i = 0; i < 20; i++) {
+      await bus.queue('q').sendMany(Array.from({ length: 100 }, () => ({ body: 'x'.repeat(500) })))
+    }
+    await bus.close()
+    const path = join(directoryOf(url), 'bus.db')
+    const bytes = readFileSync(path)
+    for (let page = 8; page * 4096 < bytes.length; page++) bytes.fill(255, page * 4096, page * 4096 + 200)
+    writeFileSync(path, bytes)
+    const use = async () => {
+      const damaged = await openBus(url)
+      await damaged.queue('q').stats()
+      await take(damaged.queue('q'), 2000)
+    }
+    const error = { name: 'QueueError', code: 'ERR_BUS_DAMAGED', path, message: expect.stringContaining('malformed') }
+    await expect(use()).rejects.toMatchObject(error)
+  })
+
   test('that a user cannot write to is refused to him, and so is one that is not his', async ({ skip }) => {
     skip(!isRoot, 'only root can become another user')
     const url = newUrl()

@@ -1,4 +1,5 @@
 // The tables of a bus, from within: what a statement looks at.
+import { readdirSync } from 'node:fs'
 import { join } from 'node:path'
 import { ManualClock } from 'kernelmq/bus'
 import { expect, onTestFinished, test, vi } from 'vitest'
@@ -148,6 +149,21 @@ test('others write while messages are counted', async () => {
   const sent = engine.send(to('q', ['a']), { overflow: 'reject', disk: false, signal: undefined })
   expect(await engine.stats('q')).toMatchObject({ ready: 1 })
   await sent
+})
+
+test('a disk that fails is not taken for a full one', async () => {
+  const directory = temporaryDirectory()
+  const engine = await openLocal(directory, new ManualClock(1), { mode: 0o700, create: true, patience: 1000 })
+  onTestFinished(() => engine.close())
+  // SQLITE_IOERR_WRITE, as of a disk that is broken.
+  const failure = Object.assign(new Error('disk I/O error'), { errcode: 778 })
+  const claiming = vi.spyOn(Store.prototype, 'claim').mockImplementation(() => {
+    throw failure
+  })
+  onTestFinished(() => claiming.mockRestore())
+  const receive = { max: 5, deadline: 0, signal: undefined, lease: forever, together: false }
+  await expect(engine.receive('q', receive)).rejects.toMatchObject({ code: 'ERR_BUS_DAMAGED', cause: failure })
+  expect(readdirSync(directory).filter((name) => name.startsWith('reserve'))).toEqual(['reserve'])
 })
 
 test('a queue goes in parts, each a transaction, also if its process ends meanwhile, with all that there is of it', () => {
