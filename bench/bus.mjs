@@ -9,14 +9,16 @@ import { setTimeout as sleep } from 'node:timers/promises'
 import { fileURLToPath } from 'node:url'
 import { parseArgs } from 'node:util'
 import { connect } from 'kernelmq/bus'
+import { countOf } from '../test/reliability/families.mjs'
 import { installPeers, requirePeer } from './peers.mjs'
 import { Program } from './program.mjs'
 
-const help = `npm run bench:bus -- [--quick] [--durability process|disk|none]
+const help = `npm run bench:bus -- [--quick] [--durability process|disk|none] [--waiting <count>]
 
 Sends and handles messages of 64 bytes through local: and through BullMQ on a Redis that is started for it (Debian:
 redis-server; with "disk" it has appendfsync always), in several rounds, taking turns. Medians, and ratios to BullMQ.
-"none": the same messages through mq: and sysv:, a Unix socket with framing, and ZeroMQ; each end on a core of its own.`
+"none": the same messages through mq: and sysv:, a Unix socket with framing, and ZeroMQ; each end on a core of its own.
+"--waiting": local: alone, with so many messages in the queue (10m are ten million) against an empty one, in turns.`
 
 const BODY = 'x'.repeat(64)
 const BULK = 500
@@ -124,6 +126,13 @@ const roles = {
     return [times[Math.floor(count / 2)], times[Math.floor(count * 0.99)]]
   },
   latencies: (target, { count }) => latencies(target, count),
+  /** What the process has, in bytes, after it has sent and handled so many. */
+  async memory(target, { count }) {
+    await sendEach(target, count)
+    let left = count
+    await new Promise((resolve) => void target.consume(() => void (--left === 0 && resolve()), CONCURRENCY))
+    return process.memoryUsage.rss()
+  },
   /** How many it handles in a while, ten at a time, each by 50 us of work or a wait of 1 ms. */
   async share(target, { works, time }) {
     const work = works
@@ -397,6 +406,55 @@ async function compareVolatile(quick) {
   }
 }
 
+/** Microseconds for each of many calls, one after the other. */
+async function timeEach(count, call) {
+  const from = performance.now()
+  for (let i = 0; i < count; i++) await call(i)
+  return ((performance.now() - from) * 1000) / count
+}
+
+/** What a message costs, and its process, where many wait, and where none does. */
+async function compareWaiting(waiting, quick) {
+  const directory = mkdtempSync(join(tmpdir(), 'kernelmq-bench-bus-'))
+  try {
+    const fill = await connect(`local:${directory}/full`)
+    const items = Array.from({ length: BULK }, () => ({ body: BODY }))
+    const from = performance.now()
+    for (let left = waiting; left > 0; left -= BULK) await fill.queue('q').sendMany(items.slice(0, left))
+    console.log(`${waiting} messages sent, ${Math.round(rate(waiting, from))} a second`)
+    await fill.close()
+    const ends = []
+    for (const name of ['empty', 'full']) {
+      const bus = await connect(`local:${directory}/${name}`)
+      ends.push({ name, bus, queue: bus.queue('q'), times: { send: [], claim: [], settle: [], stats: [] } })
+    }
+    const count = quick ? 100 : 1000
+    for (let round = 0; round < (quick ? 1 : 9); round++) {
+      for (const { queue, times } of ends) {
+        times.send.push(await timeEach(count, () => queue.send(BODY)))
+        const messages = []
+        times.claim.push(await timeEach(count, async () => messages.push(...(await queue.receive()))))
+        times.settle.push(await timeEach(count, (i) => messages[i].ack()))
+        times.stats.push(await timeEach(10, () => queue.stats()))
+      }
+    }
+    for (const { name, times } of ends) {
+      const show = ([what, values]) => `${what} ${median(values).toFixed(1)} us`
+      console.log(`${name}: ${Object.entries(times).map(show).join(', ')}`)
+    }
+    for (const { bus } of ends) await bus.close()
+    for (const name of ['empty', 'full']) {
+      const settings = { url: `local:${directory}/${name}`, durability: 'process' }
+      const memory = await measure('kernelmq', settings, 'q', 'memory', { count: quick ? 100 : 20_000 }, 1)
+      console.log(
+        `${name}: a process has ${(memory / 2 ** 20).toFixed(1)} MB after as many sends, claims and acknowledgements`,
+      )
+    }
+  } finally {
+    rmSync(directory, { recursive: true, force: true })
+  }
+}
+
 if (process.argv[2]?.startsWith('{')) {
   const { side, settings, name, role, options } = JSON.parse(process.argv[2])
   const target = await sides[side](settings, name)
@@ -410,10 +468,12 @@ if (process.argv[2]?.startsWith('{')) {
     options: {
       quick: { type: 'boolean', default: false },
       durability: { type: 'string', default: 'process' },
+      waiting: { type: 'string' },
       help: { type: 'boolean', short: 'h', default: false },
     },
   })
   if (values.help) console.log(help)
+  else if (values.waiting !== undefined) await compareWaiting(countOf(values.waiting), values.quick)
   else if (values.durability === 'none') await compareVolatile(values.quick)
   else await main(values)
 }

@@ -31,7 +31,7 @@ const descriptions: Record<string, string> = {
   ERR_BUS_BUSY: 'another process has been writing for too long',
   ERR_BUS_CANCELLED: 'nobody waits for the reply any more',
   ERR_BUS_CONNECTION: 'there is no connection to the server',
-  ERR_BUS_DAMAGED: 'the body of a message is damaged',
+  ERR_BUS_DAMAGED: 'what was stored is damaged',
   ERR_BUS_DIRECTORY: 'the directory cannot be used',
   ERR_BUS_DISK_FULL: 'the disk is full',
   ERR_BUS_INVALID_BODY: 'the body does not fit its schema',

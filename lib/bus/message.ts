@@ -262,7 +262,7 @@ export class Message<T = unknown> {
     return this.#settle('dead', settlement, 'dead', reason)
   }
 
-  /** Of a lease with a limit: it ends `ms` milliseconds from now. */
+  /** Of a lease with a limit: it ends `ms` milliseconds from now, or later if it would have. */
   async extend(ms: number): Promise<void> {
     checkDelay(ms)
     this.#check('extend')
@@ -271,9 +271,13 @@ export class Message<T = unknown> {
     if (!held) throw this.#lost('extend')
   }
 
-  /** @internal Its handler begins; of one that was lost before, its peers have to know. False if it is not ours. */
+  /**
+   * @internal Its handler begins; of one that was lost before, its peers have to know, and one that was fetched ahead has
+   * all of its lease from now on. False if it is not ours.
+   */
   begin(): Promise<boolean> | true {
-    if (!this.#delivery.suspect) return true
+    const { suspect, leasedAt } = this.#delivery
+    if (!suspect && (leasedAt === undefined || this.#origin.now() <= leasedAt)) return true
     return this.#origin.settler.alone({ token: this.#delivery.token, outcome: 'begin' })
   }
 

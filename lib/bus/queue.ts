@@ -499,7 +499,9 @@ export class Queue<T = unknown> {
         lease: lease ?? Number.POSITIVE_INFINITY,
         together: false,
       })
-      if (messages.length > 0 || performance.now() >= deadline) return messages
+      // Of several it is not known which of them is begun.
+      const isOurs = max > 1 || messages.length === 0 || (await messages[0]?.begin())
+      if ((isOurs && messages.length > 0) || performance.now() >= deadline) return isOurs ? messages : []
     }
   }
 
@@ -646,14 +648,18 @@ export class Queue<T = unknown> {
 
   #source(lease: number = Number.POSITIVE_INFINITY): Source<Message<T>> & Together<Message<T>> {
     const { clock } = this.#context
+    const ahead = lease === Number.POSITIVE_INFINITY ? undefined : new Ahead<T>(lease, clock)
     const succeeded = (message: Message<T>, result?: unknown) => {
       if (message.settled) return undefined
       const send = this.#isCancelled(message) ? NONE : this.#reply(message, result)
       return send.length === 0 ? message.done() : message.reply(send)
     }
     return {
-      receive: (max, wait, signal, start) =>
-        this.#receive({ max, deadline: wait ? Number.POSITIVE_INFINITY : 0, signal, lease, start, together: true }),
+      receive: (max, wait, signal, start) => {
+        const deadline = wait ? Number.POSITIVE_INFINITY : 0
+        const received = this.#receive({ max, deadline, signal, lease, start, together: true })
+        return ahead === undefined ? received : received.then((messages) => ahead.add(messages))
+      },
       succeeded,
       succeededAll: (messages) => {
         const requests = messages.filter((message) => requestOf(message) !== undefined)
@@ -665,8 +671,14 @@ export class Queue<T = unknown> {
         return deadline === undefined ? undefined : Number(deadline) - clock.now()
       },
       failed: (message, error) => this.#failed(message, error),
-      release: (message) => message.release(),
-      begin: (message) => (requestOf(message) === undefined ? message.begin() : this.#beginRequest(message)),
+      release(message) {
+        ahead?.begin(message)
+        return message.release()
+      },
+      begin: (message) => {
+        ahead?.begin(message)
+        return requestOf(message) === undefined ? message.begin() : this.#beginRequest(message)
+      },
       watch: (message, abort) => {
         const id = requestOf(message)
         return id === undefined ? undefined : this.#context.cancellations.watch(id, abort)
@@ -774,6 +786,36 @@ export class Queue<T = unknown> {
 /** Of a request; to a queue that is nobody's any more no reply is sent. */
 function requestOf({ headers }: Message): string | undefined {
   return headers[RPC.replyTo]?.startsWith(BORROWED) === true ? (headers[RPC.replyId] ?? '') : undefined
+}
+
+/** What a consumer has fetched ahead, with a lease that has a limit: as long as its handlers go on, none of it is over. */
+class Ahead<T> {
+  readonly #lease: number
+  readonly #clock: Clock
+  /** When the lease of each was extended. */
+  readonly #messages = new Map<Message<T>, number>()
+
+  constructor(lease: number, clock: Clock) {
+    this.#lease = lease
+    this.#clock = clock
+  }
+
+  add(messages: Message<T>[]): Message<T>[] {
+    for (const message of messages) this.#messages.set(message, this.#clock.now())
+    return messages
+  }
+
+  /** One of them waits no more. */
+  begin(begun: Message<T>): void {
+    this.#messages.delete(begun)
+    const now = this.#clock.now()
+    for (const [message, since] of this.#messages) {
+      if (now - since < this.#lease / 2) continue
+      this.#messages.set(message, now)
+      // Whether it is ours its own handler asks.
+      message.extend(this.#lease).catch(() => {})
+    }
+  }
 }
 
 /** What is done with messages that were handled together. */

@@ -53,6 +53,8 @@ export interface Delivery {
   readonly losses: number
   /** It was lost before: say so when its handler begins, so that the next loss is known to be its own. */
   readonly suspect: boolean
+  /** Of a lease with a limit, in milliseconds since the epoch: when its handler begins later, say so, too. */
+  readonly leasedAt?: number | undefined
   /** Why the body cannot be had. */
   readonly damage: Error | undefined
 }

@@ -1,4 +1,5 @@
 // What `local:` has to do beyond the conformance of all transports: processes, files, disks, users.
+import { spawnSync } from 'node:child_process'
 import { chmodSync, mkdirSync, readdirSync, readFileSync, rmSync, statSync, truncateSync, writeFileSync } from 'node:fs'
 import { join } from 'node:path'
 import { setTimeout as sleep } from 'node:timers/promises'
@@ -6,9 +7,9 @@ import { fileURLToPath } from 'node:url'
 import { DatabaseSync } from '@photostructure/sqlite'
 import { connect, ManualClock } from 'kernelmq/bus'
 import { describe, expect, test } from 'vitest'
-import { judge } from '../reliability/chaos-bus.mjs'
+import { judge, judgeTicks } from '../reliability/chaos-bus.mjs'
 import { canUnshare, isRoot, start, stranger } from '../support.ts'
-import { newBus, nothing, one, openBus, startBus, take, temporaryDirectory } from './support.ts'
+import { deferred, newBus, nothing, one, openBus, startBus, take, temporaryDirectory } from './support.ts'
 
 const newUrl = () => `local:${join(temporaryDirectory(), 'bus')}`
 const directoryOf = (url: string) => url.slice('local:'.length)
@@ -95,6 +96,38 @@ test('a message that kills its consumers is dead-lettered, and its neighbours ar
   expect(bodies.filter((body) => body === 'die')).toHaveLength(4)
 })
 
+test.each([
+  ['fetched behind it', {}, 'q'],
+  ['another connection of the process has from another queue', { second: 'other' }, 'other'],
+])('what is %s is not blamed for a message that kills its consumers', async (_, options, name) => {
+  const url = newUrl()
+  const bus = await openBus(url)
+  const queue = bus.queue('q', { retry: { losses: 2 } })
+  await queue.send('die')
+  await bus.queue(name).send('neighbour')
+  for (let i = 0; i < 4; i++) expect((await startBus(url, 'consumeMore', options).outcome).signal).toBe('SIGKILL')
+  const { body, losses } = await one(name === 'q' ? queue : bus.queue(name))
+  expect({ body, losses }).toEqual({ body: 'neighbour', losses: 0 })
+  if (name !== 'q') expect(await queue.receive(nothing)).toEqual([])
+  expect((await queue.dead.list()).letters).toMatchObject([{ body: 'die', losses: 3 }])
+})
+
+test('a message that kills those who receive it by hand is dead-lettered, though each has another in its hands', async () => {
+  const url = newUrl()
+  const bus = await openBus(url)
+  const queue = bus.queue('q', { retry: { losses: 1 } })
+  await queue.send('die')
+  await bus.queue('other').send('neighbour')
+  for (let i = 0; i < 3; i++) {
+    const child = startBus(url, 'holdTwo')
+    expect(await heard(child)).toBe('die')
+    child.kill('SIGKILL')
+    await child.outcome
+  }
+  expect(await queue.receive(nothing)).toEqual([])
+  expect((await queue.dead.list()).letters).toMatchObject([{ body: 'die', losses: 2 }])
+})
+
 test('a consumer whose event loop is blocked keeps its message', async () => {
   const url = newUrl()
   const queue = (await openBus(url)).queue('q')
@@ -113,6 +146,83 @@ test('a consumer that hangs loses its message when its lease has a limit', async
   const child = startBus(url, 'hold', { max: 1, lease: 100 })
   expect(await heard(child)).toEqual(['x'])
   expect(await one(queue)).toMatchObject({ body: 'x', losses: 1 })
+})
+
+describe.each(['memory', 'local'] as const)('a lease with a limit, of %s:', (scheme) => {
+  test('is not made shorter by extending it, nor that of what was claimed with it', async () => {
+    const clock = new ManualClock()
+    const queue = (await newBus(scheme, { clock })).queue('q')
+    await queue.sendMany([{ body: 'a' }, { body: 'b' }])
+    const [a, b] = await queue.receive({ max: 2, lease: 60_000 })
+    await a?.extend(10)
+    clock.advance(59_999)
+    expect(await queue.receive(nothing)).toEqual([])
+    await b?.extend(10)
+    clock.advance(9)
+    expect(await queue.receive(nothing)).toEqual([])
+    clock.advance(1)
+    expect(await queue.receive({ max: 2, wait: 0 })).toHaveLength(2)
+  })
+
+  /** Handlers that end when they are told to. */
+  const makeConsumer = async (count: number) => {
+    const clock = new ManualClock()
+    const queue = (await newBus(scheme, { clock })).queue<number>('q')
+    await queue.sendMany(Array.from({ length: count }, (_, body) => ({ body })))
+    const calls = Array.from({ length: count }, () => ({ begun: deferred(), ended: deferred() }))
+    const handled: number[] = []
+    const handler = async ({ body }: { body: number }) => {
+      handled.push(body)
+      calls[body]?.begun.resolve()
+      await calls[body]?.ended.promise
+    }
+    queue.consume(handler, { prefetch: 5, lease: 500 })
+    return { clock, queue, calls, handled }
+  }
+
+  test('is not over for what is fetched ahead while the handlers before it go on', async () => {
+    const { clock, queue, calls, handled } = await makeConsumer(9)
+    for (const [at, { begun, ended }] of calls.entries()) {
+      await begun.promise
+      // From the fourth on there is nothing but what was fetched. What is settled goes out in the next turn.
+      do await sleep(1)
+      while (at === 4 && (await queue.stats()).ready > 0)
+      clock.advance(300)
+      if (at > 4) expect(await queue.receive({ max: 10, wait: 0 }), `during ${at}`).toEqual([])
+      ended.resolve()
+    }
+    while ((await queue.stats()).leased > 0) await sleep(1)
+    expect(handled).toEqual(calls.map((_, at) => at))
+  })
+
+  test('is all there for what was fetched ahead when its handler begins', async () => {
+    const { clock, queue, calls } = await makeConsumer(2)
+    await calls[0]?.begun.promise
+    while ((await queue.stats()).leased < 2) await sleep(1)
+    clock.advance(400)
+    calls[0]?.ended.resolve()
+    await calls[1]?.begun.promise
+    clock.advance(499)
+    expect(await queue.receive(nothing)).toEqual([])
+    clock.advance(1)
+    expect(await queue.receive(nothing)).toMatchObject([{ id: expect.any(String) }])
+    calls[1]?.ended.resolve()
+  })
+
+  test('takes what is fetched ahead from a consumer that hangs, whose handler for it does not begin any more', async () => {
+    const { clock, queue, calls, handled } = await makeConsumer(3)
+    await calls[0]?.begun.promise
+    while ((await queue.stats()).leased < 3) await sleep(1)
+    clock.advance(500)
+    const taken = await queue.receive({ max: 3 })
+    expect(taken.map(({ body }) => body)).toEqual([0, 1, 2])
+    calls[0]?.ended.resolve()
+    await taken[0]?.release()
+    // It comes behind what was fetched ahead.
+    while (handled.length < 2) await sleep(1)
+    await Promise.all(taken.slice(1).map((message) => message.ack()))
+    expect(handled).toEqual([0, 0])
+  })
 })
 
 test('at SIGTERM a process ends what it does, and gives back the rest', async () => {
@@ -271,6 +381,26 @@ describe('a directory', () => {
     expect(readFileSync(join(directory, 'bus.db'), 'utf8')).toBe(text)
   })
 
+  test('whose store is damaged says so when it is opened, or what is damaged is used', async () => {
+    const url = newUrl()
+    const bus = await connect(url)
+    for (let i = 0; i < 20; i++) {
+      await bus.queue('q').sendMany(Array.from({ length: 100 }, () => ({ body: 'x'.repeat(500) })))
+    }
+    await bus.close()
+    const path = join(directoryOf(url), 'bus.db')
+    const bytes = readFileSync(path)
+    for (let page = 8; page * 4096 < bytes.length; page++) bytes.fill(255, page * 4096, page * 4096 + 200)
+    writeFileSync(path, bytes)
+    const use = async () => {
+      const damaged = await openBus(url)
+      await damaged.queue('q').stats()
+      await take(damaged.queue('q'), 2000)
+    }
+    const error = { name: 'QueueError', code: 'ERR_BUS_DAMAGED', path, message: expect.stringContaining('malformed') }
+    await expect(use()).rejects.toMatchObject(error)
+  })
+
   test('that a user cannot write to is refused to him, and so is one that is not his', async ({ skip }) => {
     skip(!isRoot, 'only root can become another user')
     const url = newUrl()
@@ -322,13 +452,65 @@ describe('a directory', () => {
   })
 })
 
-test('with durability "disk" a send resolves after the log was synced, many at once by one sync', async () => {
-  const bus = await newBus('local', { durability: 'disk' })
-  const queue = bus.queue('q')
-  await Promise.all(Array.from({ length: 50 }, (_, i) => queue.send(i)))
-  await queue.send('x'.repeat(70_000), { durability: 'disk' })
-  await bus.queue('other').send('quick', { durability: 'process' })
-  expect(await take(queue, 50)).toEqual(Array.from({ length: 50 }, (_, i) => i))
+describe('a send with durability "disk"', () => {
+  const calls = 'trace=write,pwrite64,openat,rename,fsync,fdatasync'
+
+  /** What a process that sends asks of the kernel, from when it says that it sends until it says that it has. */
+  const trace = async (argument: object) => {
+    const path = join(temporaryDirectory(), 'trace')
+    const { code, stderr } = await startBus(newUrl(), 'confirm', argument, [
+      'strace',
+      '-f',
+      '-y',
+      '-o',
+      path,
+      '-e',
+      calls,
+    ]).outcome
+    expect({ code, stderr }).toEqual({ code: 0, stderr: '' })
+    const lines = readFileSync(path, 'latin1').split('\n')
+    const at = (text: string) => lines.findIndex((line) => line.includes(`"\\"${text}\\"`))
+    const each = [0, 1, 2].map((i) => lines.slice(at(`sends ${i}`), at(`sent ${i}`)))
+    return { each, rest: lines.slice(at('sent 2')) }
+  }
+  /** It has ended. */
+  const isSync = (line: string) => /\bfdatasync(\(\d+<[^>]*bus\.db-wal>| resumed>)\) += 0/.test(line)
+  const isWrite = (line: string) => /\bpwrite64\(\d+<[^>]*bus\.db-wal>/.test(line)
+  const skipIfMissing = (skip: (when: boolean, why: string) => void) =>
+    skip(spawnSync('strace', ['-V']).error !== undefined, 'needs strace')
+
+  test('resolves after the log was synced that has it, many at once after few syncs', async ({ skip }) => {
+    skipIfMissing(skip)
+    const { each, rest } = await trace({ body: 'x', many: 50, durability: 'disk' })
+    for (const lines of each)
+      expect(lines.findLastIndex(isSync), lines.join('\n')).toBeGreaterThan(lines.findLastIndex(isWrite))
+    const syncs = rest.filter(isSync)
+    expect(syncs.length).toBeGreaterThan(0)
+    expect(syncs.length).toBeLessThan(50)
+  })
+
+  test('resolves after its large body was synced, and the directory that names it', async ({ skip }) => {
+    skipIfMissing(skip)
+    const { each } = await trace({ body: 'x'.repeat(70_000), many: 0, durability: 'disk' })
+    for (const lines of each) {
+      const order = [
+        /\bfsync\(\d+<.*\.part>/,
+        /\brename\(.*\.part"/,
+        /\bfsync\(\d+<.*\/bodies>/,
+        /\bfdatasync\(.*bus\.db-wal>/,
+      ]
+      const places = order.map((call) => lines.findLastIndex((line) => call.test(line)))
+      expect(places, lines.join('\n')).toEqual(places.filter((place) => place >= 0).sort((a, b) => a - b))
+      expect(places).toHaveLength(order.length)
+    }
+  })
+
+  test('of "process" none is synced', async ({ skip }) => {
+    skipIfMissing(skip)
+    const { each } = await trace({ body: 'x', many: 0, durability: 'process' })
+    expect(each.flat().filter(isWrite).length).toBeGreaterThan(2)
+    expect(each.flat().filter(isSync)).toEqual([])
+  })
 })
 
 test('an idle consumer takes no time of the processor', async () => {
@@ -358,6 +540,16 @@ describe('the ledger of npm run chaos:bus', () => {
       't-1-2 was sent on 2 times',
       'k-1-0 came after 1',
       'f-1-3 is lost',
+    ])
+  })
+
+  test('tells of a time of a schedule that came twice, out of step, or made none or two messages', () => {
+    expect(judgeTicks([1000, 1020, 1080], 3, 1)).toEqual([])
+    expect(judgeTicks([1000, 1020, 1020], 3, 1)).toEqual(['the time 1020 came 0 ms after the one before'])
+    expect(judgeTicks([1000, 1021], 3, 0)).toEqual([
+      'the time 1021 came 21 ms after the one before',
+      '2 times made 3 messages',
+      '0 times are to come, instead of one',
     ])
   })
 

@@ -1,10 +1,14 @@
 // The tables of a bus, from within: what a statement looks at.
+import { readdirSync } from 'node:fs'
+import { join } from 'node:path'
 import { ManualClock } from 'kernelmq/bus'
 import { expect, onTestFinished, test, vi } from 'vitest'
+import { openLocal } from '../../lib/bus/transports/local/local.ts'
 import type * as Sqlite from '../../lib/bus/transports/local/sqlite.ts'
 import { openDatabase, prepareArrays } from '../../lib/bus/transports/local/sqlite.ts'
 import { Store } from '../../lib/bus/transports/local/store.ts'
 import { openMemory } from '../../lib/bus/transports/memory.ts'
+import { temporaryDirectory } from './support.ts'
 
 const { opened } = vi.hoisted(() => ({ opened: [] as { database: Sqlite.Database; statements: string[] }[] }))
 
@@ -105,6 +109,91 @@ test('what comes for one who waits can be claimed by the same transaction, and c
     { id: 'a', losses: 1 },
     { id: 'b', losses: 0 },
   ])
+})
+
+test('what a process had alone has to answer for its end; of two messages none has, in whatever order they come back', () => {
+  const store = newStore()
+  store.transact(() => store.send(to('q', numbers(5)), 'reject'))
+  const held = store.transact(() => claim(store, 1, 3)).result
+  store.transact(() => store.settle(held.slice(1).map(({ token }) => ({ token, outcome: 'ack' }) as const)))
+  for (const _ of numbers(2)) store.transact(() => claim(store, 2, 1))
+  const lossesOf = () => store.browse('q', 9, undefined).deliveries.map(({ id, losses }) => [id, losses])
+  while (store.transact(() => store.reap(2, true)).result);
+  expect(lossesOf()).toEqual(['0', '3', '4'].map((id) => [id, 0]))
+  while (store.transact(() => store.reap(1, true)).result);
+  expect(lossesOf()).toEqual([
+    ['0', 1],
+    ['3', 0],
+    ['4', 0],
+  ])
+  // Nothing is remembered of those who have gone.
+  const { owner } = store.transact(() => store.enter(1, '')).result
+  expect(owner).toBe(1)
+  store.transact(() => claim(store, owner, 1))
+  while (store.transact(() => store.reap(owner, true)).result);
+  expect(lossesOf()[0]).toEqual(['0', 2])
+})
+
+test('others write while messages are counted', async () => {
+  const directory = temporaryDirectory()
+  const engine = await openLocal(directory, new ManualClock(1), { mode: 0o700, create: true, patience: 1000 })
+  onTestFinished(() => engine.close())
+  const other = openDatabase(join(directory, 'bus.db'))
+  onTestFinished(() => other.close())
+  const { stats } = Store.prototype
+  const counting = vi.spyOn(Store.prototype, 'stats').mockImplementation(function (this: Store, name) {
+    other.exec('BEGIN IMMEDIATE; COMMIT')
+    return stats.call(this, name)
+  })
+  onTestFinished(() => counting.mockRestore())
+  const sent = engine.send(to('q', ['a']), { overflow: 'reject', disk: false, signal: undefined })
+  expect(await engine.stats('q')).toMatchObject({ ready: 1 })
+  await sent
+})
+
+test('a disk that fails is not taken for a full one', async () => {
+  const directory = temporaryDirectory()
+  const engine = await openLocal(directory, new ManualClock(1), { mode: 0o700, create: true, patience: 1000 })
+  onTestFinished(() => engine.close())
+  // SQLITE_IOERR_WRITE, as of a disk that is broken.
+  const failure = Object.assign(new Error('disk I/O error'), { errcode: 778 })
+  const claiming = vi.spyOn(Store.prototype, 'claim').mockImplementation(() => {
+    throw failure
+  })
+  onTestFinished(() => claiming.mockRestore())
+  const receive = { max: 5, deadline: 0, signal: undefined, lease: forever, together: false }
+  await expect(engine.receive('q', receive)).rejects.toMatchObject({ code: 'ERR_BUS_DAMAGED', cause: failure })
+  expect(readdirSync(directory).filter((name) => name.startsWith('reserve'))).toEqual(['reserve'])
+})
+
+test('a queue goes in parts, each a transaction, also if its process ends meanwhile, with all that there is of it', () => {
+  const store = newStore()
+  const name = 'borrowed/@n/x'
+  const { owner } = store.transact(() => store.enter(1, '')).result
+  store.transact(() => store.borrow(name, owner))
+  store.transact(() => store.declare(`${name}/dead`))
+  const ids = numbers(300)
+  for (const more of [{ key: 'k' }, { due: 9, dedup: 9 }, {}, {}])
+    store.transact(() => store.send(to(name, ids, more), 'reject'))
+  store.transact(() => store.send(to(`${name}/dead`, ids), 'reject'))
+  const { result } = store.transact(
+    () => store.claim({ name, owner, max: 500, lease: forever, stands: true }).deliveries,
+  )
+  store.transact(() =>
+    store.settle(result.slice(0, 9).map(({ token }) => ({ token, outcome: 'retry', due: 0, counted: false }))),
+  )
+  const rows = (table: string) => Number(opened.at(-1)?.database.prepare(`SELECT count(*) AS n FROM ${table}`).get()?.n)
+  const all = () => rows('messages') + rows('parked')
+  expect(all()).toBe(1500)
+  expect(store.transact(() => store.drop(name)).result).toBe(true)
+  expect(all()).toBeGreaterThanOrEqual(1000)
+  expect(store.transact(() => store.allot('n')).result.messages).toBe(all())
+  for (let left = all(); store.transact(() => store.reap(owner, true)).result; left = all()) {
+    expect(left - all()).toBeLessThanOrEqual(500)
+  }
+  const tables = ['messages', 'parked', 'released', 'busy', 'dedup', 'cursors', 'leases', 'begun', 'borrowed', 'queues']
+  expect(tables.map((table) => [table, rows(table)])).toEqual(tables.map((table) => [table, 0]))
+  expect(store.transact(() => store.allot('n')).result).toMatchObject({ messages: 0, bytes: 0, queues: 0 })
 })
 
 test('who only looks is not told of what comes later; the next who waits is', () => {
@@ -211,4 +300,25 @@ test('what is noted under a prefix is found, and no more is looked at', () => {
   expect(plan).toEqual([
     expect.objectContaining({ detail: expect.stringMatching(/^SEARCH notes .*key>\? AND key<\?/) }),
   ])
+})
+
+test('to count what is in a queue, no more of its messages are looked at than consumers have, and one', () => {
+  const store = newStore()
+  const { database, statements } = opened.at(-1) as (typeof opened)[0]
+  store.transact(() => {
+    store.send(to('q', numbers(9)), 'reject')
+    claim(store, 1, 2)
+  })
+  statements.length = 0
+  expect(store.stats('q')).toMatchObject({ ready: 7, leased: 2 })
+  const plans = statements.map((sql) => {
+    const values = new Array(sql.split('?').length - 1).fill(1)
+    return database
+      .prepare(`EXPLAIN QUERY PLAN ${sql}`)
+      .all(...values)
+      .map(({ detail }) => String(detail))
+  })
+  const looks = plans.flat().filter((detail) => /(SEARCH|SCAN) (m|messages)\b/.test(detail))
+  expect(looks.length).toBeGreaterThan(0)
+  for (const look of looks) expect(look).toMatch(/queue=\? AND rank=\? AND sequence[<>=]/)
 })

@@ -20,17 +20,21 @@ Processes send to a queue of a bus, consume it and send on from it; one after an
 --kills times (default 200; k is thousands): half at a random moment, half by itself at a named point, such as between
 the commit of a send and the bell. Each writes down what it has sent, once the send has returned, and what it handles,
 when its handler begins. In the end every message whose send had returned must have been handled, whole and in the order
-of its key; what was sent on with an acknowledgement must be there exactly once; and nothing may be left. It ends with
-code 1 if anything was wrong.`
+of its key; what was sent on with an acknowledgement must be there exactly once; each time of a schedule must have made one
+message; and nothing may be left. It ends with code 1 if anything was wrong.`
 
 const any = (list) => list[Math.floor(Math.random() * list.length)]
 
 /** A body says what it is, so that a torn or a foreign one shows; some are too large for the store. */
 const bodyOf = (id) => id.padEnd(id.startsWith('l') ? 80_000 : 64, id)
 
+/** The queue of the ticks of schedules, and the milliseconds from one to the next. */
+const TICKS = 'bus/schedules'
+const EVERY = 20
+
 /** Where a process may die by its own hand; `at` is the one it is to die at, sooner or later. */
 function plant(at, die) {
-  let left = Math.floor(Math.random() * 40)
+  let left = Math.floor(Math.random() * (rare.includes(at) ? 4 : 40))
   const point = (name) => {
     if (name === at && left-- <= 0) die(name)
   }
@@ -55,6 +59,22 @@ function plant(at, die) {
   }
   around(Peers.prototype, 'ring', '', 'after the bell')
   around(Store.prototype, 'claim', 'before the claim', 'in the claim')
+  let settling = false
+  const { settle, send } = Store.prototype
+  Store.prototype.settle = function (...args) {
+    settling = true
+    try {
+      return settle.apply(this, args)
+    } finally {
+      settling = false
+    }
+  }
+  // Acknowledged, and what goes with that is not sent yet.
+  Store.prototype.send = function (batch, ...args) {
+    if (settling && batch.some(({ queue }) => queue === TICKS)) point('in the transaction of a schedule')
+    if (settling && batch.some(({ queue }) => queue === 'first')) point('in redriving a dead letter')
+    return send.call(this, batch, ...args)
+  }
   around(Store.prototype, 'settle', '', 'in the settling')
   around(Store.prototype, 'reap', '', 'in giving back what another held')
   const { write } = Bodies.prototype
@@ -67,7 +87,9 @@ function plant(at, die) {
   return point
 }
 
+const rare = ['in the transaction of a schedule', 'in redriving a dead letter']
 const points = [
+  ...rare,
   'before the commit',
   'after the commit, before the bell',
   'after the bell',
@@ -79,7 +101,6 @@ const points = [
   'in giving back what another held',
   'in writing a large body',
   'after a large body was written',
-  'in redriving dead letters',
 ]
 
 const retry = { max: 1, base: 5, losses: 1e6 }
@@ -93,8 +114,9 @@ async function work(directory, source, path, suicide) {
   })
   const bus = await connect(`local:${join(directory, 'bus')}`)
   process.stdout.write('.')
-  const [first, second] = queuesOf(bus)
-  consume(first, second, write, point)
+  const [first, second, ticked] = queuesOf(bus)
+  consume(first, second, ticked, write, point)
+  await schedule(bus, ticked)
   let number = 0
   for (;;) {
     const items = Array.from({ length: any([1, 1, 1, 8]) }, () => {
@@ -105,19 +127,19 @@ async function work(directory, source, path, suicide) {
     })
     await first.sendMany(items)
     write(items.map(({ id }) => `sent ${id}\n`).join(''))
-    if (Math.random() < 0.02) {
-      point('in redriving dead letters')
-      await first.dead.redrive()
-    }
+    if (Math.random() < 0.02) await first.dead.redrive()
     // The consumers are to keep up, mostly.
     await sleep(Math.random() * 4)
   }
 }
 
-const queuesOf = (bus) => ['first', 'second'].map((name) => bus.queue(name, { retry }))
+const queuesOf = (bus) => ['first', 'second', 'ticked'].map((name) => bus.queue(name, { retry }))
+
+/** The same in all processes: who comes later changes nothing. */
+const schedule = (bus, ticked) => bus.schedules.set('chaos', ticked, 'tick', { every: EVERY })
 
 /** Handles one in a process, and where it says so (t) sends on; those to die (d) are handled the third time only. */
-function consume(first, second, write, point) {
+function consume(first, second, ticked, write, point) {
   const see = ({ id, body }) => {
     write(`${body === bodyOf(id) ? 'got' : 'torn'} ${id} ${process.hrtime.bigint()}\n`)
     point('with the message in hand')
@@ -141,6 +163,10 @@ function consume(first, second, write, point) {
       },
       { concurrency: any([1, 16]) },
     ),
+    ticked.consume(({ id }) => {
+      write(`tick ${id}\n`)
+      point('with the message in hand')
+    }),
   ]
   for (const consumer of consumers) {
     consumer.closed.catch((error) => {
@@ -157,11 +183,13 @@ export function judge(lines) {
   const sent = new Set()
   const got = []
   const on = new Map()
+  const ticks = new Set()
   for (const line of lines) {
     const [what, id, value] = line.split(' ')
     if (what === 'sent') sent.add(id)
     else if (what === 'got') got.push({ id, at: BigInt(value) })
     else if (what === 'on') on.set(id, (on.get(id) ?? new Set()).add(value))
+    else if (what === 'tick') ticks.add(id)
     else if (what === 'died') died.set(line.slice(5), (died.get(line.slice(5)) ?? 0) + 1)
     else wrong.push(line)
   }
@@ -178,7 +206,37 @@ export function judge(lines) {
     last.set(source, Number(number))
   }
   for (const id of sent) if (!seen.has(id)) wrong.push(`${id} is lost`)
-  return { wrong, died, sent: sent.size, got: seen.size, again: got.length - seen.size }
+  return { wrong, died, sent: sent.size, got: seen.size, again: got.length - seen.size, ticks: ticks.size }
+}
+
+/** What is wrong with a schedule: `dues` are the times that were acknowledged, `made` is how many messages came of them. */
+export function judgeTicks(dues, made, pending) {
+  const wrong = dues.flatMap((due, at) => {
+    const step = due - (dues[at - 1] ?? due - EVERY)
+    return step > 0 && step % EVERY === 0 ? [] : [`the time ${due} came ${step} ms after the one before`]
+  })
+  if (made !== dues.length) wrong.push(`${dues.length} times made ${made} messages`)
+  if (pending !== 1) wrong.push(`${pending} times are to come, instead of one`)
+  return wrong
+}
+
+/** The history of the ticks tells what times there were. */
+function withStore(directory, work) {
+  const store = new Store(join(directory, 'bus/bus.db'), Date)
+  try {
+    return store.transact(() => work(store)).result
+  } finally {
+    store.close()
+  }
+}
+
+function ticksOf(directory) {
+  return withStore(directory, (store) => {
+    const { deliveries } = store.history(TICKS, 1e9)
+    const { ready, leased, delayed, held } = store.stats(TICKS)
+    const dues = deliveries.map(({ body }) => JSON.parse(Buffer.from(body).toString()).due)
+    return { dues, pending: ready + leased + delayed + held }
+  })
 }
 
 /** Handles what is left, dead letters too. */
@@ -243,6 +301,10 @@ async function chaos(kills, count) {
     if (signal !== 'SIGKILL') throw new Error(`a process ended by itself, with ${code ?? signal}`)
   }
   process.once('exit', clean)
+  const bus = await connect(`local:${join(directory, 'bus')}`)
+  withStore(directory, (store) => store.declare(TICKS, undefined, { maxMessages: 1e9, maxAge: 0 }))
+  await schedule(bus, bus.queue('ticked'))
+  await bus.close()
   const alive = Array.from({ length: count }, start)
   for (let i = 0; i < kills; i++) {
     const at = Math.floor(Math.random() * count)
@@ -259,12 +321,15 @@ async function chaos(kills, count) {
     .filter((name) => name.endsWith('.log'))
     // The last line may have been cut off.
     .flatMap((name) => readFileSync(join(directory, name), 'latin1').split('\n').slice(0, -1))
-  const { wrong, died, sent, got, again } = judge(lines)
-  wrong.push(...left)
+  const { wrong, died, sent, got, again, ticks } = judge(lines)
+  const { dues, pending } = ticksOf(directory)
+  wrong.push(...left, ...judgeTicks(dues, ticks, pending))
   if (sent === 0) wrong.push('nothing was sent')
   for (const line of wrong.slice(0, 10)) console.log(line)
   for (const [point, times] of [...died].sort()) console.log(`  died ${point}: ${times}`)
-  console.log(`${kills} kills, ${sent} confirmed, ${got} handled, ${again} again, ${wrong.length} wrong`)
+  console.log(
+    `${kills} kills, ${sent} confirmed, ${got} handled, ${again} again, ${ticks} ticks, ${wrong.length} wrong`,
+  )
   process.exitCode = wrong.length > 0 ? 1 : 0
 }
 

@@ -23,6 +23,10 @@ class Memory implements Surroundings {
     return true
   }
 
+  isFull(): boolean {
+    return false
+  }
+
   makeRoom(): boolean {
     return false
   }

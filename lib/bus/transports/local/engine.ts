@@ -26,7 +26,7 @@ import {
   type TransportStats,
   type Usage,
 } from '../../transport.ts'
-import { isBusy, isFull } from './sqlite.ts'
+import { explainDamage, isBusy } from './sqlite.ts'
 import { type Bell, type Claimed, MESSAGES, ROOM, type Store, type Token } from './store.ts'
 
 export const engineCapabilities: Capabilities = {
@@ -65,6 +65,8 @@ export interface Surroundings {
   committed(): void
   /** Whether there is room on the disk for more messages. */
   hasRoom(): boolean
+  /** Whether that went wrong because the disk is full. */
+  isFull(error: unknown): boolean
   /** Makes room on a full disk for what makes room; false if there is none. */
   makeRoom(): boolean
   /** Who is in the way. */
@@ -201,10 +203,11 @@ export class Engine implements Transport {
   }
 
   #fail(work: Work<unknown>, error: unknown): void {
+    const isFull = this.#around.isFull(error)
     // It is still the first of the works: with more room it is tried again.
-    if (isFull(error) && work.vital && this.#around.makeRoom()) return
+    if (isFull && work.vital && this.#around.makeRoom()) return
     this.#works.shift()
-    work.reject(isFull(error) ? this.#diskFull(error) : error)
+    work.reject(isFull ? this.#diskFull(error) : explainDamage(error, 'transaction', this.#store.path))
   }
 
   #diskFull(cause: unknown): QueueError {
@@ -570,7 +573,16 @@ export class Engine implements Transport {
 
   async stats(queue: string): Promise<TransportStats> {
     this.#check('stats')
-    return this.transact(() => this.#store.stats(queue))
+    const count = () => this.#store.stats(queue)
+    // After what was asked for before; that takes a moment, counting may not.
+    await this.transact(() => this.#store.declare(queue))
+    if (this.#over) throw new QueueError('ERR_MQ_CLOSED', { syscall: 'stats' })
+    try {
+      return this.#store.read(count)
+    } catch (error) {
+      if (!isBusy(error)) throw explainDamage(error, 'stats', this.#store.path)
+      return this.transact(count)
+    }
   }
 
   async queues(): Promise<string[]> {
@@ -630,7 +642,7 @@ export class Engine implements Transport {
 
   async drop(queue: string): Promise<void> {
     this.#check('drop')
-    await this.transact(() => this.#store.drop(queue))
+    while (await this.transact(() => this.#store.drop(queue)));
     this.#forgetLine(queue)
   }
 

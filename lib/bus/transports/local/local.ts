@@ -13,7 +13,7 @@ import {
   statSync,
 } from 'node:fs'
 import { type FileHandle, open } from 'node:fs/promises'
-import { join } from 'node:path'
+import { dirname, join } from 'node:path'
 import { Worker } from 'node:worker_threads'
 import { QueueError } from '../../../errors.ts'
 import type { Clock } from '../../clock.ts'
@@ -23,7 +23,7 @@ import { Engine, engineCapabilities, type Surroundings } from './engine.ts'
 import { writerOf } from './lock.ts'
 import { Peers } from './peers.ts'
 import { Reserve } from './reserve.ts'
-import { isBusy, isFull, isNoDatabase, isReadOnly } from './sqlite.ts'
+import { explainDamage, isBusy, isFailure, isFull, isNoDatabase, isReadOnly } from './sqlite.ts'
 import { type Process, Store } from './store.ts'
 
 /** Free pages of the store that are room enough for what comes: 4 MB. */
@@ -122,8 +122,9 @@ function explain(error: unknown, path: string): unknown {
   if (isBusy(error)) return wrap('ERR_BUS_BUSY', `look at process ${writerOf(path)}: is it stopped?`)
   if (isReadOnly(error)) return wrap('ERR_BUS_DIRECTORY', 'this user has to be able to write to the files of the bus')
   if (isNoDatabase(error)) return wrap('ERR_BUS_NOT_A_BUS', 'a bus needs a directory of its own')
-  if (isFull(error)) return wrap('ERR_BUS_DISK_FULL', 'a bus needs some megabytes of its own')
-  return error
+  const noRoom = isFull(error) || (isFailure(error) && new Reserve(dirname(path), 0o600).isNeeded())
+  if (noRoom) return wrap('ERR_BUS_DISK_FULL', 'a bus needs some megabytes of its own')
+  return explainDamage(error, 'connect', path)
 }
 
 /** The other processes of the directory, and its files. */
@@ -262,6 +263,10 @@ class Local implements Surroundings {
     if (this.#full) this.#full = !this.#reserve.restore()
     // The file of the store never shrinks: what was received makes room in it.
     return !this.#full || this.#store.freePages() > FREE_PAGES
+  }
+
+  isFull(error: unknown): boolean {
+    return isFull(error) || (isFailure(error) && this.#reserve.isNeeded())
   }
 
   makeRoom(): boolean {

@@ -1,5 +1,5 @@
 // Room that is kept for a full disk: with it what is in a bus can still be received and acknowledged.
-import { closeSync, existsSync, openSync, renameSync, rmSync, writeSync } from 'node:fs'
+import { closeSync, existsSync, openSync, renameSync, rmSync, writeFileSync, writeSync } from 'node:fs'
 import { join } from 'node:path'
 
 /** More than a write-ahead log of 2500 pages: as far as it has not grown to that, what is in it makes the store grow. */
@@ -33,6 +33,19 @@ export class Reserve {
     }
     renameSync(part, this.#path)
     return true
+  }
+
+  /** Whether the disk has no room for a part of it. */
+  isNeeded(): boolean {
+    const part = `${this.#path}.${process.pid}`
+    try {
+      writeFileSync(part, CHUNK, { mode: this.#mode })
+      return false
+    } catch (error) {
+      return ['ENOSPC', 'EDQUOT'].includes((error as NodeJS.ErrnoException).code ?? '')
+    } finally {
+      rmSync(part, { force: true })
+    }
   }
 
   /** False if it was used up before. */

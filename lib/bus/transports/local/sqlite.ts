@@ -65,6 +65,7 @@ export function prepareArrays(database: Database, sql: string): ArrayStatement {
 // The primary result codes of https://www.sqlite.org/rescode.html that are told apart here.
 const SQLITE_BUSY = 5
 const SQLITE_READONLY = 8
+const SQLITE_CORRUPT = 11
 const SQLITE_NOTADB = 26
 const SQLITE_IOERR = 10
 const SQLITE_FULL = 13
@@ -77,6 +78,7 @@ const words: readonly [RegExp, number][] = [
   [/disk I\/O error/, SQLITE_IOERR],
   [/database or disk is full/, SQLITE_FULL],
   [/locking protocol/, SQLITE_PROTOCOL],
+  [/malformed/, SQLITE_CORRUPT],
   [/not a database/, SQLITE_NOTADB],
 ]
 
@@ -89,9 +91,20 @@ function codeOf(error: unknown): number {
 /** Whether another connection was in the way, so that trying again helps. */
 export const isBusy = (error: unknown): boolean => [SQLITE_BUSY, SQLITE_PROTOCOL].includes(codeOf(error))
 
-/** Whether the disk is full. The index of the write-ahead log fails with an error of its own. */
-export const isFull = (error: unknown): boolean => [SQLITE_FULL, SQLITE_IOERR].includes(codeOf(error))
+/** Whether the disk is full. */
+export const isFull = (error: unknown): boolean => codeOf(error) === SQLITE_FULL
+
+/** The disk has failed; so it does for the index of the write-ahead log, and beyond a quota, where there is no room. */
+export const isFailure = (error: unknown): boolean => codeOf(error) === SQLITE_IOERR
 
 export const isReadOnly = (error: unknown): boolean => codeOf(error) === SQLITE_READONLY
 
 export const isNoDatabase = (error: unknown): boolean => codeOf(error) === SQLITE_NOTADB
+
+/** What a user is told of a store that cannot be read or written any more; any other error as it is. */
+export function explainDamage(error: unknown, syscall: string, path: string): unknown {
+  if (![SQLITE_CORRUPT, SQLITE_NOTADB, SQLITE_IOERR].includes(codeOf(error))) return error
+  const hint = 'look at the disk and its file system; what the directory of the bus holds may be lost'
+  const details = { syscall, path, detail: (error as Error).message, hint }
+  return Object.assign(new QueueError('ERR_BUS_DAMAGED', details), { cause: error })
+}

@@ -6,6 +6,7 @@ import {
   type Binding,
   BORROWED,
   type Bounds,
+  BUS_BATCH,
   type Delivery,
   type Format,
   type Keep,
@@ -126,6 +127,18 @@ const NAP = 0.05
 const EAGER = 8
 const nobody = new Int32Array(new SharedArrayBuffer(4))
 
+/** What a queue has, and what tells the rows of it. */
+const body = 'size, file'
+const nothing = '0 AS size, NULL AS file'
+const contents = [
+  { table: 'released', key: 'rank, sequence', counts: false, more: nothing },
+  { table: 'messages', key: 'rank, sequence', counts: true, more: body },
+  { table: 'parked', key: 'rank, sequence', counts: true, more: body },
+  { table: 'history', key: 'sequence', counts: false, more: body },
+  { table: 'busy', key: 'key', counts: false, more: nothing },
+  { table: 'dedup', key: 'id', counts: false, more: nothing },
+]
+
 /** What one stands in line for: messages, or room for them. */
 export const MESSAGES = 0
 export const ROOM = 1
@@ -149,6 +162,10 @@ const ALIKE = `WITH their (queue, rank, sequence, sent) AS (SELECT ?, ?, ?, ?)
   SELECT queue, rank, sequence + column1, 0, 0, 0, 0, column2, column3, sent, column4, column5, column6, length(column7),
     NULL, column7
   FROM (VALUES ${Array.from({ length: TOGETHER }, (_, at) => `(${at}, ?, ?, ?, ?, ?, ?)`)}) CROSS JOIN their`
+
+/** An owner, and what other connections its process has to the bus. */
+const OWNERS =
+  'SELECT ? AS owner UNION SELECT owner FROM processes WHERE pid = (SELECT pid FROM processes WHERE owner = ?)'
 
 const formats: readonly Format[] = ['bytes', 'text', 'json']
 
@@ -183,6 +200,9 @@ export interface Lease {
   id: number
   readonly queue: number
   left: number
+  /** Milliseconds, of one with a limit, and when it was made. */
+  readonly limit?: number
+  readonly since?: number
 }
 
 /** Whom to tell that something has come into a queue, or that there is room. */
@@ -359,6 +379,16 @@ export class Store {
       }
       // A transaction is shorter than the shortest nap.
       if (tries > EAGER) Atomics.wait(nobody, 0, 0, NAP * (0.5 + Math.random()))
+    }
+  }
+
+  /** Sees one state of the tables, and is in nobody's way; it must change nothing. */
+  read<T>(work: () => T): T {
+    this.#do('BEGIN')
+    try {
+      return work()
+    } finally {
+      this.#do('COMMIT')
     }
   }
 
@@ -805,7 +835,8 @@ export class Store {
       if (this.#isEnough(queue, ANY)) this.#news[MESSAGES].add(queue)
       return { deliveries: [], due: earliest }
     }
-    const lease: Lease = { id: 0, queue, left: 0 }
+    const isLimited = limit !== Number.POSITIVE_INFINITY
+    const lease: Lease = isLimited ? { id: 0, queue, left: 0, limit, since: now } : { id: 0, queue, left: 0 }
     const deliveries: Delivery[] = []
     const items: number[] = []
     let more = false
@@ -821,7 +852,7 @@ export class Store {
     }
     lease.left = deliveries.length
     const insert = this.#sql('INSERT INTO leases (owner, queue, until, items) VALUES (?, ?, ?, ?)')
-    const until = limit === Number.POSITIVE_INFINITY ? null : Math.ceil(now + limit)
+    const until = isLimited ? Math.ceil(now + limit) : null
     lease.id = Number(insert.run(owner, queue, until, JSON.stringify(items)).lastInsertRowid)
     if (view.stands) {
       this.#do('DELETE FROM waiting WHERE queue = ? AND want = ? AND owner = ?', queue, MESSAGES, owner)
@@ -1061,9 +1092,11 @@ export class Store {
     const row = [queue, rank, sequence, version] as const
     if (settlement.outcome === 'begin' || settlement.outcome === 'extend') {
       if (this.#sql(`SELECT 1 FROM messages ${where}`).get(...row) === undefined) return false
-      if (settlement.outcome === 'extend') {
-        this.#sql('UPDATE leases SET until = ? WHERE lease = ?').run(Math.ceil(settlement.until), lease.id)
-      } else {
+      const until = settlement.outcome === 'extend' ? settlement.until : this.#clock.now() + (lease.limit ?? Number.NaN)
+      // It is that of all that was claimed with it, none of which it is to take time from.
+      const extend = 'UPDATE leases SET until = max(until, ?) WHERE lease = ?'
+      if (!Number.isNaN(until)) this.#sql(extend).run(Math.ceil(until), lease.id)
+      if (settlement.outcome === 'begin') {
         this.#sql('INSERT OR IGNORE INTO begun VALUES (?, ?, ?)').run(lease.id, rank, sequence)
         token.begun = true
       }
@@ -1140,22 +1173,39 @@ export class Store {
     this.#sql('INSERT OR IGNORE INTO borrowed VALUES (?, ?)').run(name, owner)
   }
 
-  drop(name: string): void {
+  /** Drops a queue and its dead letters, so many of what is in them at a time; true while there is more to do. */
+  drop(name: string): boolean {
+    return this.#drop(`${name}/dead`) || this.#drop(name)
+  }
+
+  /** Whether there was one. */
+  #drop(name: string): boolean {
     const row = this.#sql('SELECT queue, namespace FROM queues WHERE name = ?').get(name)
-    if (row === undefined) return
+    if (row === undefined) {
+      this.#sql('DELETE FROM borrowed WHERE name = ?').run(name)
+      return false
+    }
     const queue = row.queue as Value
     if (row.namespace !== null) this.#roomy.add(Number(row.namespace))
-    for (const table of ['messages', 'parked', 'history']) {
-      const files = this.#sql(`SELECT file FROM ${table} WHERE queue = ? AND file IS NOT NULL`).all(queue)
-      this.#files.push(...files.map(({ file }) => String(file)))
+    // First what brings more; it stays borrowed to its end, should its process have none.
+    this.#sql('DELETE FROM bindings WHERE name = ?').run(name)
+    this.#sql('DELETE FROM begun WHERE lease IN (SELECT lease FROM leases WHERE queue = ?)').run(queue)
+    for (const table of ['waiting', 'leases']) this.#sql(`DELETE FROM ${table} WHERE queue = ?`).run(queue)
+    let left = BUS_BATCH
+    for (const { table, key, counts, more } of contents) {
+      const some = `SELECT ${key} FROM ${table} WHERE queue = ? LIMIT ? + 0`
+      const sql = `DELETE FROM ${table} WHERE queue = ? AND (${key}) IN (${some}) RETURNING ${more}`
+      const gone = this.#sql(sql).all(queue, queue, left)
+      for (const { file } of gone) if (file !== null) this.#files.push(String(file))
+      const bytes = gone.reduce((sum, { size }) => sum + Number(size), 0)
+      if (counts) this.#count(Number(queue), gone.length, bytes)
+      left -= gone.length
+      if (left === 0) return true
     }
-    const others = ['released', 'cursors', 'busy', 'dedup', 'leases', 'waiting', 'queues']
-    for (const table of ['messages', 'parked', 'history', ...others]) {
-      this.#sql(`DELETE FROM ${table} WHERE queue = ?`).run(queue)
-    }
-    for (const table of ['borrowed', 'bindings']) this.#sql(`DELETE FROM ${table} WHERE name = ?`).run(name)
+    for (const table of ['cursors', 'queues']) this.#sql(`DELETE FROM ${table} WHERE queue = ?`).run(queue)
+    this.#sql('DELETE FROM borrowed WHERE name = ?').run(name)
     this.#queues.delete(name)
-    this.drop(`${name}/dead`)
+    return true
   }
 
   entries(prefix: string): [key: string, value: string][] {
@@ -1187,13 +1237,18 @@ export class Store {
     return rows.map((row) => ({ owner: Number(row.owner), pid: Number(row.pid), socket: String(row.socket) }))
   }
 
-  /** Gives back one lease of a process that is no more, then the process; true while there is more to do. */
+  /** Gives back one lease of a process that is no more, then drops what it had borrowed; true while there is more to do. */
   reap(owner: number, lost: boolean): boolean {
     this.#sql('DELETE FROM waiting WHERE owner = ?').run(owner)
-    const lease = this.#sql('SELECT lease, queue, items FROM leases WHERE owner = ? LIMIT 1').get(owner)
+    const lease = this.#sql('SELECT lease, owner, queue, items FROM leases WHERE owner = ? LIMIT 1').get(owner)
     if (lease === undefined) {
-      for (const { name } of this.#sql('SELECT name FROM borrowed WHERE owner = ?').all(owner)) this.drop(String(name))
+      const own = this.#sql('SELECT name FROM borrowed WHERE owner = ? LIMIT 1').get(owner)
+      if (own !== undefined) {
+        this.drop(String(own.name))
+        return true
+      }
       this.#sql('DELETE FROM processes WHERE owner = ?').run(owner)
+      this.#sql('DELETE FROM begun WHERE lease = 0 - ?').run(owner)
       return false
     }
     this.#giveBack(lease, lost)
@@ -1201,14 +1256,17 @@ export class Store {
   }
 
   #reapOverdue(queue: number, now: number): void {
-    const sql = 'SELECT lease, queue, items FROM leases WHERE queue = ? AND until <= ? LIMIT 10'
+    const sql = 'SELECT lease, owner, queue, items FROM leases WHERE queue = ? AND until <= ? LIMIT 10'
     for (const lease of this.#sql(sql).all(queue, now)) this.#giveBack(lease, true)
   }
 
   /** What was lost alone, or had begun, has to answer for it; of the others it is not known. */
   #giveBack(row: Row, lost: boolean): void {
-    const [lease, queue] = [Number(row.lease), Number(row.queue)]
+    const [lease, queue, owner] = [Number(row.lease), Number(row.queue), Number(row.owner)]
     const items = JSON.parse(String(row.items)) as number[]
+    const isAlone = lost && this.#isAlone(owner)
+    // Under a number that no lease has: what the process has left may look alone from now on, and is not.
+    this.#sql(`INSERT OR IGNORE INTO begun SELECT 0 - owner, 0, 0 FROM (${OWNERS})`).run(owner, owner)
     const update = this.#sql(
       `UPDATE messages SET version = version + 1, losses = losses + ?, suspect = max(suspect, ?)
        WHERE queue = ? AND rank = ? AND sequence = ? AND version = ?`,
@@ -1216,7 +1274,7 @@ export class Store {
     const begun = this.#sql('SELECT 1 FROM begun WHERE lease = ? AND rank = ? AND sequence = ?')
     for (let at = 0; at < items.length; at += 3) {
       const [rank, sequence, version] = items.slice(at, at + 3) as [number, number, number]
-      const own = lost && (items.length === 3 || begun.get(lease, rank, sequence) !== undefined)
+      const own = isAlone || (lost && begun.get(lease, rank, sequence) !== undefined)
       const { changes } = update.run(own ? 1 : 0, lost ? 1 : 0, queue, rank, sequence, version)
       if (Number(changes) > 0) this.#release(queue, rank, sequence)
     }
@@ -1224,12 +1282,32 @@ export class Store {
     this.#sql('DELETE FROM leases WHERE lease = ?').run(lease)
   }
 
+  /** Whether a process has one message in its hands, of all queues, and nothing was taken away from it before. */
+  #isAlone(owner: number): boolean {
+    if (this.#sql('SELECT 1 FROM begun WHERE lease = 0 - ?').get(owner) !== undefined) return false
+    const sql = `SELECT queue, items FROM leases WHERE owner IN (SELECT owner FROM (${OWNERS})) LIMIT 2`
+    const [lease, another] = this.#sql(sql).all(owner, owner)
+    if (lease === undefined || another !== undefined) return false
+    const items = JSON.parse(String(lease.items)) as number[]
+    const held = this.#sql('SELECT 1 FROM messages WHERE queue = ? AND rank = ? AND sequence = ? AND version = ?')
+    let count = 0
+    for (let at = 0; at < items.length; at += 3) {
+      const [rank, sequence, version] = items.slice(at, at + 3) as [number, number, number]
+      if (held.get(Number(lease.queue), rank, sequence, version) !== undefined) count++
+    }
+    return count === 1
+  }
+
   stats(name: string): TransportStats {
-    const queue = this.#queue(name)
+    const row = this.#sql('SELECT queue, messages, bytes FROM queues WHERE name = ?').get(name)
+    if (row === undefined) return { ready: 0, leased: 0, delayed: 0, held: 0, bytes: 0, oldest: undefined }
+    const queue = Number(row.queue)
     const count = (sql: string) => Number(this.#sql(`SELECT count(*) AS n FROM ${sql}`).get(queue)?.n)
-    const row = this.#sql('SELECT messages, bytes FROM queues WHERE queue = ?').get(queue) as Row
     // What was read before, leased or given back, lies before the cursor: its number does not depend on the length.
-    const before = count('messages m JOIN cursors c USING (queue, rank) WHERE m.queue = ? AND m.sequence <= c.sequence')
+    // In this order, or all of the queue is looked at.
+    const before = count(
+      'cursors c CROSS JOIN messages m USING (queue, rank) WHERE c.queue = ? AND m.sequence <= c.sequence',
+    )
     const leased = before - count('released WHERE queue = ?')
     const delayed = count('parked WHERE queue = ? AND due IS NOT NULL')
     const held = count('parked WHERE queue = ? AND due IS NULL')
@@ -1350,6 +1428,7 @@ function toDelivery(row: readonly Value[], lease: Lease): Delivery {
     attempts,
     losses,
     suspect: suspect !== 0,
+    leasedAt: lease.since,
     damage: undefined,
   }
 }
