@@ -293,14 +293,18 @@ export class Consumer<M = Message> {
     const context = new Context()
     const leave = this.#source.watch?.(message, (reason) => context.abort(reason))
     let result: unknown
+    let isPromise: boolean
     let settled: Promise<void> | undefined
     try {
       result = this.#call(message, context)
+      isPromise = isThenable(result)
     } catch (error) {
       settled = this.#source.failed(message, error)
       return leave === undefined ? settled : settled.finally(leave)
     }
-    settled = isThenable(result) ? this.#whenDone(message, result) : this.#source.succeeded(message, result)
+    settled = isPromise
+      ? this.#whenDone(message, result as PromiseLike<unknown>)
+      : this.#source.succeeded(message, result)
     if (leave === undefined) return settled
     if (settled !== undefined) return settled.finally(leave)
     leave()
@@ -342,7 +346,7 @@ export class Consumer<M = Message> {
   }
 }
 
-const isThenable = (value: unknown): value is PromiseLike<unknown> =>
+const isThenable = (value: unknown): boolean =>
   typeof value === 'object' && value !== null && 'then' in value && typeof value.then === 'function'
 
 /** Most handlers never ask for their signal. */

@@ -101,6 +101,15 @@ export const STOP = 'stop'
 /** The queue of the dead letters of a queue. */
 export const deadOf = (queue: string): string => `${queue}/dead`
 
+/** What an error says, or whatever else was thrown. */
+export function textOf(error: unknown, what: 'message' | 'stack'): string {
+  try {
+    return error instanceof Error ? String(error[what] ?? error.message) : String(error)
+  } catch {
+    return 'something that has no text was thrown'
+  }
+}
+
 /** Instead of a body that nobody has asked for yet. */
 export const UNREAD: unique symbol = Symbol('unread')
 
@@ -254,8 +263,7 @@ export class Message<T = unknown> {
     }
     // The dead have no order.
     if (this.key !== undefined) headers[DEAD.key] = this.key
-    if (error !== undefined)
-      headers[DEAD.error] = error instanceof Error ? (error.stack ?? error.message) : String(error)
+    if (error !== undefined) headers[DEAD.error] = textOf(error, 'stack')
     const settlement = { token: this.#delivery.token, outcome: 'dead', queue: deadOf(name), headers } as const
     return this.#settle('dead', settlement, 'dead', reason)
   }

@@ -9,7 +9,7 @@ import type { Codecs } from './codecs.ts'
 import { type ConsumeOptions, Consumer, type Handler, type Source, type StartOptions } from './consumer.ts'
 import { bodyOf, DeadLetters } from './dead-letters.ts'
 import { History } from './history.ts'
-import { CORRELATION, deadOf, MAX_TIME, Message, type Origin, type Settler, STOP, UNREAD } from './message.ts'
+import { CORRELATION, deadOf, MAX_TIME, Message, type Origin, type Settler, STOP, textOf, UNREAD } from './message.ts'
 import type { Event, Latencies, Meters } from './meter.ts'
 import { Gathering, type Gatherings } from './outlet.ts'
 import { type Replies, type RequestOptions, RPC } from './replies.ts'
@@ -163,10 +163,8 @@ export interface Scope {
   declare(): Promise<unknown> | undefined
 }
 
-/** Units of what is told of an error in a header of its reply. */
+/** Bytes of what is told of an error in a header of its reply. */
 const LONGEST_ERROR = 500
-
-const NONE: readonly Addressed[] = []
 
 const NAME = /^[\w.:-]{1,128}$/
 const VERSION = 'version'
@@ -645,8 +643,9 @@ export class Queue<T = unknown> {
     const { clock } = this.#context
     const succeeded = (message: Message<T>, result?: unknown) => {
       if (message.settled) return undefined
-      const send = this.#isCancelled(message) ? NONE : this.#reply(message, result)
-      return send.length === 0 ? message.done() : message.reply(send)
+      return requestOf(message) === undefined || this.#isCancelled(message)
+        ? message.done()
+        : this.#answer(message, result)
     }
     return {
       receive: (max, wait, signal, start) =>
@@ -694,18 +693,38 @@ export class Queue<T = unknown> {
     if (message.settled) return
     if (this.#isCancelled(message)) return message.ack()
     if (message.attempts < this.#retry.max) return message.retry()
-    const reply = this.#reply(message, null, error instanceof Error ? error.message : String(error))
-    const { transport } = this.#context
-    if (reply.length > 0) await transport.send(reply, { overflow: transport.overflow, disk: false, signal: undefined })
+    if (requestOf(message) !== undefined) await this.#refuse(message, textOf(error, 'message'))
     await message.dead(`failed ${message.attempts + 1} times`, error)
   }
 
-  #reply(message: Message<T>, result: unknown, error?: string): Addressed[] {
-    const id = requestOf(message)
-    if (id === undefined) return []
+  /** A result that cannot be sent is a failure of the handler. */
+  async #answer(message: Message<T>, result: unknown): Promise<void> {
+    try {
+      await message.reply([this.#reply(message, result)])
+    } catch (error) {
+      if (error instanceof QueueError) throw error
+      await this.#failed(message, error)
+    }
+  }
+
+  async #refuse(message: Message<T>, error: string): Promise<void> {
+    const { transport } = this.#context
+    try {
+      const reply = this.#reply(message, null, error)
+      await transport.send([reply], { overflow: transport.overflow, disk: false, signal: undefined })
+    } catch (failure) {
+      // A codec that does not even take this: then the time of the request says it.
+      if (failure instanceof QueueError) throw failure
+    }
+  }
+
+  #reply(message: Message<T>, result: unknown, error?: string): Addressed {
     const queue = message.headers[RPC.replyTo] as string
-    const about = { [RPC.replyId]: id, ...(error !== undefined && { [RPC.error]: error.slice(0, LONGEST_ERROR) }) }
-    return [{ queue, message: this.#outgoing(result ?? null, { headers: about }) }]
+    const about = {
+      [RPC.replyId]: requestOf(message) as string,
+      ...(error !== undefined && { [RPC.error]: shortened(error) }),
+    }
+    return { queue, message: this.#outgoing(result ?? null, { headers: about }) }
   }
 
   /**
@@ -771,6 +790,13 @@ export class Queue<T = unknown> {
 /** Of a request; to a queue that is nobody's any more no reply is sent. */
 function requestOf({ headers }: Message): string | undefined {
   return headers[RPC.replyTo]?.startsWith(BORROWED) === true ? (headers[RPC.replyId] ?? '') : undefined
+}
+
+/** Its first bytes: a message of the kernel may have little room for headers. */
+function shortened(error: string): string {
+  const bytes = Buffer.from(error.slice(0, LONGEST_ERROR)).subarray(0, LONGEST_ERROR)
+  // Without a part of a character at the end.
+  return new TextDecoder().decode(bytes, { stream: true })
 }
 
 /** What is done with messages that were handled together. */

@@ -584,6 +584,28 @@ export const conformance = (scheme: Scheme): void => {
       expect(() => queue.consume(() => {}, { batch: 0 })).toThrow('"batch" option')
     })
 
+    test('goes on after what is thrown cannot be turned into text, and what is returned cannot be looked at', async () => {
+      const queue = await make('q', { retry: { max: 1, base: 1 } })
+      const handled: unknown[] = []
+      const last = deferred()
+      queue.consume(({ body }) => {
+        handled.push(body)
+        if (body === 'odd') throw Object.create(null)
+        if (body === 'last') last.resolve()
+        return new Proxy({}, { has: () => handled.length === 3 && Object.create(null).none() })
+      })
+      await queue.send('odd')
+      while (handled.length < 2) await sleep(1)
+      await queue.send('last')
+      await last.promise
+      while ((await queue.stats()).totals.acknowledged === 0) await sleep(1)
+      expect(handled).toEqual(['odd', 'odd', 'last', 'last'])
+      if (!can(scheme, 'deadLetter')) return
+      while ((await queue.stats()).dead === 0) await sleep(1)
+      const { letters } = await queue.dead.list()
+      expect(letters).toMatchObject([{ body: 'odd', reason: 'failed 2 times', error: expect.any(String) }])
+    })
+
     test('refuses what it cannot do', async () => {
       const queue = await make()
       expect(() => queue.consume('x' as never)).toThrow('handler must be a function')

@@ -129,6 +129,41 @@ export const exchange = (scheme: Scheme): void => {
       expect(calls).toBe(2)
     })
 
+    test('rejects where what its handler returns or throws cannot be sent, and the next one is answered', async () => {
+      const bus = await newBus(scheme)
+      const queue = bus.queue('q', { retry: { max: 1, base: 1 } })
+      const cycle: { self?: object } = {}
+      cycle.self = cycle
+      const asNothing = () => {
+        throw new Error('not to be had')
+      }
+      const odd: Record<string, () => unknown> = {
+        bigint: () => ({ count: 10n }),
+        cycle: () => cycle,
+        function: () => () => {},
+        'does not say whether it is a promise': () => new Proxy({}, { get: asNothing, has: asNothing }),
+        'without text': () => {
+          throw Object.create(null)
+        },
+        'throws its text': () => {
+          throw { toString: asNothing }
+        },
+        'a message that is none': () => {
+          throw Object.assign(new Error(), { message: 7, stack: 8 })
+        },
+        'a long one': () => {
+          throw new Error('€'.repeat(600))
+        },
+      }
+      const consumer = queue.consume(({ body }) => odd[body as string]?.() ?? body)
+      for (const name of Object.keys(odd)) {
+        await expect(queue.request(name), name).rejects.toMatchObject({ code: 'ERR_BUS_REPLY' })
+        expect(await queue.request('good')).toBe('good')
+      }
+      await consumer.close()
+      expect(await queue.stats()).toMatchObject({ ready: 0, leased: 0 })
+    })
+
     test('that nobody answers in time rejects, is not handled later, and its handler is told', async () => {
       const clock = newClock(scheme, 0)
       const queue = (await newBus(scheme, { clock })).queue('q')
