@@ -295,8 +295,8 @@ export class Bus {
     for (const signal of this.#signals) process.off(signal, this.#onSignal)
     const { consumers, gatherings, replies, cancellations, settler, transport } = this.#context
     replies.close()
-    // What stopped one of them is told by its `closed`.
-    await Promise.allSettled([...consumers].map((consumer) => consumer.close()))
+    settler.end()
+    await Promise.all([...consumers].map((consumer) => consumer.end()))
     await gatherings.close()
     await cancellations.sent()
     // What was asked for before is done before.

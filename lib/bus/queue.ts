@@ -9,7 +9,18 @@ import type { Codecs } from './codecs.ts'
 import { type ConsumeOptions, Consumer, type Handler, type Source, type StartOptions } from './consumer.ts'
 import { bodyOf, DeadLetters } from './dead-letters.ts'
 import { History } from './history.ts'
-import { CORRELATION, deadOf, MAX_TIME, Message, type Origin, type Settler, STOP, textOf, UNREAD } from './message.ts'
+import {
+  CORRELATION,
+  deadOf,
+  isPassing,
+  MAX_TIME,
+  Message,
+  type Origin,
+  type Settler,
+  STOP,
+  textOf,
+  UNREAD,
+} from './message.ts'
 import type { Event, Latencies, Meters } from './meter.ts'
 import { Gathering, type Gatherings } from './outlet.ts'
 import { type Replies, type RequestOptions, RPC } from './replies.ts'
@@ -147,7 +158,7 @@ export interface Context {
   readonly cancellations: Cancellations
   readonly tracing: Tracing | undefined
   readonly meters: Meters
-  readonly consumers: Set<{ close(): Promise<void> }>
+  readonly consumers: Set<{ end(): Promise<void> }>
   readonly gatherings: Gatherings
   /** Of a namespace. */
   readonly scope?: Scope
@@ -520,7 +531,8 @@ export class Queue<T = unknown> {
         // Taken away meanwhile: somebody else's.
         if ((error as QueueError).code === 'ERR_BUS_LEASE_LOST') continue
         const back = deliveries.map(({ token }) => ({ token, outcome: 'retry', due: 0, counted: false }) as const)
-        await this.#context.transport.settle(back).catch(() => {})
+        const giveBack = () => transport.settle(back)
+        await giveBack().catch(() => void this.#context.settler.persist(giveBack).catch(() => {}))
         throw error
       }
     }
@@ -634,34 +646,41 @@ export class Queue<T = unknown> {
   #consume<M>(source: Source<M>, handler: Handler<M>, options: ConsumeOptions): Consumer<M> {
     const { consumers, clock, tracing } = this.#context
     const traced = tracing?.handler(this.name, handler) ?? handler
-    const consumer = new Consumer(source, traced, options, clock, (ended) => consumers.delete(ended))
+    const consumer = new Consumer(source, traced, options, clock, (ended, failure) => {
+      consumers.delete(ended)
+      if (failure === undefined) return
+      const detail = textOf(failure.error, 'stack')
+      process.emitWarning(`a consumer of '${this.name}' has ended`, { code: 'KERNELMQ_BUS_CONSUMER', detail })
+    })
     consumers.add(consumer)
     return consumer
   }
 
   #source(lease: number = Number.POSITIVE_INFINITY): Source<Message<T>> & Together<Message<T>> {
-    const { clock } = this.#context
+    const { settler, background } = this.#context
+    // Those who wait for replies are told that there is no connection, and what is left of them holds no process.
+    const left = (message: Message<T>) => (background === true ? message : message.left())
     const succeeded = (message: Message<T>, result?: unknown) => {
       if (message.settled) return undefined
       return requestOf(message) === undefined || this.#isCancelled(message)
-        ? message.done()
+        ? left(message).done()
         : this.#answer(message, result)
     }
     return {
-      receive: (max, wait, signal, start) =>
-        this.#receive({ max, deadline: wait ? Number.POSITIVE_INFINITY : 0, signal, lease, start, together: true }),
+      receive: (max, wait, signal, start) => {
+        const deadline = wait ? Number.POSITIVE_INFINITY : 0
+        const receive = () => this.#receive({ max, deadline, signal, lease, start, together: true })
+        return settler.persist(receive, { signal, background }, background === true ? isPassing : isAway)
+      },
       succeeded,
       succeededAll: (messages) => {
         const requests = messages.filter((message) => requestOf(message) !== undefined)
         const others = messages.filter((message) => !message.settled && requestOf(message) === undefined)
         return Promise.all([Message.doneAll(others), ...requests.map((message) => succeeded(message))])
       },
-      timeLeft({ headers }) {
-        const deadline = headers[RPC.deadline]
-        return deadline === undefined ? undefined : Number(deadline) - clock.now()
-      },
-      failed: (message, error) => this.#failed(message, error),
-      release: (message) => message.release(),
+      timeLeft: (message) => this.#timeLeft(message),
+      failed: (message, error) => this.#failed(left(message), error),
+      release: (message) => left(message).release(),
       begin: (message) => (requestOf(message) === undefined ? message.begin() : this.#beginRequest(message)),
       watch: (message, abort) => {
         const id = requestOf(message)
@@ -676,12 +695,17 @@ export class Queue<T = unknown> {
     await this.#context.cancellations.listen()
     if (!this.#isCancelled(message)) return message.begin()
     try {
-      await message.ack()
+      await message.left().ack()
     } catch (error) {
       // Taken away meanwhile: whoever has it drops it. The others of a batch are ours.
       if ((error as QueueError).code !== 'ERR_BUS_LEASE_LOST') throw error
     }
     return false
+  }
+
+  #timeLeft({ headers }: Message<T>): number | undefined {
+    const deadline = headers[RPC.deadline]
+    return deadline === undefined ? undefined : Number(deadline) - this.#context.clock.now()
   }
 
   #isCancelled(message: Message<T>): boolean {
@@ -699,19 +723,26 @@ export class Queue<T = unknown> {
 
   /** A result that cannot be sent is a failure of the handler. */
   async #answer(message: Message<T>, result: unknown): Promise<void> {
+    const reply = () => (this.#isLate(message) ? message.ack() : message.reply([this.#reply(message, result)]))
     try {
-      await message.reply([this.#reply(message, result)])
+      await this.#context.settler.persist(reply)
     } catch (error) {
       if (error instanceof QueueError) throw error
-      await this.#failed(message, error)
+      await this.#failed(message.left(), error)
     }
   }
 
+  /** Nobody waits for the reply any more. */
+  #isLate(message: Message<T>): boolean {
+    return (this.#timeLeft(message) ?? 1) <= 0
+  }
+
   async #refuse(message: Message<T>, error: string): Promise<void> {
-    const { transport } = this.#context
+    const { transport, settler } = this.#context
+    const options: TransportSendOptions = { overflow: transport.overflow, disk: false, signal: undefined }
     try {
-      const reply = this.#reply(message, null, error)
-      await transport.send([reply], { overflow: transport.overflow, disk: false, signal: undefined })
+      const reply = [this.#reply(message, null, error)]
+      await settler.persist(async () => this.#isLate(message) || transport.send(reply, options))
     } catch (failure) {
       // A codec that does not even take this: then the time of the request says it.
       if (failure instanceof QueueError) throw failure
@@ -786,6 +817,10 @@ export class Queue<T = unknown> {
     return { ...(own as TransportStats), dead: ready + leased + delayed + held, totals, rates, latency }
   }
 }
+
+/** What keeps a consumer from its queue, and may pass. */
+const isAway = (error: unknown): boolean =>
+  isPassing(error) || (error as QueueError | undefined)?.code === 'ERR_BUS_CONNECTION'
 
 /** Of a request; to a queue that is nobody's any more no reply is sent. */
 function requestOf({ headers }: Message): string | undefined {
