@@ -121,7 +121,7 @@ export function sign(options: KeyOptions): Codec {
 }
 
 /** The header that says what was applied, in order. */
-export const ENCODING = 'encoding'
+export const ENCODING = 'kmq-encoding'
 
 /** A list of codecs as one. */
 export class Codecs {

@@ -6,7 +6,15 @@ import { checkInteger, outOfRange, QueueError } from '../errors.ts'
 import { checkSignal } from '../waiting.ts'
 import { bytesOf, decode } from './body.ts'
 import type { Event, Meter } from './meter.ts'
-import { type Addressed, BUS_BATCH, type Delivery, demand, type Settlement, type Transport } from './transport.ts'
+import {
+  type Addressed,
+  BUS_BATCH,
+  type Delivery,
+  demand,
+  type Settlement,
+  type Transport,
+  withoutOwn,
+} from './transport.ts'
 
 /** Passes by itself, sooner or later; what has failed so is not done. */
 const PASSING: readonly unknown[] = ['ERR_BUS_BUSY', 'ERR_BUS_DISK_FULL', 'ERR_BUS_QUEUE_FULL']
@@ -146,7 +154,7 @@ export const DEAD = {
 export const CORRELATION = 'correlation-id'
 
 /** The header of a message that ends the consumer that gets it. */
-export const STOP = 'stop'
+export const STOP = 'kmq-stop'
 
 /** The queue of the dead letters of a queue. */
 export const deadOf = (queue: string): string => `${queue}/dead`
@@ -192,6 +200,11 @@ export class Message<T = unknown> {
   }
 
   get headers(): Readonly<Record<string, string>> {
+    return withoutOwn(this.#delivery.headers)
+  }
+
+  /** @internal With those of the bus. */
+  get allHeaders(): Readonly<Record<string, string>> {
     return this.#delivery.headers
   }
 
@@ -310,7 +323,7 @@ export class Message<T = unknown> {
   dead(reason: string, error?: unknown): Promise<void> {
     const { name, now } = this.#origin
     const headers: Record<string, string> = {
-      ...this.headers,
+      ...this.#delivery.headers,
       [DEAD.reason]: reason,
       [DEAD.queue]: name,
       [DEAD.attempts]: String(this.attempts + 1),

@@ -5,7 +5,7 @@ import { deadlineOf } from '../waiting.ts'
 import { decode, encode } from './body.ts'
 import type { Cancellations } from './cancellations.ts'
 import type { Clock } from './clock.ts'
-import type { Codecs } from './codecs.ts'
+import { type Codecs, ENCODING } from './codecs.ts'
 import { type ConsumeOptions, Consumer, type Handler, type Source, type StartOptions } from './consumer.ts'
 import { bodyOf, DeadLetters } from './dead-letters.ts'
 import { History } from './history.ts'
@@ -38,11 +38,13 @@ import {
   type Outgoing,
   type Outlet,
   type Overflow,
+  OWN_HEADER,
   type Receipt,
   type Transport,
   type ReceiveOptions as TransportReceiveOptions,
   type SendOptions as TransportSendOptions,
   type TransportStats,
+  withoutOwn,
 } from './transport.ts'
 
 /** How often and when what has failed is tried again; milliseconds. */
@@ -292,9 +294,9 @@ export class Queue<T = unknown> {
     return tracing === undefined ? work() : tracing.produce(operation, destination, work)
   }
 
-  async #sendOne(body: T, options: SendOptions, carry: Carry | undefined): Promise<Receipt> {
+  async #sendOne(body: T, options: SendOptions, carry: Carry | undefined, own?: Outgoing['headers']): Promise<Receipt> {
     // At once: the caller may reuse his bytes.
-    const message = this.#outgoing(body, options)
+    const message = this.#outgoing(body, options, own)
     if (this.#schema !== undefined) await this.#check(body)
     const [receipt] = await this.#send([message], options, carry)
     return receipt as Receipt
@@ -407,7 +409,8 @@ export class Queue<T = unknown> {
     return new QueueError('ERR_BUS_INVALID_BODY', { syscall: call, path: this.name, detail })
   }
 
-  #outgoing(body: unknown, options: Omit<SendOptions, 'durability' | 'signal'>): Outgoing {
+  /** @param own headers of the bus */
+  #outgoing(body: unknown, options: Omit<SendOptions, 'durability' | 'signal'>, own?: Outgoing['headers']): Outgoing {
     checkOptions(options)
     const { id, key, priority = 0, delay = 0, at, ttl, headers, correlationId } = options
     if (id !== undefined) checkText('id', id)
@@ -433,7 +436,7 @@ export class Queue<T = unknown> {
       priority,
       due: at === undefined ? (delay > 0 ? now + delay : 0) : at.getTime(),
       expires: ttl === undefined ? 0 : Math.ceil(now + ttl),
-      headers: this.#headers(headers, correlationId, encoding),
+      headers: this.#headers(headers, correlationId, own === undefined ? encoding : { ...own, ...encoding }),
     }
   }
 
@@ -449,20 +452,22 @@ export class Queue<T = unknown> {
   #headers(
     headers: SendOptions['headers'],
     correlationId: string | undefined,
-    encoding: Record<string, string> | undefined,
+    own: Outgoing['headers'],
   ): Outgoing['headers'] {
-    const { length } = [headers, correlationId, this.#version, encoding].filter((one) => one !== undefined)
+    const { length } = [headers, correlationId, this.#version, own].filter((one) => one !== undefined)
     if (length === 0) return undefined
     const all: Record<string, string> = {}
     if (headers !== undefined && (typeof headers !== 'object' || headers === null))
       throw invalidType('"headers" option', 'an object', headers)
     for (const [name, value] of Object.entries(headers ?? {})) {
       if (typeof value !== 'string') throw invalidType(`header "${name}"`, 'a string', value)
+      if (name.startsWith(OWN_HEADER))
+        throw invalidValue('"headers" option', `names that do not begin with "${OWN_HEADER}"`, name)
       all[name] = value
     }
     if (correlationId !== undefined) all[CORRELATION] = checkText('correlationId', correlationId)
     if (this.#version !== undefined) all[VERSION] = this.#version
-    return Object.assign(all, encoding)
+    return Object.assign(all, own)
   }
 
   /**
@@ -477,14 +482,14 @@ export class Queue<T = unknown> {
     const { replies, clock } = this.#context
     return this.#traced('request', (carry) => {
       const send = (headers: Record<string, string>, ttl: number) =>
-        this.#sendOne(body, { ...rest, ttl, signal, headers: { ...rest.headers, ...headers } }, carry)
+        this.#sendOne(body, { ...rest, ttl, signal }, carry, headers)
       return replies.request(send, clock.now(), { timeout, signal }) as Promise<R>
     })
   }
 
   /** Ends one consumer, whichever gets to it: cleanly, after what it is doing. */
   async stopOne(options: Pick<SendOptions, 'priority' | 'delay'> = {}): Promise<void> {
-    await this.#send([this.#outgoing('', { ...options, headers: { [STOP]: '' } })], {})
+    await this.#send([this.#outgoing('', options, { [STOP]: '' })], {})
   }
 
   /**
@@ -595,7 +600,7 @@ export class Queue<T = unknown> {
   #decode(delivery: Delivery): unknown {
     const { codecs } = this.#context
     const { body, format, headers } = delivery
-    if (codecs.isEmpty && headers.encoding === undefined) return decode(body, format)
+    if (codecs.isEmpty && headers[ENCODING] === undefined) return decode(body, format)
     return decode(codecs.decode(body, headers, format), format)
   }
 
@@ -686,7 +691,7 @@ export class Queue<T = unknown> {
         const id = requestOf(message)
         return id === undefined ? undefined : this.#context.cancellations.watch(id, abort)
       },
-      isStop: (message) => message.headers[STOP] !== undefined,
+      isStop: (message) => message.allHeaders[STOP] !== undefined,
     }
   }
 
@@ -703,8 +708,8 @@ export class Queue<T = unknown> {
     return false
   }
 
-  #timeLeft({ headers }: Message<T>): number | undefined {
-    const deadline = headers[RPC.deadline]
+  #timeLeft(message: Message<T>): number | undefined {
+    const deadline = requestOf(message) === undefined ? undefined : message.allHeaders[RPC.deadline]
     return deadline === undefined ? undefined : Number(deadline) - this.#context.clock.now()
   }
 
@@ -750,12 +755,12 @@ export class Queue<T = unknown> {
   }
 
   #reply(message: Message<T>, result: unknown, error?: string): Addressed {
-    const queue = message.headers[RPC.replyTo] as string
+    const queue = message.allHeaders[RPC.replyTo] as string
     const about = {
       [RPC.replyId]: requestOf(message) as string,
       ...(error !== undefined && { [RPC.error]: shortened(error) }),
     }
-    return { queue, message: this.#outgoing(result ?? null, { headers: about }) }
+    return { queue, message: this.#outgoing(result ?? null, {}, about) }
   }
 
   /**
@@ -775,7 +780,8 @@ export class Queue<T = unknown> {
     const { deliveries, next } = await transport.browse(this.name, { max, after })
     const messages = deliveries.map((delivery) => {
       const { id, key, priority, headers, sentAt, attempts, losses } = delivery
-      return { id, body: bodyOf(delivery, codecs), key, priority, headers, sentAt: new Date(sentAt), attempts, losses }
+      const about = { headers: withoutOwn(headers), sentAt: new Date(sentAt), attempts, losses }
+      return { id, body: bodyOf(delivery, codecs), key, priority, ...about }
     })
     return { messages, next }
   }
@@ -823,7 +829,7 @@ const isAway = (error: unknown): boolean =>
   isPassing(error) || (error as QueueError | undefined)?.code === 'ERR_BUS_CONNECTION'
 
 /** Of a request; to a queue that is nobody's any more no reply is sent. */
-function requestOf({ headers }: Message): string | undefined {
+function requestOf({ allHeaders: headers }: Message): string | undefined {
   return headers[RPC.replyTo]?.startsWith(BORROWED) === true ? (headers[RPC.replyId] ?? '') : undefined
 }
 

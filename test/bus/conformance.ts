@@ -89,6 +89,7 @@ export const conformance = (scheme: Scheme): void => {
       ['a time', 'x', { at: new Date('no') }, /"at" option must be a valid Date/],
       ['two times', 'x', { at: new Date(), delay: 5 }, /"delay" option must be absent where "at" is given/],
       ['a header', 'x', { headers: { a: 1 } }, /header "a" must be a string/],
+      ['a header of the bus', 'x', { headers: { 'kmq-stop': '' } }, /names that do not begin with "kmq-"/],
       ['options', 'x', 7, /"options" argument must be an object/],
     ])('with %s that cannot be is refused, and nothing is sent', async (_, body, options, message) => {
       const queue = await make()
@@ -550,6 +551,17 @@ export const conformance = (scheme: Scheme): void => {
       while ((await queue.stats()).ready + (await queue.stats()).leased > 0) await sleep(1)
       await queue.stopOne()
       await Promise.all(stopped.map(({ closed }) => closed))
+    })
+
+    test('handles what has headers of any name, and gives back these alone', async () => {
+      const queue = await make('q', { retry: { max: 0 } })
+      const headers = { stop: 'bus line 7', encoding: 'utf-8', deadline: '17', 'reply-to': 'me', error: 'none' }
+      const handled = deferred<unknown>()
+      const consumer = queue.consume((message) => handled.resolve([message.body, message.headers]))
+      const ended = consumer.closed.then(() => 'ended')
+      await queue.send('x', { headers })
+      expect(await Promise.race([handled.promise, ended])).toEqual(['x', headers])
+      while ((await queue.stats()).totals.acknowledged === 0) await sleep(1)
     })
 
     test('takes several at a time where it is told to, and settles them together', async () => {
