@@ -258,6 +258,8 @@ export class Consumer<M = Message> {
     }
     if (this.#interval === 0) return true
     const now = this.#clock.now()
+    // It is never further away, unless the clock of the machine was set back.
+    this.#next = Math.min(this.#next, now + this.#interval)
     if (now < this.#next) {
       this.#cancel?.()
       this.#cancel = this.#clock.after(this.#next - now, () => this.#work(), true)

@@ -5,7 +5,7 @@ import { DatabaseSync } from '@photostructure/sqlite'
 import { connect, type Queue } from 'kernelmq/bus'
 import { describe, expect, onTestFinished, test } from 'vitest'
 import { canUnshare } from '../support.ts'
-import { deferred, openBus, startBus, temporaryDirectory } from './support.ts'
+import { deferred, newBus, openBus, startBus, temporaryDirectory } from './support.ts'
 
 /** Keeps all others from writing to a bus, until the function that this returns is called. */
 function lockIn(directory: string): () => void {
@@ -111,6 +111,34 @@ describe('while another process writes for longer than "busyTimeout"', () => {
     free()
   })
 })
+
+test.each(['memory', 'local'] as const)(
+  '%s: a clock that is set back does not stop one with a rate',
+  async (scheme) => {
+    let ahead = 0
+    const after = (ms: number, callback: () => void) => {
+      const timer = setTimeout(callback, ms)
+      return () => clearTimeout(timer)
+    }
+    const queue = (await newBus(scheme, { clock: { now: () => Date.now() + ahead, after } })).queue('q')
+    let handled = 0
+    let next = deferred()
+    queue.consume(
+      () => {
+        handled++
+        next.resolve()
+      },
+      { rate: 50 },
+    )
+    await queue.send('before')
+    await next.promise
+    next = deferred()
+    ahead = -3_600_000
+    await queue.send('after')
+    await next.promise
+    expect(handled).toBe(2)
+  },
+)
 
 test('on a full disk a reply is sent when there is room', async ({ skip }) => {
   skip(!canUnshare, 'needs a mount namespace of its own, which root can make')
