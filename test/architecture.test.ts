@@ -100,6 +100,7 @@ const order = [
   ['bus/schedules.ts', 'bus/topic.ts', 'bus/namespace.ts', 'bus/bus.ts', 'bus/index.ts'],
   [
     'bridge/endpoint.ts',
+    'bridge/circles.ts',
     'bridge/config.ts',
     'bridge/mapping.ts',
     'bridge/links.ts',

@@ -3,6 +3,7 @@ import { isAbsolute } from 'node:path'
 import { inspect } from 'node:util'
 import type { Durability } from '../bus/index.ts'
 import { hide } from '../bus/secrets.ts'
+import { OWN_HEADER } from '../bus/transport.ts'
 import { circleIn } from './circles.ts'
 import {
   type BusEndpoint,
@@ -266,9 +267,10 @@ function patternOf(at: string, value: unknown): Pattern {
 }
 
 function mapOf(at: string, value: unknown): Record<string, Mapped> {
-  return Object.fromEntries(
-    Object.entries(fieldsOf(at, value)).map(([name, one]) => [name, mappedOf(`${at}.${name}`, one)]),
-  )
+  const fields = Object.entries(fieldsOf(at, value))
+  const own = fields.find(([name]) => name.startsWith(OWN_HEADER))
+  if (own !== undefined) throw wrong(at, `names that do not begin with "${OWN_HEADER}"`, own[0])
+  return Object.fromEntries(fields.map(([name, one]) => [name, mappedOf(`${at}.${name}`, one)]))
 }
 
 function mappedOf(at: string, value: unknown): Mapped {

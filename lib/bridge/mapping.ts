@@ -1,22 +1,13 @@
 // Which messages a route wants, and what they become on their way.
-import { ENCODING } from '../bus/codecs.ts'
 import type { Item, Message } from '../bus/index.ts'
-import { RPC } from '../bus/replies.ts'
 import type { FilterConfig, Mapped, Pattern, Route } from './config.ts'
 
 /** A message on its way from one end to the other. */
 export type Parcel = Pick<Item, 'body' | 'key' | 'headers'> & { readonly id: string; readonly priority: number }
 
-/** What codecs have done is undone; a reply would go to a queue of this bus, which the other one does not have. */
-const OF_THIS_BUS = [ENCODING, RPC.replyTo, RPC.replyId, RPC.deadline]
-
-/** A message as it may leave its bus. */
+/** A message as it may leave its bus: what codecs did, and who waits for a reply, is that bus's own. */
 export function parcelOf({ id, body, key, headers, priority }: Message): Parcel {
-  if (headers[ENCODING] === undefined && headers[RPC.replyTo] === undefined) {
-    return { id, body, key, headers: Object.keys(headers).length > 0 ? headers : undefined, priority }
-  }
-  const own = Object.entries(headers).filter(([name]) => !OF_THIS_BUS.includes(name))
-  return { id, body, key, headers: own.length > 0 ? Object.fromEntries(own) : undefined, priority }
+  return { id, body, key, headers: Object.keys(headers).length > 0 ? headers : undefined, priority }
 }
 
 type Mapping = Pick<Route, 'headers' | 'key' | 'priority'>

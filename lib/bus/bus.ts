@@ -44,7 +44,7 @@ export interface ConnectOptions {
   mode?: number | undefined
   /** Of `local:`, milliseconds to wait for other processes that write. Default: 10000. */
   busyTimeout?: number | undefined
-  /** Closes the bus on these signals, and then lets them do what they would have done. */
+  /** Closes the bus on these signals; when all of the process are closed that have them, they do what they would have done. */
   signals?: readonly NodeJS.Signals[] | undefined
   /** What happens to bodies on their way: {@link compress}, {@link encrypt}, {@link sign}, in this order. */
   codecs?: readonly Codec[] | undefined
@@ -52,6 +52,15 @@ export interface ConnectOptions {
   telemetry?: boolean | undefined
   /** What to take the time from; for tests. */
   clock?: Clock | undefined
+}
+
+/** Buses of this process that are being closed and listen for a signal, and whether it has come. */
+const endings = new Map<NodeJS.Signals, { closing: Set<Bus>; hasCome: boolean }>()
+
+function endingOf(signal: NodeJS.Signals): { closing: Set<Bus>; hasCome: boolean } {
+  const ending = endings.get(signal) ?? { closing: new Set(), hasCome: false }
+  endings.set(signal, ending)
+  return ending
 }
 
 interface Settings {
@@ -218,8 +227,8 @@ export class Bus {
   }
 
   readonly #onSignal = (signal: NodeJS.Signals): void => {
-    const end = () => process.kill(process.pid, signal)
-    void this.close().then(end, end)
+    endingOf(signal).hasCome = true
+    this.close().catch(() => {})
   }
 
   /** What the transport can do by itself, what is emulated, and what is not to be had. */
@@ -294,11 +303,31 @@ export class Bus {
   }
 
   async #close(): Promise<void> {
-    for (const signal of this.#signals) process.off(signal, this.#onSignal)
+    for (const signal of this.#signals) {
+      process.off(signal, this.#onSignal)
+      endingOf(signal).closing.add(this)
+    }
+    try {
+      await this.#drain()
+    } finally {
+      for (const signal of this.#signals) this.#end(signal)
+    }
+  }
+
+  /** The last that has drained lets the signal do what it would have done. */
+  #end(signal: NodeJS.Signals): void {
+    const ending = endingOf(signal)
+    ending.closing.delete(this)
+    if (ending.closing.size > 0 || !ending.hasCome) return
+    ending.hasCome = false
+    process.kill(process.pid, signal)
+  }
+
+  async #drain(): Promise<void> {
     const { consumers, gatherings, replies, cancellations, settler, transport } = this.#context
     replies.close()
-    // What stopped one of them is told by its `closed`.
-    await Promise.allSettled([...consumers].map((consumer) => consumer.close()))
+    settler.end()
+    await Promise.all([...consumers].map((consumer) => consumer.end()))
     await gatherings.close()
     await cancellations.sent()
     // What was asked for before is done before.

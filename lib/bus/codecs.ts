@@ -124,7 +124,7 @@ export function sign(options: KeyOptions): Codec {
 }
 
 /** The header that says what was applied, in order. */
-export const ENCODING = 'encoding'
+export const ENCODING = 'kmq-encoding'
 
 /** With what was done to a body before: nobody is to leave a part of that out. */
 const boundTo = (bound: string, applied: readonly string[]): string => [bound, ...applied].join(' ')

@@ -1,7 +1,7 @@
 // Takes messages from a queue and calls a handler for them, so many at a time.
 import { AbortError, isClosed, QueueError } from '../errors.ts'
 import type { Cancel, Clock } from './clock.ts'
-import type { Message } from './message.ts'
+import { isPassing, type Message } from './message.ts'
 import { BUS_BATCH, type Start } from './transport.ts'
 
 export interface HandlerContext {
@@ -70,7 +70,7 @@ export class Consumer<M = Message> {
   readonly #fetch = new AbortController()
   /** Of a fetch that waits. */
   #rest = new AbortController()
-  readonly #ended: (consumer: Consumer<M>) => void
+  readonly #ended: (consumer: Consumer<M>, untold: { error: unknown } | undefined) => void
   readonly #signal: AbortSignal | undefined
   /** What was fetched; before `#at` of it all is begun. */
   #fetched: M[] = []
@@ -89,8 +89,10 @@ export class Consumer<M = Message> {
   #closing = false
   #settle!: { resolve: () => void; reject: (error: unknown) => void }
   #failure: { error: unknown } | undefined
-  /** Resolves when the consumer has stopped and all its handlers have ended; rejects with what stopped it. */
-  readonly closed: Promise<void>
+  #isOver = false
+  /** Somebody is told what stopped it. */
+  #isWatched = false
+  readonly #closed: Promise<void>
 
   /** @internal */
   constructor(
@@ -98,7 +100,7 @@ export class Consumer<M = Message> {
     handler: Handler<M>,
     options: ConsumeOptions,
     clock: Clock,
-    ended: (consumer: Consumer<M>) => void,
+    ended: (consumer: Consumer<M>, untold: { error: unknown } | undefined) => void,
   ) {
     const { concurrency = 1, prefetch = concurrency, timeout, rate, signal, start } = options
     this.#source = source
@@ -111,14 +113,34 @@ export class Consumer<M = Message> {
     this.#start = start === undefined ? undefined : { messages: start.messages, priority: start.priority ?? 0 }
     this.#ended = ended
     this.#signal = signal
-    this.closed = new Promise((resolve, reject) => {
+    this.#closed = new Promise((resolve, reject) => {
       this.#settle = { resolve, reject }
     })
     // Who does not look at it does not want to be killed by it.
-    this.closed.catch(() => {})
+    this.#closed.catch(() => {})
     signal?.addEventListener('abort', this.#onAbort)
     if (signal?.aborted) queueMicrotask(this.#onAbort)
     else this.#work()
+  }
+
+  /**
+   * Resolves when the consumer has stopped and all its handlers have ended; rejects with what stopped it. Where nobody
+   * has asked for it by then, a warning of the process says that.
+   */
+  get closed(): Promise<void> {
+    this.#isWatched = true
+    return this.#closed
+  }
+
+  /** @internal Resolves when it has ended, whatever has ended it. */
+  get ended(): Promise<void> {
+    return this.#closed.catch(() => {})
+  }
+
+  /** @internal Closes it for somebody who has not to be told what has stopped it. */
+  end(): Promise<void> {
+    this.#stop()
+    return this.ended
   }
 
   readonly #onAbort = (): void => {
@@ -160,8 +182,11 @@ export class Consumer<M = Message> {
   }
 
   #endWhenIdle(): void {
-    if (!this.#closing || this.#running > 0 || this.#fetching) return
-    this.#ended(this)
+    if (!this.#closing || this.#isOver || this.#running > 0 || this.#fetching) return
+    this.#isOver = true
+    // Who has aborted its signal knows.
+    const isKnown = this.#isWatched || this.#failure?.error instanceof AbortError
+    this.#ended(this, isKnown ? undefined : this.#failure)
     if (this.#failure === undefined) this.#settle.resolve()
     else this.#settle.reject(this.#failure.error)
   }
@@ -181,7 +206,8 @@ export class Consumer<M = Message> {
     } catch (error) {
       // A message that is not ours any more is somebody else's, by right; one of a lost connection comes again.
       const { code } = (error ?? {}) as QueueError
-      if (code !== 'ERR_BUS_LEASE_LOST' && code !== 'ERR_BUS_CONNECTION') this.#stop({ error })
+      const isNoMatter = code === 'ERR_BUS_LEASE_LOST' || code === 'ERR_BUS_CONNECTION' || isPassing(error)
+      if (!isNoMatter) this.#stop({ error })
     }
     this.#running--
     if (this.#start !== undefined) this.#lookAgain()
@@ -232,6 +258,8 @@ export class Consumer<M = Message> {
     }
     if (this.#interval === 0) return true
     const now = this.#clock.now()
+    // It is never further away, unless the clock of the machine was set back.
+    this.#next = Math.min(this.#next, now + this.#interval)
     if (now < this.#next) {
       this.#cancel?.()
       this.#cancel = this.#clock.after(this.#next - now, () => this.#work(), true)
@@ -293,14 +321,18 @@ export class Consumer<M = Message> {
     const context = new Context()
     const leave = this.#source.watch?.(message, (reason) => context.abort(reason))
     let result: unknown
+    let isPromise: boolean
     let settled: Promise<void> | undefined
     try {
       result = this.#call(message, context)
+      isPromise = isThenable(result)
     } catch (error) {
       settled = this.#source.failed(message, error)
       return leave === undefined ? settled : settled.finally(leave)
     }
-    settled = isThenable(result) ? this.#whenDone(message, result) : this.#source.succeeded(message, result)
+    settled = isPromise
+      ? this.#whenDone(message, result as PromiseLike<unknown>)
+      : this.#source.succeeded(message, result)
     if (leave === undefined) return settled
     if (settled !== undefined) return settled.finally(leave)
     leave()
@@ -342,7 +374,7 @@ export class Consumer<M = Message> {
   }
 }
 
-const isThenable = (value: unknown): value is PromiseLike<unknown> =>
+const isThenable = (value: unknown): boolean =>
   typeof value === 'object' && value !== null && 'then' in value && typeof value.then === 'function'
 
 /** Most handlers never ask for their signal. */

@@ -4,7 +4,7 @@ import { checkInteger, checkOptions, outOfRange } from '../errors.ts'
 import { decode } from './body.ts'
 import type { Codecs } from './codecs.ts'
 import { DEAD, deadOf } from './message.ts'
-import { BUS_BATCH, type Delivery, demand, type Outgoing, type Transport } from './transport.ts'
+import { BUS_BATCH, type Delivery, demand, type Outgoing, type Transport, withoutOwn } from './transport.ts'
 
 export interface DeadLetter {
   readonly id: string
@@ -173,7 +173,7 @@ function toLetter(delivery: Delivery, codecs: Codecs): DeadLetter {
     id,
     body: bodyOf(delivery, codecs),
     key: headers[DEAD.key],
-    headers: withoutDeath(headers),
+    headers: withoutOwn(withoutDeath(headers)),
     sentAt: new Date(sentAt),
     diedAt: new Date(Number(headers[DEAD.at])),
     reason: headers[DEAD.reason] ?? 'unknown',

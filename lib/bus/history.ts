@@ -6,7 +6,7 @@ import type { Codecs } from './codecs.ts'
 import { bodyOf, checkRate, chooser } from './dead-letters.ts'
 import { STOP } from './message.ts'
 import { RPC } from './replies.ts'
-import { BUS_BATCH, type Outgoing, type Past, type SendOptions, type Transport } from './transport.ts'
+import { BUS_BATCH, type Outgoing, type Past, type SendOptions, type Transport, withoutOwn } from './transport.ts'
 
 export interface HistoryEntry {
   readonly id: string
@@ -129,7 +129,7 @@ function toEntry(past: Past, codecs: Codecs): HistoryEntry {
     body: bodyOf(past, codecs),
     key,
     priority,
-    headers,
+    headers: withoutOwn(headers),
     sentAt: new Date(sentAt),
     acknowledgedAt: new Date(acknowledgedAt),
   }

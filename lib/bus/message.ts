@@ -1,12 +1,40 @@
 // A message in the hands of a consumer, and how it is settled.
+import { setMaxListeners } from 'node:events'
+import { setTimeout as sleep } from 'node:timers/promises'
 import { inspect } from 'node:util'
 import { checkInteger, outOfRange, QueueError } from '../errors.ts'
+import { checkSignal } from '../waiting.ts'
 import { bytesOf, decode } from './body.ts'
 import type { Event, Meter, Meters } from './meter.ts'
-import { type Addressed, BUS_BATCH, type Delivery, demand, type Settlement, type Transport } from './transport.ts'
+import {
+  type Addressed,
+  BUS_BATCH,
+  type Delivery,
+  demand,
+  type Settlement,
+  type Transport,
+  withoutOwn,
+} from './transport.ts'
+
+/** Passes by itself, sooner or later; what has failed so is not done. */
+const PASSING: readonly unknown[] = ['ERR_BUS_BUSY', 'ERR_BUS_DISK_FULL', 'ERR_BUS_QUEUE_FULL']
+
+export const isPassing = (error: unknown): boolean => PASSING.includes((error as QueueError | undefined)?.code)
+
+/** Milliseconds between attempts: the first time, doubled each time, and at most. */
+const SHORTEST = 100
+const LONGEST = 5000
+
+interface PersistOptions {
+  /** Gives it up. */
+  signal?: AbortSignal | undefined
+  /** It does not hold the process. */
+  background?: boolean | undefined
+}
 
 interface Pending {
   settlement: Settlement
+  insists: boolean
   resolve: (held: boolean) => void
   reject: (error: unknown) => void
 }
@@ -16,17 +44,20 @@ export class Settler {
   readonly #transport: Transport
   #batch: Pending[] = []
   #scheduled = false
+  readonly #over = new AbortController()
 
   constructor(transport: Transport) {
     this.#transport = transport
+    // As many as there are messages in hand.
+    setMaxListeners(0, this.#over.signal)
   }
 
-  /** False if the message was no longer ours. */
-  add(settlement: Settlement): Promise<boolean> {
-    return new Promise((resolve, reject) => this.#push({ settlement, resolve, reject }))
+  /** False if the message was no longer ours. `insists`: it is tried again as long as what is in the way may pass. */
+  add(settlement: Settlement, insists: boolean): Promise<boolean> {
+    return new Promise((resolve, reject) => this.#push({ settlement, insists, resolve, reject }))
   }
 
-  /** The same of many, with one promise for all. */
+  /** The same of many, with one promise for all; all insist. */
   addAll(settlements: readonly Settlement[]): Promise<boolean[]> {
     return new Promise((resolve, reject) => {
       const held: boolean[] = []
@@ -36,7 +67,7 @@ export class Settler {
           held[at] = isHeld
           if (--left === 0) resolve(held)
         }
-        this.#push({ settlement, resolve: resolveOne, reject })
+        this.#push({ settlement, insists: true, resolve: resolveOne, reject })
       })
     })
   }
@@ -49,9 +80,33 @@ export class Settler {
   }
 
   /** One that may fail by itself. */
-  async alone(settlement: Settlement): Promise<boolean> {
-    const [held] = await this.#transport.settle([settlement])
+  async alone(settlement: Settlement, insists: boolean): Promise<boolean> {
+    const settle = () => this.#transport.settle([settlement])
+    const [held] = await (insists ? this.persist(settle) : settle())
     return held as boolean
+  }
+
+  /** Tries again until it is done, fails for a reason that does not pass, or the bus is closed. */
+  async persist<R>(
+    work: () => Promise<R>,
+    options: PersistOptions = {},
+    passes: (error: unknown) => boolean = isPassing,
+  ): Promise<R> {
+    const { signal = this.#over.signal, background } = options
+    for (let wait = SHORTEST; ; wait = Math.min(2 * wait, LONGEST)) {
+      try {
+        return await work()
+      } catch (error) {
+        if (!passes(error) || this.#over.signal.aborted) throw error
+      }
+      await sleep(wait, undefined, { signal, ref: background !== true }).catch(() => {})
+      checkSignal(options.signal)
+    }
+  }
+
+  /** From now on nothing is tried more than once again. */
+  end(): void {
+    this.#over.abort()
   }
 
   flush(): void {
@@ -59,12 +114,15 @@ export class Settler {
     while (this.#batch.length > 0) void this.#settle(this.#batch.splice(0, BUS_BATCH))
   }
 
-  async #settle(batch: readonly Pending[]): Promise<void> {
+  async #settle(batch: readonly Pending[], persists = false): Promise<void> {
+    const settle = () => this.#transport.settle(batch.map(({ settlement }) => settlement))
     try {
-      const held = await this.#transport.settle(batch.map(({ settlement }) => settlement))
+      const held = await (persists ? this.persist(settle) : settle())
       for (const [at, { resolve }] of batch.entries()) resolve(held[at] as boolean)
     } catch (error) {
-      for (const { reject } of batch) reject(error)
+      const again = persists || !isPassing(error) ? [] : batch.filter(({ insists }) => insists)
+      for (const { insists, reject } of batch) if (again.length === 0 || !insists) reject(error)
+      if (again.length > 0) void this.#settle(again, true)
     }
   }
 }
@@ -97,10 +155,19 @@ export const DEAD = {
 export const CORRELATION = 'correlation-id'
 
 /** The header of a message that ends the consumer that gets it. */
-export const STOP = 'stop'
+export const STOP = 'kmq-stop'
 
 /** The queue of the dead letters of a queue. */
 export const deadOf = (queue: string): string => `${queue}/dead`
+
+/** What an error says, or whatever else was thrown. */
+export function textOf(error: unknown, what: 'message' | 'stack'): string {
+  try {
+    return error instanceof Error ? String(error[what] ?? error.message) : String(error)
+  } catch {
+    return 'something that has no text was thrown'
+  }
+}
 
 /** Instead of a body that nobody has asked for yet. */
 export const UNREAD: unique symbol = Symbol('unread')
@@ -111,6 +178,7 @@ export class Message<T = unknown> {
   readonly #origin: Origin
   #body: T | typeof UNREAD
   #settled = false
+  #isLeft = false
 
   /** @internal */
   constructor(delivery: Delivery, body: T | typeof UNREAD, origin: Origin) {
@@ -133,6 +201,11 @@ export class Message<T = unknown> {
   }
 
   get headers(): Readonly<Record<string, string>> {
+    return withoutOwn(this.#delivery.headers)
+  }
+
+  /** @internal With those of the bus. */
+  get allHeaders(): Readonly<Record<string, string>> {
     return this.#delivery.headers
   }
 
@@ -184,6 +257,12 @@ export class Message<T = unknown> {
     return this.reply(send)
   }
 
+  /** @internal It is for its consumer to settle it, which does not give up for what passes. */
+  left(): this {
+    this.#isLeft = true
+    return this
+  }
+
   /** @internal Acknowledges; at once where there is nobody who has to know. */
   done(): Promise<void> | undefined {
     if (this.#origin.transport.capabilities.lease !== false) {
@@ -224,7 +303,7 @@ export class Message<T = unknown> {
     const { token } = this.#delivery
     checkInteger('number of messages to send', send.length, 1, BUS_BATCH - 1)
     this.#check('ack')
-    if (!(await this.#origin.settler.alone({ token, outcome: 'ack', send }))) throw this.#lost('ack')
+    if (!(await this.#origin.settler.alone({ token, outcome: 'ack', send }, false))) throw this.#lost('ack')
     this.#settled = true
     this.#origin.meter.count('acknowledged', [this])
     this.#origin.meters.sent(send)
@@ -246,7 +325,7 @@ export class Message<T = unknown> {
   dead(reason: string, error?: unknown): Promise<void> {
     const { name, now } = this.#origin
     const headers: Record<string, string> = {
-      ...this.headers,
+      ...this.#delivery.headers,
       [DEAD.reason]: reason,
       [DEAD.queue]: name,
       [DEAD.attempts]: String(this.attempts + 1),
@@ -256,8 +335,7 @@ export class Message<T = unknown> {
     }
     // The dead have no order.
     if (this.key !== undefined) headers[DEAD.key] = this.key
-    if (error !== undefined)
-      headers[DEAD.error] = error instanceof Error ? (error.stack ?? error.message) : String(error)
+    if (error !== undefined) headers[DEAD.error] = textOf(error, 'stack')
     const settlement = { token: this.#delivery.token, outcome: 'dead', queue: deadOf(name), headers } as const
     return this.#settle('dead', settlement, 'dead', reason)
   }
@@ -267,7 +345,7 @@ export class Message<T = unknown> {
     checkDelay(ms)
     this.#check('extend')
     const until = this.#origin.now() + ms
-    const held = await this.#origin.settler.add({ token: this.#delivery.token, outcome: 'extend', until })
+    const held = await this.#origin.settler.add({ token: this.#delivery.token, outcome: 'extend', until }, false)
     if (!held) throw this.#lost('extend')
   }
 
@@ -278,7 +356,7 @@ export class Message<T = unknown> {
   begin(): Promise<boolean> | true {
     const { suspect, leasedAt } = this.#delivery
     if (!suspect && (leasedAt === undefined || this.#origin.now() <= leasedAt)) return true
-    return this.#origin.settler.alone({ token: this.#delivery.token, outcome: 'begin' })
+    return this.#origin.settler.alone({ token: this.#delivery.token, outcome: 'begin' }, true)
   }
 
   async #settle(call: string, settlement: Settlement, event?: Event, reason?: string): Promise<void> {
@@ -286,7 +364,7 @@ export class Message<T = unknown> {
     this.#settled = true
     let held: boolean
     try {
-      held = await this.#origin.settler.add(settlement)
+      held = await this.#origin.settler.add(settlement, this.#isLeft)
     } catch (error) {
       this.#settled = false
       throw error

@@ -5,11 +5,22 @@ import { deadlineOf } from '../waiting.ts'
 import { decode, encode } from './body.ts'
 import type { Cancellations } from './cancellations.ts'
 import type { Clock } from './clock.ts'
-import type { Codecs } from './codecs.ts'
+import { type Codecs, ENCODING } from './codecs.ts'
 import { type ConsumeOptions, Consumer, type Handler, type Source, type StartOptions } from './consumer.ts'
 import { bodyOf, DeadLetters } from './dead-letters.ts'
 import { History } from './history.ts'
-import { CORRELATION, deadOf, MAX_TIME, Message, type Origin, type Settler, STOP, UNREAD } from './message.ts'
+import {
+  CORRELATION,
+  deadOf,
+  isPassing,
+  MAX_TIME,
+  Message,
+  type Origin,
+  type Settler,
+  STOP,
+  textOf,
+  UNREAD,
+} from './message.ts'
 import type { Event, Latencies, Meters } from './meter.ts'
 import { Gathering, type Gatherings } from './outlet.ts'
 import { type Replies, type RequestOptions, RPC } from './replies.ts'
@@ -27,11 +38,13 @@ import {
   type Outgoing,
   type Outlet,
   type Overflow,
+  OWN_HEADER,
   type Receipt,
   type Transport,
   type ReceiveOptions as TransportReceiveOptions,
   type SendOptions as TransportSendOptions,
   type TransportStats,
+  withoutOwn,
 } from './transport.ts'
 
 /** How often and when what has failed is tried again; milliseconds. */
@@ -147,7 +160,7 @@ export interface Context {
   readonly cancellations: Cancellations
   readonly tracing: Tracing | undefined
   readonly meters: Meters
-  readonly consumers: Set<{ close(): Promise<void> }>
+  readonly consumers: Set<{ end(): Promise<void> }>
   readonly gatherings: Gatherings
   /** Of a namespace. */
   readonly scope?: Scope
@@ -163,10 +176,8 @@ export interface Scope {
   declare(): Promise<unknown> | undefined
 }
 
-/** Units of what is told of an error in a header of its reply. */
+/** Bytes of what is told of an error in a header of its reply. */
 const LONGEST_ERROR = 500
-
-const NONE: readonly Addressed[] = []
 
 const NAME = /^[\w.:-]{1,128}$/
 const VERSION = 'version'
@@ -284,9 +295,9 @@ export class Queue<T = unknown> {
     return tracing === undefined ? work() : tracing.produce(operation, destination, work)
   }
 
-  async #sendOne(body: T, options: SendOptions, carry: Carry | undefined): Promise<Receipt> {
+  async #sendOne(body: T, options: SendOptions, carry: Carry | undefined, own?: Outgoing['headers']): Promise<Receipt> {
     // At once: the caller may reuse his bytes.
-    const message = this.#outgoing(body, options)
+    const message = this.#outgoing(body, options, own)
     if (this.#schema !== undefined) await this.#check(body)
     const [receipt] = await this.#send([message], options, carry)
     return receipt as Receipt
@@ -401,7 +412,8 @@ export class Queue<T = unknown> {
     return new QueueError('ERR_BUS_INVALID_BODY', { syscall: call, path: this.name, detail })
   }
 
-  #outgoing(body: unknown, options: Omit<SendOptions, 'durability' | 'signal'>): Outgoing {
+  /** @param own headers of the bus */
+  #outgoing(body: unknown, options: Omit<SendOptions, 'durability' | 'signal'>, own?: Outgoing['headers']): Outgoing {
     checkOptions(options)
     const { id, key, priority = 0, delay = 0, at, ttl, headers, correlationId } = options
     if (id !== undefined) checkText('id', id)
@@ -427,7 +439,7 @@ export class Queue<T = unknown> {
       priority,
       due: at === undefined ? (delay > 0 ? now + delay : 0) : at.getTime(),
       expires: ttl === undefined ? 0 : Math.ceil(now + ttl),
-      headers: this.#headers(headers, correlationId, encoding),
+      headers: this.#headers(headers, correlationId, own === undefined ? encoding : { ...own, ...encoding }),
     }
   }
 
@@ -443,20 +455,22 @@ export class Queue<T = unknown> {
   #headers(
     headers: SendOptions['headers'],
     correlationId: string | undefined,
-    encoding: Record<string, string> | undefined,
+    own: Outgoing['headers'],
   ): Outgoing['headers'] {
-    const { length } = [headers, correlationId, this.#version, encoding].filter((one) => one !== undefined)
+    const { length } = [headers, correlationId, this.#version, own].filter((one) => one !== undefined)
     if (length === 0) return undefined
     const all: Record<string, string> = {}
     if (headers !== undefined && (typeof headers !== 'object' || headers === null))
       throw invalidType('"headers" option', 'an object', headers)
     for (const [name, value] of Object.entries(headers ?? {})) {
       if (typeof value !== 'string') throw invalidType(`header "${name}"`, 'a string', value)
+      if (name.startsWith(OWN_HEADER))
+        throw invalidValue('"headers" option', `names that do not begin with "${OWN_HEADER}"`, name)
       all[name] = value
     }
     if (correlationId !== undefined) all[CORRELATION] = checkText('correlationId', correlationId)
     if (this.#version !== undefined) all[VERSION] = this.#version
-    return Object.assign(all, encoding)
+    return Object.assign(all, own)
   }
 
   /**
@@ -471,14 +485,14 @@ export class Queue<T = unknown> {
     const { replies, clock } = this.#context
     return this.#traced('request', (carry) => {
       const send = (headers: Record<string, string>, ttl: number) =>
-        this.#sendOne(body, { ...rest, ttl, signal, headers: { ...rest.headers, ...headers } }, carry)
+        this.#sendOne(body, { ...rest, ttl, signal }, carry, headers)
       return replies.request(send, clock.now(), { timeout, signal }) as Promise<R>
     })
   }
 
   /** Ends one consumer, whichever gets to it: cleanly, after what it is doing. */
   async stopOne(options: Pick<SendOptions, 'priority' | 'delay'> = {}): Promise<void> {
-    await this.#send([this.#outgoing('', { ...options, headers: { [STOP]: '' } })], {})
+    await this.#send([this.#outgoing('', options, { [STOP]: '' })], {})
   }
 
   /**
@@ -527,7 +541,8 @@ export class Queue<T = unknown> {
         // Taken away meanwhile: somebody else's.
         if ((error as QueueError).code === 'ERR_BUS_LEASE_LOST') continue
         const back = deliveries.map(({ token }) => ({ token, outcome: 'retry', due: 0, counted: false }) as const)
-        await this.#context.transport.settle(back).catch(() => {})
+        const giveBack = () => transport.settle(back)
+        await giveBack().catch(() => void this.#context.settler.persist(giveBack).catch(() => {}))
         throw error
       }
     }
@@ -590,7 +605,7 @@ export class Queue<T = unknown> {
   #decode(delivery: Delivery): unknown {
     const { codecs } = this.#context
     const { body, format, headers } = delivery
-    if (codecs.isEmpty && headers.encoding === undefined) return decode(body, format)
+    if (codecs.isEmpty && headers[ENCODING] === undefined) return decode(body, format)
     return decode(codecs.decode(body, headers, format), format)
   }
 
@@ -641,23 +656,32 @@ export class Queue<T = unknown> {
   #consume<M>(source: Source<M>, handler: Handler<M>, options: ConsumeOptions): Consumer<M> {
     const { consumers, clock, tracing } = this.#context
     const traced = tracing?.handler(this.name, handler) ?? handler
-    const consumer = new Consumer(source, traced, options, clock, (ended) => consumers.delete(ended))
+    const consumer = new Consumer(source, traced, options, clock, (ended, failure) => {
+      consumers.delete(ended)
+      if (failure === undefined) return
+      const detail = textOf(failure.error, 'stack')
+      process.emitWarning(`a consumer of '${this.name}' has ended`, { code: 'KERNELMQ_BUS_CONSUMER', detail })
+    })
     consumers.add(consumer)
     return consumer
   }
 
   #source(lease: number = Number.POSITIVE_INFINITY): Source<Message<T>> & Together<Message<T>> {
-    const { clock } = this.#context
+    const { clock, settler, background } = this.#context
     const ahead = lease === Number.POSITIVE_INFINITY ? undefined : new Ahead<T>(lease, clock)
+    // Those who wait for replies are told that there is no connection, and what is left of them holds no process.
+    const left = (message: Message<T>) => (background === true ? message : message.left())
     const succeeded = (message: Message<T>, result?: unknown) => {
       if (message.settled) return undefined
-      const send = this.#isCancelled(message) ? NONE : this.#reply(message, result)
-      return send.length === 0 ? message.done() : message.reply(send)
+      return requestOf(message) === undefined || this.#isCancelled(message)
+        ? left(message).done()
+        : this.#answer(message, result)
     }
     return {
       receive: (max, wait, signal, start) => {
         const deadline = wait ? Number.POSITIVE_INFINITY : 0
-        const received = this.#receive({ max, deadline, signal, lease, start, together: true })
+        const receive = () => this.#receive({ max, deadline, signal, lease, start, together: true })
+        const received = settler.persist(receive, { signal, background }, background === true ? isPassing : isAway)
         return ahead === undefined ? received : received.then((messages) => ahead.add(messages))
       },
       succeeded,
@@ -666,14 +690,11 @@ export class Queue<T = unknown> {
         const others = messages.filter((message) => !message.settled && requestOf(message) === undefined)
         return Promise.all([Message.doneAll(others), ...requests.map((message) => succeeded(message))])
       },
-      timeLeft({ headers }) {
-        const deadline = headers[RPC.deadline]
-        return deadline === undefined ? undefined : Number(deadline) - clock.now()
-      },
-      failed: (message, error) => this.#failed(message, error),
+      timeLeft: (message) => this.#timeLeft(message),
+      failed: (message, error) => this.#failed(left(message), error),
       release(message) {
         ahead?.begin(message)
-        return message.release()
+        return left(message).release()
       },
       begin: (message) => {
         ahead?.begin(message)
@@ -683,7 +704,7 @@ export class Queue<T = unknown> {
         const id = requestOf(message)
         return id === undefined ? undefined : this.#context.cancellations.watch(id, abort)
       },
-      isStop: (message) => message.headers[STOP] !== undefined,
+      isStop: (message) => message.allHeaders[STOP] !== undefined,
     }
   }
 
@@ -692,12 +713,17 @@ export class Queue<T = unknown> {
     await this.#context.cancellations.listen()
     if (!this.#isCancelled(message)) return message.begin()
     try {
-      await message.ack()
+      await message.left().ack()
     } catch (error) {
       // Taken away meanwhile: whoever has it drops it. The others of a batch are ours.
       if ((error as QueueError).code !== 'ERR_BUS_LEASE_LOST') throw error
     }
     return false
+  }
+
+  #timeLeft(message: Message<T>): number | undefined {
+    const deadline = requestOf(message) === undefined ? undefined : message.allHeaders[RPC.deadline]
+    return deadline === undefined ? undefined : Number(deadline) - this.#context.clock.now()
   }
 
   #isCancelled(message: Message<T>): boolean {
@@ -709,18 +735,45 @@ export class Queue<T = unknown> {
     if (message.settled) return
     if (this.#isCancelled(message)) return message.ack()
     if (message.attempts < this.#retry.max) return message.retry()
-    const reply = this.#reply(message, null, error instanceof Error ? error.message : String(error))
-    const { transport } = this.#context
-    if (reply.length > 0) await transport.send(reply, { overflow: transport.overflow, disk: false, signal: undefined })
+    if (requestOf(message) !== undefined) await this.#refuse(message, textOf(error, 'message'))
     await message.dead(`failed ${message.attempts + 1} times`, error)
   }
 
-  #reply(message: Message<T>, result: unknown, error?: string): Addressed[] {
-    const id = requestOf(message)
-    if (id === undefined) return []
-    const queue = message.headers[RPC.replyTo] as string
-    const about = { [RPC.replyId]: id, ...(error !== undefined && { [RPC.error]: error.slice(0, LONGEST_ERROR) }) }
-    return [{ queue, message: this.#outgoing(result ?? null, { headers: about }) }]
+  /** A result that cannot be sent is a failure of the handler. */
+  async #answer(message: Message<T>, result: unknown): Promise<void> {
+    const reply = () => (this.#isLate(message) ? message.ack() : message.reply([this.#reply(message, result)]))
+    try {
+      await this.#context.settler.persist(reply)
+    } catch (error) {
+      if (error instanceof QueueError) throw error
+      await this.#failed(message.left(), error)
+    }
+  }
+
+  /** Nobody waits for the reply any more. */
+  #isLate(message: Message<T>): boolean {
+    return (this.#timeLeft(message) ?? 1) <= 0
+  }
+
+  async #refuse(message: Message<T>, error: string): Promise<void> {
+    const { transport, settler } = this.#context
+    const options: TransportSendOptions = { overflow: transport.overflow, disk: false, signal: undefined }
+    try {
+      const reply = [this.#reply(message, null, error)]
+      await settler.persist(async () => this.#isLate(message) || transport.send(reply, options))
+    } catch (failure) {
+      // A codec that does not even take this: then the time of the request says it.
+      if (failure instanceof QueueError) throw failure
+    }
+  }
+
+  #reply(message: Message<T>, result: unknown, error?: string): Addressed {
+    const queue = message.allHeaders[RPC.replyTo] as string
+    const about = {
+      [RPC.replyId]: requestOf(message) as string,
+      ...(error !== undefined && { [RPC.error]: shortened(error) }),
+    }
+    return { queue, message: this.#outgoing(result ?? null, {}, about) }
   }
 
   /**
@@ -740,7 +793,8 @@ export class Queue<T = unknown> {
     const { deliveries, next } = await transport.browse(this.name, { max, after })
     const messages = deliveries.map((delivery) => {
       const { id, key, priority, headers, sentAt, attempts, losses } = delivery
-      return { id, body: bodyOf(delivery, codecs), key, priority, headers, sentAt: new Date(sentAt), attempts, losses }
+      const about = { headers: withoutOwn(headers), sentAt: new Date(sentAt), attempts, losses }
+      return { id, body: bodyOf(delivery, codecs), key, priority, ...about }
     })
     return { messages, next }
   }
@@ -783,8 +837,12 @@ export class Queue<T = unknown> {
   }
 }
 
+/** What keeps a consumer from its queue, and may pass. */
+const isAway = (error: unknown): boolean =>
+  isPassing(error) || (error as QueueError | undefined)?.code === 'ERR_BUS_CONNECTION'
+
 /** Of a request; to a queue that is nobody's any more no reply is sent. */
-function requestOf({ headers }: Message): string | undefined {
+function requestOf({ allHeaders: headers }: Message): string | undefined {
   return headers[RPC.replyTo]?.startsWith(BORROWED) === true ? (headers[RPC.replyId] ?? '') : undefined
 }
 
@@ -816,6 +874,13 @@ class Ahead<T> {
       message.extend(this.#lease).catch(() => {})
     }
   }
+}
+
+/** Its first bytes: a message of the kernel may have little room for headers. */
+function shortened(error: string): string {
+  const bytes = Buffer.from(error.slice(0, LONGEST_ERROR)).subarray(0, LONGEST_ERROR)
+  // Without a part of a character at the end.
+  return new TextDecoder().decode(bytes, { stream: true })
 }
 
 /** What is done with messages that were handled together. */

@@ -8,12 +8,12 @@ import type { Transport } from './transport.ts'
 
 /** Headers of a request, and of a reply. */
 export const RPC = {
-  replyTo: 'reply-to',
+  replyTo: 'kmq-reply-to',
   /** By this the reply is found: the correlation id is for the user. */
-  replyId: 'reply-id',
+  replyId: 'kmq-reply-id',
   /** When nobody waits for the reply any more, in milliseconds since the epoch. */
-  deadline: 'deadline',
-  error: 'error',
+  deadline: 'kmq-deadline',
+  error: 'kmq-error',
 } as const
 
 export interface RequestOptions {
@@ -63,7 +63,7 @@ export class Replies {
     return this.#ready
   }
 
-  #take({ headers, body }: Message): void {
+  #take({ allHeaders: headers, body }: Message): void {
     const waiter = this.#waiting.get(headers[RPC.replyId] ?? '')?.waiter
     if (waiter === undefined) return
     if (headers[RPC.error] === undefined) waiter.resolve(body)

@@ -95,8 +95,7 @@ export class Topic<T = unknown> {
     const own = await transport.borrow(this.#prefix)
     await transport.bind({ ...this.#binding('q', { headers }), queue: own })
     const consumer = this.#context.queue(own, queueOptions).consume(handler, consumeOptions)
-    const drop = () => transport.drop(own).catch(() => {})
-    consumer.closed.then(drop, drop)
+    void consumer.ended.then(() => transport.drop(own).catch(() => {}))
     return consumer
   }
 }

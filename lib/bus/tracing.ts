@@ -76,7 +76,7 @@ export class Tracing {
       const links = isBatch ? contexts.flatMap((one) => trace.getSpanContext(one) ?? []) : []
       const attributes = {
         ...general,
-        ...attributesOfMessages(messages.map(({ id, headers, data }) => ({ id, headers, body: data }))),
+        ...attributesOfMessages(messages.map(({ id, allHeaders, data }) => ({ id, headers: allHeaders, body: data }))),
         ...(isBatch && { 'messaging.batch.message_count': messages.length }),
       }
       const options = { kind, attributes, links: links.map((one) => ({ context: one })) }

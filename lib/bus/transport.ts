@@ -34,6 +34,18 @@ export interface Receipt {
   duplicate: boolean
 }
 
+/** What the names of headers begin with that are the bus's own: no user gives one such a name, or sees it. */
+export const OWN_HEADER = 'kmq-'
+
+/** Those that a user has given, or is to see. */
+export function withoutOwn(headers: Readonly<Record<string, string>>): Readonly<Record<string, string>> {
+  for (const name in headers) {
+    if (!name.startsWith(OWN_HEADER)) continue
+    return Object.fromEntries(Object.entries(headers).filter(([one]) => !one.startsWith(OWN_HEADER)))
+  }
+  return headers
+}
+
 export const NO_HEADERS: Readonly<Record<string, string>> = Object.freeze({})
 
 /** A message in the hands of one consumer; `token` is what settling it needs. */

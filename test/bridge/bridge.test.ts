@@ -750,6 +750,7 @@ describe('a configuration', () => {
     ['routes[0].filter.colour', /absent/, { routes: [{ ...route, filter: { colour: 1 } }] }],
     ['routes[0].filter.headers.a', /any characters/, { routes: [{ ...route, filter: { headers: { a: 1 } } }] }],
     ['routes[0].filter.priority.min', /integer/, { routes: [{ ...route, filter: { priority: { min: 'x' } } }] }],
+    ['routes[0].headers', /do not begin with "kmq-"/, { routes: [{ ...route, headers: { 'kmq-stop': '' } }] }],
     ['routes[0].headers.a', /\{ "header": NAME \}/, { routes: [{ ...route, headers: { a: 7 } }] }],
     ['routes[0].key.header', /not empty/, { routes: [{ ...route, key: { header: '' } }] }],
     ['listen.port', /0 to 65535/, { routes: [route], listen: { port: 70_000 } }],

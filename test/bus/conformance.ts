@@ -89,6 +89,7 @@ export const conformance = (scheme: Scheme): void => {
       ['a time', 'x', { at: new Date('no') }, /"at" option must be a valid Date/],
       ['two times', 'x', { at: new Date(), delay: 5 }, /"delay" option must be absent where "at" is given/],
       ['a header', 'x', { headers: { a: 1 } }, /header "a" must be a string/],
+      ['a header of the bus', 'x', { headers: { 'kmq-stop': '' } }, /names that do not begin with "kmq-"/],
       ['options', 'x', 7, /"options" argument must be an object/],
     ])('with %s that cannot be is refused, and nothing is sent', async (_, body, options, message) => {
       const queue = await make()
@@ -552,6 +553,17 @@ export const conformance = (scheme: Scheme): void => {
       await Promise.all(stopped.map(({ closed }) => closed))
     })
 
+    test('handles what has headers of any name, and gives back these alone', async () => {
+      const queue = await make('q', { retry: { max: 0 } })
+      const headers = { stop: 'bus line 7', encoding: 'utf-8', deadline: '17', 'reply-to': 'me', error: 'none' }
+      const handled = deferred<unknown>()
+      const consumer = queue.consume((message) => handled.resolve([message.body, message.headers]))
+      const ended = consumer.closed.then(() => 'ended')
+      await queue.send('x', { headers })
+      expect(await Promise.race([handled.promise, ended])).toEqual(['x', headers])
+      while ((await queue.stats()).totals.acknowledged === 0) await sleep(1)
+    })
+
     test('takes several at a time where it is told to, and settles them together', async () => {
       const queue = await make('q', { retry: { max: 0 } })
       await queue.sendMany(Array.from({ length: 7 }, (_, body) => ({ body })))
@@ -582,6 +594,28 @@ export const conformance = (scheme: Scheme): void => {
       expect(await queue.stats()).toMatchObject({ ready: 0, leased: 0 })
       await queue.stopOne()
       expect(() => queue.consume(() => {}, { batch: 0 })).toThrow('"batch" option')
+    })
+
+    test('goes on after what is thrown cannot be turned into text, and what is returned cannot be looked at', async () => {
+      const queue = await make('q', { retry: { max: 1, base: 1 } })
+      const handled: unknown[] = []
+      const last = deferred()
+      queue.consume(({ body }) => {
+        handled.push(body)
+        if (body === 'odd') throw Object.create(null)
+        if (body === 'last') last.resolve()
+        return new Proxy({}, { has: () => handled.length === 3 && Object.create(null).none() })
+      })
+      await queue.send('odd')
+      while (handled.length < 2) await sleep(1)
+      await queue.send('last')
+      await last.promise
+      while ((await queue.stats()).totals.acknowledged === 0) await sleep(1)
+      expect(handled).toEqual(['odd', 'odd', 'last', 'last'])
+      if (!can(scheme, 'deadLetter')) return
+      while ((await queue.stats()).dead === 0) await sleep(1)
+      const { letters } = await queue.dead.list()
+      expect(letters).toMatchObject([{ body: 'odd', reason: 'failed 2 times', error: expect.any(String) }])
     })
 
     test('refuses what it cannot do', async () => {

@@ -99,10 +99,10 @@ export const exchange = (scheme: Scheme): void => {
     test('takes the correlation id and the headers of its sender to its handler, and gets its reply', async () => {
       const bus = await newBus(scheme)
       const queue = bus.queue('q')
-      queue.consume(({ body, headers }) => [body, headers['correlation-id'], headers.a])
+      queue.consume(({ body, headers }) => [body, headers])
       const options = { timeout: 60_000, correlationId: 'order 17', headers: { a: 'b' } }
       const replies = await Promise.all([1, 2].map((n) => queue.request(n, options)))
-      expect(replies).toEqual([1, 2].map((n) => [n, 'order 17', 'b']))
+      expect(replies).toEqual([1, 2].map((n) => [n, { a: 'b', 'correlation-id': 'order 17' }]))
     })
 
     test('gets what its handler returns', async () => {
@@ -128,6 +128,41 @@ export const exchange = (scheme: Scheme): void => {
       await expect(failed).rejects.toBeInstanceOf(ReplyError)
       await expect(failed).rejects.toMatchObject({ code: 'ERR_BUS_REPLY', message: 'cannot' })
       expect(calls).toBe(2)
+    })
+
+    test('rejects where what its handler returns or throws cannot be sent, and the next one is answered', async () => {
+      const bus = await newBus(scheme)
+      const queue = bus.queue('q', { retry: { max: 1, base: 1 } })
+      const cycle: { self?: object } = {}
+      cycle.self = cycle
+      const asNothing = () => {
+        throw new Error('not to be had')
+      }
+      const odd: Record<string, () => unknown> = {
+        bigint: () => ({ count: 10n }),
+        cycle: () => cycle,
+        function: () => () => {},
+        'does not say whether it is a promise': () => new Proxy({}, { get: asNothing, has: asNothing }),
+        'without text': () => {
+          throw Object.create(null)
+        },
+        'throws its text': () => {
+          throw { toString: asNothing }
+        },
+        'a message that is none': () => {
+          throw Object.assign(new Error(), { message: 7, stack: 8 })
+        },
+        'a long one': () => {
+          throw new Error('€'.repeat(600))
+        },
+      }
+      const consumer = queue.consume(({ body }) => odd[body as string]?.() ?? body)
+      for (const name of Object.keys(odd)) {
+        await expect(queue.request(name), name).rejects.toMatchObject({ code: 'ERR_BUS_REPLY' })
+        expect(await queue.request('good')).toBe('good')
+      }
+      await consumer.close()
+      expect(await queue.stats()).toMatchObject({ ready: 0, leased: 0 })
     })
 
     test('that nobody answers in time rejects, is not handled later, and its handler is told', async () => {

@@ -225,11 +225,14 @@ describe.each(['memory', 'local'] as const)('a lease with a limit, of %s:', (sch
   })
 })
 
-test('at SIGTERM a process ends what it does, and gives back the rest', async () => {
+test.each([
+  ['a process', 'drain'],
+  ['a process with another bus', 'drainTwo'],
+])('at SIGTERM %s ends what it does, and gives back the rest', async (_, what) => {
   const url = newUrl()
   const queue = (await openBus(url)).queue('q')
   await queue.sendMany(['a', 'b', 'c'].map((body) => ({ body })))
-  const child = startBus(url, 'drain')
+  const child = startBus(url, what)
   expect(await heard(child)).toBe('a')
   child.kill('SIGTERM')
   const { signal, stdout } = await child.outcome

@@ -14,7 +14,7 @@ test('requests that wait reject when the consumer of their replies stops, and th
   const request = () =>
     replies.request(
       async (headers) => {
-        sent.push(headers['reply-to'] as string)
+        sent.push(headers['kmq-reply-to'] as string)
         stops.at(-1)?.(new Error('no store'))
       },
       Date.now(),
