@@ -1,23 +1,30 @@
 // Routes that lead back to where they begin: what goes in goes round for ever, or is dropped as its own duplicate.
 import { isBound } from '../bus/topic-pattern.ts'
-import type { Route } from './config.ts'
 import { busOf, type Endpoint, isKernel, placeOf } from './endpoint.ts'
 
+/** What says of a route which messages go where. */
+interface Passage {
+  readonly from: Endpoint
+  readonly to: Endpoint
+  readonly filter: { readonly headers?: object | undefined; readonly key?: unknown; readonly priority?: unknown }
+  readonly headers: object
+}
+
 /** The routes of a circle that no filter can end, by their places among all; undefined if there is none. */
-export function circleIn(routes: readonly Route[]): number[] | undefined {
+export function circleIn(routes: readonly Passage[]): number[] | undefined {
   const next = nextOf(routes)
   const isOpen = routes.map(({ filter }) => Object.keys(filter).length === 0)
   for (const start of routes.keys()) {
     // A filter on a shorter way round ends nothing on one that has none.
     const open = isOpen[start] ? circleFrom(start, next, (at) => isOpen[at] === true) : undefined
     const circle = open ?? circleFrom(start, next, () => true)
-    if (circle !== undefined && !mayEnd(circle.map((at) => routes[at] as Route))) return circle
+    if (circle !== undefined && !mayEnd(circle.map((at) => routes[at] as Passage))) return circle
   }
   return undefined
 }
 
 /** Of each route those that take what it sends. */
-function nextOf(routes: readonly Route[]): number[][] {
+function nextOf(routes: readonly Passage[]): number[][] {
   const sources = routes.map(({ from }) => ({ place: placeOf(from), topic: topicOf(from) }))
   return routes.map(({ to }) => {
     const [place, sent] = [placeOf(to), topicOf(to)]
@@ -51,7 +58,7 @@ function circleFrom(
 }
 
 /** What passed each filter passes again, unless what that looks at was changed on the way, or each wants another. */
-function mayEnd(circle: readonly Route[]): boolean {
+function mayEnd(circle: readonly Passage[]): boolean {
   const seen = new Map<string, string>()
   for (const { filter } of circle) {
     // Not every bus has a place for these.

@@ -756,11 +756,12 @@ export class Queue<T = unknown> {
   }
 
   async #refuse(message: Message<T>, error: string): Promise<void> {
-    const { transport, settler } = this.#context
+    const { transport, settler, meters } = this.#context
     const options: TransportSendOptions = { overflow: transport.overflow, disk: false, signal: undefined }
     try {
       const reply = [this.#reply(message, null, error)]
-      await settler.persist(async () => this.#isLate(message) || transport.send(reply, options))
+      const send = () => transport.send(reply, options).then(() => meters.sent(reply))
+      await settler.persist(async () => this.#isLate(message) || send())
     } catch (failure) {
       // A codec that does not even take this: then the time of the request says it.
       if (failure instanceof QueueError) throw failure

@@ -87,6 +87,11 @@ test.each(['memory', 'local', 'mq', 'sysv'] as const)(
     sent.length = 0
     expect(await a.request('ping')).toBe('pong')
     await expect.poll(() => sent.map(({ queue }) => queue.split('/')[0])).toEqual(['a', 'borrowed'])
+    const failing = bus.queue('failing', { retry: { max: 0 } })
+    failing.consume(() => Promise.reject(new Error('no')))
+    sent.length = 0
+    await expect(failing.request('ping')).rejects.toThrow('no')
+    await expect.poll(() => sent.map(({ queue }) => queue.split('/')[0])).toEqual(['failing', 'borrowed'])
   },
 )
 
