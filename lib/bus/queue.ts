@@ -636,6 +636,14 @@ export class Queue<T = unknown> {
     handler: Handler<Message<T>> | Handler<Message<T>[]>,
     options: ConsumeOptions & { batch?: number } = {},
   ): Consumer<Message<T>> | Consumer<Message<T>[]> {
+    this.checkConsume(handler, options)
+    const { batch, lease } = options
+    if (batch === undefined) return this.#consume(this.#source(lease), handler as Handler<Message<T>>, options)
+    return this.#consume(inBatches(this.#source(lease), batch), handler as Handler<Message<T>[]>, options)
+  }
+
+  /** @internal Throws what {@link consume} would throw: who has to do something before it asks first. */
+  checkConsume(handler: unknown, options: ConsumeOptions & { batch?: number }): void {
     if (typeof handler !== 'function') throw invalidType('handler', 'a function', handler)
     checkOptions(options)
     const { concurrency = 1, prefetch = concurrency, batch, timeout, lease, rate, start } = options
@@ -648,9 +656,7 @@ export class Queue<T = unknown> {
       checkStart(start)
       demand(this.#context.transport, 'start', 'consume')
     }
-    if (batch === undefined) return this.#consume(this.#source(lease), handler as Handler<Message<T>>, options)
-    checkInteger('"batch" option', batch, 1, BUS_BATCH)
-    return this.#consume(inBatches(this.#source(lease), batch), handler as Handler<Message<T>[]>, options)
+    if (batch !== undefined) checkInteger('"batch" option', batch, 1, BUS_BATCH)
   }
 
   #consume<M>(source: Source<M>, handler: Handler<M>, options: ConsumeOptions): Consumer<M> {
