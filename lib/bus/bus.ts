@@ -15,6 +15,7 @@ import {
   type Context,
   checkChoice,
   checkQueueName,
+  checkTime,
   type Durability,
   Queue,
   type QueueOptions,
@@ -283,6 +284,8 @@ export class Bus {
    */
   async once<R>(id: string, fn: () => R | Promise<R>, { ttl = DAY }: { ttl?: number } = {}): Promise<R> {
     if (typeof id !== 'string' || id === '') throw invalidType('id', 'a string', id)
+    if (typeof fn !== 'function') throw invalidType('fn', 'a function', fn)
+    checkTime('ttl', ttl)
     const { transport, clock } = this.#context
     const key = `once/${id}`
     const known = (await transport.entries(key)).find(([one]) => one === key)

@@ -646,12 +646,16 @@ export class Queue<T = unknown> {
   checkConsume(handler: unknown, options: ConsumeOptions & { batch?: number }): void {
     if (typeof handler !== 'function') throw invalidType('handler', 'a function', handler)
     checkOptions(options)
-    const { concurrency = 1, prefetch = concurrency, batch, timeout, lease, rate, start } = options
+    const { concurrency = 1, prefetch = concurrency, batch, timeout, lease, rate, signal, start } = options
     checkInteger('"concurrency" option', concurrency, 1, BUS_BATCH)
     checkInteger('"prefetch" option', prefetch, 0, BUS_BATCH)
     if (timeout !== undefined) checkTime('timeout', timeout)
     this.#checkLease(lease)
     if (rate !== undefined && !(rate > 0)) throw outOfRange('"rate" option', 'a number of messages a second > 0', rate)
+    // What only looks like one may throw when the consumer leaves it, and nothing would end then.
+    if (signal !== undefined && !(signal instanceof AbortSignal)) {
+      throw invalidType('"signal" option', 'an AbortSignal', signal)
+    }
     if (start !== undefined) {
       checkStart(start)
       demand(this.#context.transport, 'start', 'consume')
@@ -957,7 +961,7 @@ function checkStart(start: StartOptions): void {
   checkInteger('"start.priority" option', start.priority ?? 0, 0, 255)
 }
 
-function checkTime(name: string, ms: unknown): void {
+export function checkTime(name: string, ms: unknown): void {
   if (typeof ms !== 'number') throw invalidType(`"${name}" option`, 'a number of milliseconds', ms)
   if (!(ms >= 0 && ms <= MAX_TIME)) throw outOfRange(`"${name}" option`, `0 to ${MAX_TIME} milliseconds`, ms)
 }

@@ -305,6 +305,12 @@ export const exchange = (scheme: Scheme): void => {
       }
     })
 
+    test('without a queue is refused', async () => {
+      const bus = await newBus(scheme)
+      const set = bus.schedules.set('s', 'q' as never, 'x', { every: 5 })
+      await expect(set).rejects.toThrow('queue of the schedule must be a queue of the bus')
+    })
+
     for (const [options, message] of [
       [{}, 'one of the two'],
       [{ every: 0 }, '"every" option must be a number of milliseconds >= 1'],
@@ -331,6 +337,13 @@ export const exchange = (scheme: Scheme): void => {
       expect(await bus.once('charge-70', () => undefined)).toBe(undefined)
       await clock.advance(1001)
       expect(await charge()).toEqual({ call: 2 })
+    })
+
+    test('is not begun where it is no function, or its time is wrong', async () => {
+      const bus = await newBus(scheme)
+      const never = () => expect.unreachable()
+      await expect(bus.once('i', never, { ttl: 'x' as never })).rejects.toThrow('"ttl" option')
+      await expect(bus.once('i', 5 as never)).rejects.toThrow('fn must be a function')
     })
 
     testOf(scheme, 'records')('that throws is not recorded', async () => {
