@@ -304,7 +304,10 @@ export class PosixQueue extends Queue<PosixMessage, PosixSendOptions, unknown> {
     await waitForPosix(name, options)
   }
 
-  /** The descriptor, to pass to a child or to poll; -1 once closed. The queue owns it. */
+  /**
+   * The descriptor, to pass to a child or to poll; -1 once closed. The queue owns it: whoever closes it by other means
+   * than {@link close} while something waits makes libuv abort the process.
+   */
   get fd(): number {
     this.#shared = true
     return this.#fd

@@ -174,6 +174,35 @@ describe('to other users', () => {
       expect(queue.tryReceive()?.text()).toBe('from before')
     })
 
+    test('of a POSIX queue are not asked for of who is handed its descriptor', async () => {
+      const queue = openQueue()
+      queue.trySend('to the stranger')
+      const use: Act<[string], Promise<(string | undefined)[]>> = async ({ PosixQueue, codeOf }, name) => {
+        const handed = PosixQueue.fromFd(3)
+        const taken = handed.tryReceive()?.text()
+        handed.trySend('from the stranger')
+        return [await codeOf(() => PosixQueue.open(name)), taken]
+      }
+      const code = { ...someone, code: String(use), args: [queue.path ?? ''] }
+      const child = start(process.execPath, [fixture('as.mjs'), JSON.stringify(code)], { descriptors: [queue.fd] })
+      expect(JSON.parse((await child.outcome).stdout)).toEqual(['EACCES', 'to the stranger'])
+      expect(queue.tryReceive()?.text()).toBe('from the stranger')
+    })
+
+    test('of a POSIX queue, and its owner, are not changed by others who may use it', async () => {
+      const queue = openQueue()
+      fchmodSync(queue.fd, 0o666)
+      const change: Act<[string], Promise<string[]>> = async ({ PosixQueue, fs, codeOf }, name) => {
+        const { fd } = PosixQueue.open(name)
+        return [
+          await codeOf(() => fs.fchmodSync(fd, 0o600)),
+          await codeOf(() => fs.fchownSync(fd, process.getuid?.() ?? -1, process.getgid?.() ?? -1)),
+        ]
+      }
+      expect(await as(someone, change, [queue.path ?? ''])).toEqual(['EPERM', 'EPERM'])
+      expect(fstatSync(queue.fd)).toMatchObject({ uid: 0, mode: 0o100666 })
+    })
+
     test.each([
       ['receives', 'receive', 'receiveSync', 0o622],
       ['sends', 'send', 'sendSync', 0o644],
@@ -268,6 +297,25 @@ describe('to other users', () => {
     })
   })
 
+  test('limits hold for the root of another user namespace than the first, also in its own IPC namespace', async ({
+    skip,
+  }) => {
+    skip(!canUnshare, 'needs namespaces of its own, which root can make')
+    const exceed: Act<[], Promise<unknown[]>> = async ({ PosixQueue, SysvQueue, fs, codeOf }) => {
+      const { maxMessages } = PosixQueue.limits()
+      const queue = SysvQueue.open('private')
+      const [, capabilities] = /CapEff:\s+(\w+)/.exec(fs.readFileSync('/proc/self/status', 'utf8')) ?? []
+      const hasResource = ((BigInt(`0x${capabilities}`) >> 24n) & 1n) === 1n // CAP_SYS_RESOURCE
+      return [
+        hasResource,
+        await codeOf(() => PosixQueue.open('/q', { create: true, maxMessages: maxMessages + 1, messageSize: 8 })),
+        await codeOf(() => queue.set({ maxBytes: queue.stat().maxBytes + 1 })),
+      ]
+    }
+    const through = ['unshare', '--user', '--map-root-user', '--ipc']
+    expect(await as({}, exceed, [], through)).toEqual([true, 'EINVAL', 'EPERM'])
+  })
+
   describe('a queue of somebody else’s', () => {
     test('is what open with create finds if they were first, and its owner tells', async () => {
       const name = uniqueName()
@@ -317,6 +365,20 @@ describe('to other users', () => {
       await as(someone, ({ SysvQueue }, id) => SysvQueue.fromId(id).set({ maxBytes: 4 }), [queue.id])
       await expect(queue.send('12345')).rejects.toMatchObject({ code: 'EMSGSIZE' })
       await expect(queue.send('5678', { timeout: 10 })).rejects.toMatchObject({ code: 'ETIMEDOUT' })
+    })
+
+    test('that its owner makes smaller lets a send wait on that waited before, though it never fits', async () => {
+      const queue = openSysv({ maxBytes: 5 })
+      queue.set({ uid: stranger })
+      queue.trySend('1234')
+      const controller = new AbortController()
+      const waiting = failureOf(() => queue.send('12345', { signal: controller.signal }))
+      await as(someone, ({ SysvQueue }, id) => SysvQueue.fromId(id).set({ maxBytes: 4 }), [queue.id])
+      expect(queue.tryReceive()?.text()).toBe('1234')
+      await SysvQueue.fromId(queue.id).send('5678')
+      controller.abort()
+      expect(await waiting).toMatchObject({ name: 'AbortError' })
+      expect([queue.tryReceive()?.text(), queue.tryReceive()]).toEqual(['5678', undefined])
     })
   })
 
@@ -500,10 +562,12 @@ describe('to other users', () => {
           codes.push(await codeOf(() => SysvQueue.open(user, { create: true })))
           process.seteuid?.(0)
         }
+        codes.push(await codeOf(() => SysvQueue.open('private')))
         PosixQueue.unlink(`/${uid}`)
         return codes
       }
-      expect(await as({}, fill, [stranger], ['unshare', '--ipc'])).toEqual(['done', 'done', 'ENOSPC', 'ENOSPC'])
+      const codes = ['done', 'done', 'ENOSPC', 'ENOSPC', 'ENOSPC']
+      expect(await as({}, fill, [stranger], ['unshare', '--ipc'])).toEqual(codes)
     })
   })
 })
@@ -561,6 +625,20 @@ describe('a name that somebody chose', () => {
       [1, PosixQueue.limits().defaultMaxMessages].sort(),
     )
     expect(shown.attributes.messages).toBe(0)
+  })
+
+  test('that is no UTF-8 is not told of by watch(), which goes on with those that are', async () => {
+    const prefix = uniqueName().slice(1)
+    const events = PosixQueue.watch()
+    onTestFinished(() => void events.return?.())
+    const last = `${prefix}\n\u001b[2J`
+    await create([Buffer.concat([Buffer.from(prefix), Buffer.from([0xff])]), Buffer.from(last)])
+    const told: string[] = []
+    for await (const { name } of events) {
+      if (name.startsWith(`/${prefix}`)) told.push(name)
+      if (name === `/${last}`) break
+    }
+    expect(told).toEqual([`/${last}`])
   })
 
   test('does not pass for that of an unlinked queue, or one that it is not', async () => {

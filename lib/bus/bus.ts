@@ -1,4 +1,5 @@
 // A bus: queues at a URL, whose scheme says which transport carries them.
+import { constants } from 'node:os'
 import { isAbsolute } from 'node:path'
 import { fileURLToPath } from 'node:url'
 import { checkInteger, checkOptions, invalidType, invalidValue } from '../errors.ts'
@@ -14,6 +15,7 @@ import {
   type Context,
   checkChoice,
   checkQueueName,
+  checkTime,
   type Durability,
   Queue,
   type QueueOptions,
@@ -61,6 +63,11 @@ function endingOf(signal: NodeJS.Signals): { closing: Set<Bus>; hasCome: boolean
   const ending = endings.get(signal) ?? { closing: new Set(), hasCome: false }
   endings.set(signal, ending)
   return ending
+}
+
+function checkCatchable(signal: NodeJS.Signals): void {
+  const isCatchable = Object.hasOwn(constants.signals, signal) && signal !== 'SIGKILL' && signal !== 'SIGSTOP'
+  if (!isCatchable) throw invalidValue('"signals" option', "names of signals that can be caught, as 'SIGTERM'", signal)
 }
 
 interface Settings {
@@ -166,6 +173,12 @@ export async function connect(url: string | URL, options: ConnectOptions = {}): 
     )
   }
   if (typeof telemetry !== 'boolean') throw invalidType('"telemetry" option', 'true or false', telemetry)
+  if (typeof clock?.now !== 'function' || typeof clock.after !== 'function') {
+    throw invalidType('"clock" option', 'a clock', clock)
+  }
+  if (!Array.isArray(codecs)) throw invalidType('"codecs" option', 'an array of codecs', codecs)
+  if (!Array.isArray(signals)) throw invalidType('"signals" option', 'an array of names of signals', signals)
+  for (const signal of signals) checkCatchable(signal)
   const tracing = telemetry ? new Tracing() : undefined
   const transport = await open(parsed, { create, mode, busyTimeout, clock })
   return new Bus(shown(parsed), transport, durability, clock, new Codecs(codecs), signals, tracing)
@@ -271,6 +284,8 @@ export class Bus {
    */
   async once<R>(id: string, fn: () => R | Promise<R>, { ttl = DAY }: { ttl?: number } = {}): Promise<R> {
     if (typeof id !== 'string' || id === '') throw invalidType('id', 'a string', id)
+    if (typeof fn !== 'function') throw invalidType('fn', 'a function', fn)
+    checkTime('ttl', ttl)
     const { transport, clock } = this.#context
     const key = `once/${id}`
     const known = (await transport.entries(key)).find(([one]) => one === key)

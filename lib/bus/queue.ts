@@ -636,21 +636,31 @@ export class Queue<T = unknown> {
     handler: Handler<Message<T>> | Handler<Message<T>[]>,
     options: ConsumeOptions & { batch?: number } = {},
   ): Consumer<Message<T>> | Consumer<Message<T>[]> {
+    this.checkConsume(handler, options)
+    const { batch, lease } = options
+    if (batch === undefined) return this.#consume(this.#source(lease), handler as Handler<Message<T>>, options)
+    return this.#consume(inBatches(this.#source(lease), batch), handler as Handler<Message<T>[]>, options)
+  }
+
+  /** @internal Throws what {@link consume} would throw: who has to do something before it asks first. */
+  checkConsume(handler: unknown, options: ConsumeOptions & { batch?: number }): void {
     if (typeof handler !== 'function') throw invalidType('handler', 'a function', handler)
     checkOptions(options)
-    const { concurrency = 1, prefetch = concurrency, batch, timeout, lease, rate, start } = options
+    const { concurrency = 1, prefetch = concurrency, batch, timeout, lease, rate, signal, start } = options
     checkInteger('"concurrency" option', concurrency, 1, BUS_BATCH)
     checkInteger('"prefetch" option', prefetch, 0, BUS_BATCH)
     if (timeout !== undefined) checkTime('timeout', timeout)
     this.#checkLease(lease)
     if (rate !== undefined && !(rate > 0)) throw outOfRange('"rate" option', 'a number of messages a second > 0', rate)
+    // What only looks like one may throw when the consumer leaves it, and nothing would end then.
+    if (signal !== undefined && !(signal instanceof AbortSignal)) {
+      throw invalidType('"signal" option', 'an AbortSignal', signal)
+    }
     if (start !== undefined) {
       checkStart(start)
       demand(this.#context.transport, 'start', 'consume')
     }
-    if (batch === undefined) return this.#consume(this.#source(lease), handler as Handler<Message<T>>, options)
-    checkInteger('"batch" option', batch, 1, BUS_BATCH)
-    return this.#consume(inBatches(this.#source(lease), batch), handler as Handler<Message<T>[]>, options)
+    if (batch !== undefined) checkInteger('"batch" option', batch, 1, BUS_BATCH)
   }
 
   #consume<M>(source: Source<M>, handler: Handler<M>, options: ConsumeOptions): Consumer<M> {
@@ -951,7 +961,7 @@ function checkStart(start: StartOptions): void {
   checkInteger('"start.priority" option', start.priority ?? 0, 0, 255)
 }
 
-function checkTime(name: string, ms: unknown): void {
+export function checkTime(name: string, ms: unknown): void {
   if (typeof ms !== 'number') throw invalidType(`"${name}" option`, 'a number of milliseconds', ms)
   if (!(ms >= 0 && ms <= MAX_TIME)) throw outOfRange(`"${name}" option`, `0 to ${MAX_TIME} milliseconds`, ms)
 }

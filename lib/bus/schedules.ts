@@ -4,7 +4,7 @@ import { createRequire } from 'node:module'
 import { checkOptions, invalidType, invalidValue, outOfRange, QueueError } from '../errors.ts'
 import type { Clock } from './clock.ts'
 import type { Message } from './message.ts'
-import type { Item, Queue, QueueOptions } from './queue.ts'
+import { type Item, Queue, type QueueOptions } from './queue.ts'
 import { BUS_BATCH, type Transport } from './transport.ts'
 
 export interface ScheduleTimes {
@@ -104,6 +104,7 @@ export class Schedules {
    */
   async set(name: string, queue: Queue, body: unknown, options: ScheduleOptions): Promise<void> {
     if (typeof name !== 'string' || name === '') throw invalidType('name of the schedule', 'a string', name)
+    if (!(queue instanceof Queue)) throw invalidType('queue of the schedule', 'a queue of the bus', queue)
     checkOptions(options)
     const { every, cron, timezone, missed = 'once', ...rest } = options
     if ((every === undefined) === (cron === undefined))

@@ -88,14 +88,23 @@ export class Topic<T = unknown> {
     const { queue: queueOptions = {}, headers = {}, ...consumeOptions } = options
     const { transport } = this.#context
     if (name !== undefined) {
+      const queue = this.#context.queue(this.#prefix + checkQueueName(name), queueOptions)
+      // The binding lasts: it is not to be there if nobody has consumed it.
+      queue.checkConsume(handler, consumeOptions)
       await this.bind(name, { headers })
-      return this.#context.queue(this.#prefix + name, queueOptions).consume(handler, consumeOptions)
+      return queue.consume(handler, consumeOptions)
     }
     await this.#context.scope?.declare()
     const own = await transport.borrow(this.#prefix)
-    await transport.bind({ ...this.#binding('q', { headers }), queue: own })
-    const consumer = this.#context.queue(own, queueOptions).consume(handler, consumeOptions)
-    void consumer.ended.then(() => transport.drop(own).catch(() => {}))
-    return consumer
+    const drop = () => transport.drop(own).catch(() => {})
+    try {
+      await transport.bind({ ...this.#binding('q', { headers }), queue: own })
+      const consumer = this.#context.queue(own, queueOptions).consume(handler, consumeOptions)
+      void consumer.ended.then(drop)
+      return consumer
+    } catch (error) {
+      await drop()
+      throw error
+    }
   }
 }

@@ -623,6 +623,8 @@ export const conformance = (scheme: Scheme): void => {
       expect(() => queue.consume('x' as never)).toThrow('handler must be a function')
       expect(() => queue.consume(() => {}, { concurrency: 0 })).toThrow('"concurrency" option')
       expect(() => queue.consume(() => {}, { rate: 0 })).toThrow('"rate" option')
+      const lookalike = { aborted: false, addEventListener() {}, removeEventListener() {} }
+      expect(() => queue.consume(() => {}, { signal: lookalike as never })).toThrow('"signal" option')
     })
   })
 

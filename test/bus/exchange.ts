@@ -2,7 +2,7 @@
 import { randomBytes } from 'node:crypto'
 import { subscribe, unsubscribe } from 'node:diagnostics_channel'
 import { setTimeout as sleep } from 'node:timers/promises'
-import { compress, encrypt, ReplyError, sign } from 'kernelmq/bus'
+import { compress, encrypt, ReplyError, sign, type Topic } from 'kernelmq/bus'
 import { describe, expect, onTestFinished, test } from 'vitest'
 import {
   deferred,
@@ -82,6 +82,19 @@ export const exchange = (scheme: Scheme): void => {
       expect(await heard.promise).toBe('x')
       await consumer.close()
       while ((await bus.topic('t').publish('y')) > 0) await sleep(1)
+    })
+
+    test.each<[string, Parameters<Topic['subscribe']>]>([
+      ['handler', ['s', 'x' as never]],
+      ['handler', [undefined, 'x' as never]],
+      ['"concurrency" option', ['s', () => {}, { concurrency: 0 }]],
+      ['"concurrency" option', [undefined, () => {}, { concurrency: 0 }]],
+      ['"dedup" option', ['s', () => {}, { queue: { dedup: -1 } }]],
+      ['"dedup" option', [undefined, () => {}, { queue: { dedup: -1 } }]],
+    ])('is not subscribed to with a wrong %s: %j', async (what, subscription) => {
+      const bus = await newBus(scheme)
+      await expect(bus.topic('t').subscribe(...subscription)).rejects.toThrow(what)
+      expect(await bus.topic('t').publish('x')).toBe(0)
     })
 
     test.each(['', 'a..b', 'a b', 'a/b', '.', 'a.b*', '$a', '$cancelled'])('is not called %j', async (name) => {
@@ -292,6 +305,12 @@ export const exchange = (scheme: Scheme): void => {
       }
     })
 
+    test('without a queue is refused', async () => {
+      const bus = await newBus(scheme)
+      const set = bus.schedules.set('s', 'q' as never, 'x', { every: 5 })
+      await expect(set).rejects.toThrow('queue of the schedule must be a queue of the bus')
+    })
+
     for (const [options, message] of [
       [{}, 'one of the two'],
       [{ every: 0 }, '"every" option must be a number of milliseconds >= 1'],
@@ -318,6 +337,13 @@ export const exchange = (scheme: Scheme): void => {
       expect(await bus.once('charge-70', () => undefined)).toBe(undefined)
       await clock.advance(1001)
       expect(await charge()).toEqual({ call: 2 })
+    })
+
+    test('is not begun where it is no function, or its time is wrong', async () => {
+      const bus = await newBus(scheme)
+      const never = () => expect.unreachable()
+      await expect(bus.once('i', never, { ttl: 'x' as never })).rejects.toThrow('"ttl" option')
+      await expect(bus.once('i', 5 as never)).rejects.toThrow('fn must be a function')
     })
 
     testOf(scheme, 'records')('that throws is not recorded', async () => {

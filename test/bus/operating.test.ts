@@ -1,7 +1,7 @@
 // What an operator asks of a bus: which queues there are, what is in them, and that it goes away.
 import { existsSync, mkdirSync, readdirSync, writeFileSync } from 'node:fs'
 import { join } from 'node:path'
-import { connect, encrypt } from 'kernelmq/bus'
+import { type ConnectOptions, connect, encrypt } from 'kernelmq/bus'
 import { describe, expect, test } from 'vitest'
 import { newBus, nothing, one, openBus, schemes, take, temporaryDirectory, testOf } from './support.ts'
 
@@ -129,6 +129,20 @@ describe.each(['local', 'mq', 'sysv'])('%s: a bus that is not to be made', (sche
     writeFileSync(join(parent, 'file'), '')
     const beyond = connect(`${scheme}:${join(parent, 'file/bus')}`, { create: false })
     await expect(beyond).rejects.toMatchObject({ code: 'ERR_BUS_DIRECTORY' })
+  })
+
+  test.each<[string, ConnectOptions]>([
+    ['signals', { signals: ['SIGTERM', 'SIGKILL'] }],
+    ['signals', { signals: ['SIGNOT' as never] }],
+    ['signals', { signals: 5 as never }],
+    ['codecs', { codecs: 5 as never }],
+    ['clock', { clock: {} as never }],
+  ])('is not opened where its %s are wrong', async (what, options) => {
+    const directory = join(temporaryDirectory(), 'bus')
+    const listeners = process.listenerCount('SIGTERM')
+    await expect(connect(`${scheme}:${directory}`, options)).rejects.toThrow(`"${what}" option`)
+    expect(existsSync(directory)).toBe(false)
+    expect(process.listenerCount('SIGTERM')).toBe(listeners)
   })
 
   test('is opened if it is there', async () => {
