@@ -39,13 +39,21 @@ test('whatever system call fails: a typed error or a retry, nothing lost or leak
   expect(cells).toBeGreaterThan(500)
 }, 240_000)
 
-test('deadlines keep their length while calls are interrupted and the clock jumps by an hour', async (ctx) => {
+test.for([
+  ['while calls are interrupted', 0],
+  ['while each reading sets the wall clock an hour ahead', 1],
+  ['while each reading sets the wall clock an hour back', -1],
+] as const)('deadlines keep their length %s', async ([, hours], ctx) => {
   ctx.skip(!hasCompiler, needsCompiler)
-  const rows: { title: string; code: string; took: number; hits: number }[] = await run('deadlines')
-  for (const row of rows) {
-    expect(row).toMatchObject({ title: row.title, code: 'ETIMEDOUT' })
-    expect(row.took, row.title).toBeGreaterThan(299)
-    expect(row.took, row.title).toBeLessThan(60_000)
+  type Row = { title: string; code: string; took: number; hits: number; stepped: number }
+  const rows: Row[] = await run('deadlines', `${hours}`)
+  for (const { title, code, took, hits, stepped } of rows) {
+    expect({ title, code }).toEqual({ title, code: 'ETIMEDOUT' })
+    expect(took, title).toBeGreaterThan(299)
+    expect(took, title).toBeLessThan(60_000)
+    if (hours === 0) expect(hits, title).toBeGreaterThan(0)
+    // That Date.now() is stepped.
+    else expect(Math.abs(stepped), title).toBeGreaterThan(3_500_000)
   }
 })
 

@@ -1,8 +1,9 @@
 // Whatever ends a wait, a message is received once or still in the queue.
+import { fstatSync, readdirSync, readFileSync } from 'node:fs'
 import { setTimeout as sleep, setImmediate as turn } from 'node:timers/promises'
 import { AbortError, PosixQueue, QueueError } from 'kernelmq'
 import { describe, expect, test } from 'vitest'
-import { openQueue, runFixture } from './support.ts'
+import { openQueue, runFixture, start, turns } from './support.ts'
 
 const anotherHandle = (queue: PosixQueue): PosixQueue => PosixQueue.open(queue.path as string)
 
@@ -251,6 +252,49 @@ test('the number of a closed descriptor, used again 10,000 times, is left alone'
     if (result.join() !== ',for the new one,ERR_MQ_CLOSED,for the closed one') throw new Error(`${i}: ${result}`)
   }
   expect(reused).toBeGreaterThan(9000)
+})
+
+test('the loop forgets a descriptor before it is closed, though a child keeps what it stands for open', async () => {
+  const [old, other] = [openQueue(), openQueue()]
+  /** Of these numbers, how many the loop watches for this queue. */
+  const watched = (numbers: number[], queue: PosixQueue) => {
+    const inode = fstatSync(queue.fd).ino.toString(16)
+    const lists = readdirSync('/proc/self/fd').map((fd) => {
+      try {
+        return readFileSync(`/proc/self/fdinfo/${fd}`, 'utf8')
+      } catch {
+        return '' // that of the listing itself
+      }
+    })
+    const entries = [...lists.join('\n').matchAll(/^tfd: +(\d+) .* ino:(\w+) /gm)]
+    return entries.filter(([, fd, ino]) => numbers.includes(Number(fd)) && ino === inode).length
+  }
+  const closed = Array.from({ length: 50 }, () => anotherHandle(old))
+  const numbers = closed.map(({ fd }) => fd)
+  const refused = closed.map((queue) => queue.receive().catch(({ code }) => code))
+  const child = start('cat', [], { descriptors: numbers })
+  await turns()
+  expect(watched(numbers, old)).toBe(50)
+  for (const queue of closed) queue.close()
+  const fresh = numbers.map(() => anotherHandle(other))
+  const received = fresh.map(async (queue) => (await queue.receive()).text())
+  await turns()
+  const reused = fresh.filter(({ fd }) => numbers.includes(fd)).length
+  expect(reused).toBeGreaterThan(40)
+  expect([watched(numbers, old), watched(numbers, other)]).toEqual([0, reused])
+
+  const { events } = performance.nodeTiming.uvMetricsInfo
+  old.trySend('for the closed ones')
+  await turns(100)
+  // Each turn would see one of each.
+  expect(performance.nodeTiming.uvMetricsInfo.events - events).toBeLessThan(500)
+  await other.sendMany(fresh.map((_, index) => `${index}`))
+  expect((await Promise.all(received)).sort()).toEqual(fresh.map((_, index) => `${index}`).sort())
+  expect(new Set(await Promise.all(refused))).toEqual(new Set(['ERR_MQ_CLOSED']))
+  expect(drain(old)).toEqual(['for the closed ones'])
+  for (const queue of fresh) queue.close()
+  child.end()
+  expect((await child.outcome).code).toBe(0)
 })
 
 describe('close()', () => {
