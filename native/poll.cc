@@ -31,10 +31,11 @@ napi_value Poll(napi_env env, napi_callback_info info) {
     const int ready = ppoll(&descriptor, 1, &time, nullptr);
     if (ready > 0) return arguments.Return(descriptor.revents);
     if (ready == -1 && errno != EINTR) return arguments.Return(-errno);
+    // First: who only looks, again and again, would never let the listener run.
+    if (ready == 0 && deadline.Passed()) return arguments.Return(0);
     if (interruptible && SignalIsPending(arguments.environment()->loop())) {
       return arguments.Return(-EINTR);
     }
-    if (deadline.Passed()) return arguments.Return(0);
     if (!MayRunJavaScript(env, arguments[4])) {
       return arguments.Return(kTerminated);
     }

@@ -1,3 +1,4 @@
+import { once } from 'node:events'
 import { closeSync, constants as fs, fstatSync, openSync, readFileSync } from 'node:fs'
 import { constants } from 'node:os'
 import * as syscalls from 'kernelmq/syscalls'
@@ -457,6 +458,15 @@ describe('mqNotify', () => {
 })
 
 describe('poll', () => {
+  test('only looks, though a signal waits for its listener', async () => {
+    const fd = create()
+    const heard = once(process, 'SIGUSR2')
+    process.kill(process.pid, 'SIGUSR2')
+    expect(poll(fd, POLLIN, 0)).toBe(0)
+    expect(poll(fd, POLLIN, 30_000)).toBe(-errno.EINTR)
+    await heard
+  })
+
   test('tells what is there', () => {
     const fd = create()
     expect(poll(fd, POLLIN, 0)).toBe(0)
