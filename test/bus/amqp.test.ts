@@ -655,12 +655,8 @@ async function bare(server: Server): Promise<Channel> {
   return channel
 }
 
-/** The URL of a wire to a server that closes the connection of who declares such a queue, as RabbitMQ 4.3 does. */
-async function denyingAt({ port }: Server, isDenied: (isDurable: boolean, isExclusive: boolean) => boolean) {
-  const text = 'INTERNAL_ERROR - Feature `transient_nonexcl_queues` is deprecated.\nBy default, it is not permitted.'
-  // connection.close: 541, the text, and the class and the method that it is about.
-  const said = Buffer.from([0, 10, 0, 50, 541 >> 8, 541 & 255, text.length, ...Buffer.from(text), 0, 50, 0, 10])
-  const frame = Buffer.from([1, 0, 0, 0, 0, 0, said.length, ...said, 0xce])
+/** The URL of a wire; what comes from `near` is for `attach` to pass on. */
+async function wireWith({ port }: Server, attach: (near: Socket, far: Socket) => void): Promise<string> {
   const wire = createServer((near) => {
     const far = dial(port, '127.0.0.1')
     for (const [socket, other] of [
@@ -670,6 +666,22 @@ async function denyingAt({ port }: Server, isDenied: (isDurable: boolean, isExcl
       socket.on('error', () => {})
       socket.on('close', () => other.destroy())
     }
+    attach(near, far)
+    far.pipe(near)
+  })
+  wire.listen(0, '127.0.0.1')
+  await once(wire, 'listening')
+  onTestFinished(() => void wire.close())
+  return `amqp://127.0.0.1:${(wire.address() as AddressInfo).port}`
+}
+
+/** The URL of a wire to a server that closes the connection of who declares such a queue, as RabbitMQ 4.3 does. */
+async function denyingAt(server: Server, isDenied: (isDurable: boolean, isExclusive: boolean) => boolean) {
+  const text = 'INTERNAL_ERROR - Feature `transient_nonexcl_queues` is deprecated.\nBy default, it is not permitted.'
+  // connection.close: 541, the text, and the class and the method that it is about.
+  const said = Buffer.from([0, 10, 0, 50, 541 >> 8, 541 & 255, text.length, ...Buffer.from(text), 0, 50, 0, 10])
+  const frame = Buffer.from([1, 0, 0, 0, 0, 0, said.length, ...said, 0xce])
+  return wireWith(server, (near, far) => {
     near.on('data', (data) => {
       let isOver = false
       for (let at = 0; at + 11 < data.length && data[at] === 1; at += data.readUInt32BE(at + 3) + 8) {
@@ -681,27 +693,14 @@ async function denyingAt({ port }: Server, isDenied: (isDurable: boolean, isExcl
       if (isOver) near.write(frame)
       else if (far.writable) far.write(data)
     })
-    far.pipe(near)
   })
-  wire.listen(0, '127.0.0.1')
-  await once(wire, 'listening')
-  onTestFinished(() => void wire.close())
-  return `amqp://127.0.0.1:${(wire.address() as AddressInfo).port}`
 }
 
 /** The URL of a wire that is cut, once, when a client ends with these what it says on a channel. */
-async function cutAt({ port }: Server, methods: readonly string[]): Promise<string> {
+async function cutAt(server: Server, methods: readonly string[]): Promise<string> {
   let isCut = false
-  const wire = createServer((near) => {
-    const far = dial(port, '127.0.0.1')
+  return wireWith(server, (near, far) => {
     const said = new Map<number, string[]>()
-    for (const [socket, other] of [
-      [near, far],
-      [far, near],
-    ] as const) {
-      socket.on('error', () => {})
-      socket.on('close', () => other.destroy())
-    }
     near.on('data', (data) => {
       // Frames come whole: a byte of type, the channel, the size, the class and the method, and a byte behind all.
       for (let at = 0; !isCut && at + 11 < data.length && data[at] === 1; at += data.readUInt32BE(at + 3) + 8) {
@@ -713,10 +712,5 @@ async function cutAt({ port }: Server, methods: readonly string[]): Promise<stri
       }
       far.write(data)
     })
-    far.pipe(near)
   })
-  wire.listen(0, '127.0.0.1')
-  await once(wire, 'listening')
-  onTestFinished(() => void wire.close())
-  return `amqp://127.0.0.1:${(wire.address() as AddressInfo).port}`
 }
