@@ -32,7 +32,7 @@ napi_value Poll(napi_env env, napi_callback_info info) {
     if (ready > 0) return arguments.Return(descriptor.revents);
     if (ready == -1 && errno != EINTR) return arguments.Return(-errno);
     // First: who only looks, again and again, would never let the listener run.
-    if (ready == 0 && deadline.Passed()) return arguments.Return(0);
+    if (deadline.Passed()) return arguments.Return(0);
     if (interruptible && SignalIsPending(arguments.environment()->loop())) {
       return arguments.Return(-EINTR);
     }
