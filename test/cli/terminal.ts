@@ -30,6 +30,8 @@ export class TerminalOf {
   readonly #changed = new Set<() => void>()
   readonly #reports: Report[] = []
   #isCursorVisible = true
+  /** Within synchronized output, which may come in parts. */
+  #isDrawing = false
   /** All that was ever written. */
   transcript = ''
 
@@ -38,12 +40,10 @@ export class TerminalOf {
     { columns = 100, rows = 20, env = {} }: { columns?: number; rows?: number; env?: NodeJS.ProcessEnv } = {},
   ) {
     this.#screen = new xterm.Terminal({ cols: columns, rows, allowProposedApi: true })
-    for (const [final, isVisible] of [
-      ['h', true],
-      ['l', false],
-    ] as const) {
+    for (const final of ['h', 'l']) {
       this.#screen.parser.registerCsiHandler({ prefix: '?', final }, (params) => {
-        if (params.includes(25)) this.#isCursorVisible = isVisible
+        if (params.includes(25)) this.#isCursorVisible = final === 'h'
+        if (params.includes(2026)) this.#isDrawing = final === 'h'
         return false
       })
     }
@@ -103,9 +103,9 @@ export class TerminalOf {
     return this.lines.find((line) => line.startsWith(start)) ?? ''
   }
 
-  /** Resolves when it holds, with what is on the screen. */
+  /** Resolves when it holds of what was drawn to its end, with what is on the screen. */
   until(holds: (terminal: this) => boolean): Promise<string> {
-    return this.#wait(() => (holds(this) ? this.text : undefined))
+    return this.#wait(() => (!this.#isDrawing && holds(this) ? this.text : undefined))
   }
 
   /** The next report that has it. */
