@@ -14,6 +14,7 @@ export default defineConfig({
     env: { NODE_OPTIONS: '--disable-warning=ExperimentalWarning' },
     // What hangs is what this is for; a busy machine may be ten times slower.
     testTimeout: 120_000,
+    hookTimeout: 120_000,
     expect: { poll: { interval: 5, timeout: 100_000 } },
   },
 })
