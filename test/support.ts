@@ -194,6 +194,10 @@ export async function signalUntilEnded(child: Running, signal: NodeJS.Signals = 
 /** How much more time and memory everything takes under a tool; see reliability/sanitize.mjs. */
 export const overhead: number = Number(process.env.TEST_OVERHEAD ?? 1)
 
+/** Why the address space of Node.js cannot be limited, if so. */
+export const unlimited: string | undefined =
+  overhead > 1 ? 'a sanitizer reserves more of the address space than it is to have' : undefined
+
 /** Runs a fixture that says `ending at <Date.now()>` when its end begins; `took` is the time from there. */
 export async function runToEnd(name: string, args: string[]): Promise<Outcome & { took: number }> {
   const outcome = await runFixture(name, args)
