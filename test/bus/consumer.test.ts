@@ -1,10 +1,10 @@
 // What ends a consumer, and what does not.
 import { mkdirSync } from 'node:fs'
 import { join } from 'node:path'
-import { DatabaseSync } from '@photostructure/sqlite'
 import { connect, type Queue } from 'kernelmq/bus'
 import { describe, expect, onTestFinished, test } from 'vitest'
 import { canUnshare } from '../support.ts'
+import { DatabaseSync } from './sqlite.mjs'
 import { deferred, newBus, openBus, startBus, temporaryDirectory } from './support.ts'
 
 /** Keeps all others from writing to a bus, until the function that this returns is called. */

@@ -4,10 +4,10 @@ import { join } from 'node:path'
 import { createHistogram } from 'node:perf_hooks'
 import { setTimeout as sleep } from 'node:timers/promises'
 import { queryObjects } from 'node:v8'
-import { DatabaseSync } from '@photostructure/sqlite'
 import { compress, encrypt, sign } from 'kernelmq/bus'
 import { describe, expect, test } from 'vitest'
 import { exchange } from './exchange.ts'
+import { DatabaseSync } from './sqlite.mjs'
 import { deferred, newBus, nothing, one, openBus, schemes, take, temporaryDirectory } from './support.ts'
 
 describe.each(schemes)('%s:', exchange)

@@ -2,10 +2,10 @@
 import { readdirSync } from 'node:fs'
 import { join } from 'node:path'
 import { setTimeout as sleep } from 'node:timers/promises'
-import { DatabaseSync } from '@photostructure/sqlite'
 import { type HistoryOptions, ManualClock, type Queue, type ReplayOptions } from 'kernelmq/bus'
 import { describe, expect, test } from 'vitest'
 import { fixture, start } from '../support.ts'
+import { DatabaseSync } from './sqlite.mjs'
 import { newBus, one, openBus, take, temporaryDirectory } from './support.ts'
 
 const bodiesOf = async (queue: Queue) => (await queue.history.list({ max: 500 })).entries.map(({ body }) => body)

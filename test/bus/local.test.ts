@@ -4,11 +4,11 @@ import { chmodSync, mkdirSync, readdirSync, readFileSync, rmSync, statSync, trun
 import { join } from 'node:path'
 import { setTimeout as sleep } from 'node:timers/promises'
 import { fileURLToPath } from 'node:url'
-import { DatabaseSync } from '@photostructure/sqlite'
 import { connect, ManualClock } from 'kernelmq/bus'
 import { describe, expect, test } from 'vitest'
 import { judge, judgeTicks } from '../reliability/chaos-bus.mjs'
 import { canUnshare, isRoot, start, stranger } from '../support.ts'
+import { DatabaseSync } from './sqlite.mjs'
 import { deferred, newBus, nothing, one, openBus, startBus, take, temporaryDirectory } from './support.ts'
 
 const newUrl = () => `local:${join(temporaryDirectory(), 'bus')}`

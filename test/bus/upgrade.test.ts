@@ -1,9 +1,9 @@
 // Stores of earlier versions.
 import { mkdirSync } from 'node:fs'
 import { join } from 'node:path'
-import { DatabaseSync } from '@photostructure/sqlite'
 import { connect } from 'kernelmq/bus'
 import { expect, onTestFinished, test } from 'vitest'
+import { DatabaseSync } from './sqlite.mjs'
 import { one, openBus, take, temporaryDirectory } from './support.ts'
 
 const columns = `
