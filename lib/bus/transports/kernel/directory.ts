@@ -81,9 +81,9 @@ export class Directory implements Files {
     this.#scheme = scheme
     // One directory can be that of a bus of each kind.
     this.path = join(path, scheme)
+    const id = join(this.path, 'id')
     try {
-      const id = join(this.path, 'id')
-      if (!create && statSync(id, { throwIfNoEntry: false }) === undefined) throw notFound(path, `there is no ${id}`)
+      if (!create) statSync(id)
       make(path, mode)
       const actual = statSync(path).mode & 0o777
       this.mode = actual & 0o666
@@ -93,6 +93,7 @@ export class Directory implements Files {
     } catch (error) {
       if (error instanceof QueueError) throw error
       const { code = 'EACCES', syscall } = error as NodeJS.ErrnoException
+      if (code === 'ENOENT' && !create) throw notFound(path, `there is no ${id}`)
       const hint = 'the directory of a bus has to be one that this user can write to'
       const details = { syscall: 'connect', path, detail: `${syscall} ${code}`, hint }
       throw Object.assign(new QueueError('ERR_BUS_DIRECTORY', details), { cause: error })

@@ -73,8 +73,7 @@ export async function openLocal(directory: string, clock: Clock, options: LocalO
 /** Makes what is not there, with permissions that no umask takes away; returns those of files. */
 function prepare(directory: string, path: string, options: LocalOptions): number {
   try {
-    const isThere = options.create || statSync(path, { throwIfNoEntry: false }) !== undefined
-    if (!isThere) throw notFound(directory, `there is no ${path}`)
+    if (!options.create) statSync(path)
     makeDirectory(directory, options.mode)
     // Whoever made it has decided.
     const mode = statSync(directory).mode & 0o777
@@ -89,8 +88,8 @@ function prepare(directory: string, path: string, options: LocalOptions): number
     accessSync(directory, constants.W_OK | constants.X_OK)
     return mode & 0o666
   } catch (error) {
-    if (error instanceof QueueError) throw error
     const { code = 'EACCES', syscall } = error as NodeJS.ErrnoException
+    if (code === 'ENOENT' && !options.create) throw notFound(directory, `there is no ${path}`)
     const hint = 'the directory of a bus has to be one that this user can write to'
     const details = { syscall: 'connect', path: directory, detail: `${syscall} ${code}`, hint }
     throw Object.assign(new QueueError('ERR_BUS_DIRECTORY', details), { cause: error })
