@@ -218,7 +218,7 @@ class Partition implements Holder {
       } catch (error) {
         this.#channel = undefined
         if (this.#closed) return
-        if (refusalOf(error) === 404) topology.forgetKeys(this.queue)
+        if (refusalOf(error) === 404) topology.forget(this.queue)
         if (!passes(error)) throw refused(error, 'receive', this.queue)
         link.check('receive')
         await sleep(LINGER, undefined, { ref: false })
@@ -227,7 +227,7 @@ class Partition implements Holder {
   }
 
   #vanished(channel: Channel): void {
-    this.#context.topology.forgetKeys(this.queue)
+    this.#context.topology.forget(this.queue)
     void channel.close().catch(() => {})
   }
 

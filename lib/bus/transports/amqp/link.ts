@@ -29,7 +29,8 @@ const DENIALS = 3
 
 /** The server said no, and why; undefined if the connection or the channel was lost, or will be there soon. */
 export function refusalOf(error: unknown): number | undefined {
-  const { code, message = '' } = (error ?? {}) as { code?: unknown; message?: string }
+  const said = error instanceof QueueError ? error.cause : error
+  const { code, message = '' } = (said ?? {}) as { code?: unknown; message?: string }
   if (typeof code !== 'number' || PASSING.includes(code)) return undefined
   return /down or inaccessible|no process|timed out/.test(message) ? undefined : code
 }

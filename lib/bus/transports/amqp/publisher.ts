@@ -97,20 +97,24 @@ export class Publisher {
       const deadline = this.#link.patience()
       let left = postings
       while (left.length > 0) {
-        for (const posting of left) {
-          const prepared = posting.prepare()
-          if (prepared !== undefined) await this.#link.inTime(call, deadline, prepared, signal)
-        }
-        // Whoever is short of room blocks those that publish.
-        if (!this.#link.isFree) await this.#link.up(call, deadline, signal, true)
-        this.#failure = undefined
         try {
+          for (const posting of left) {
+            const prepared = posting.prepare()
+            if (prepared !== undefined) await this.#link.inTime(call, deadline, prepared, signal)
+          }
+          // Whoever is short of room blocks those that publish.
+          if (!this.#link.isFree) await this.#link.up(call, deadline, signal, true)
+          this.#failure = undefined
           // Of most messages, waiting for what is there would be a good part of all that is done with them here.
           const channel =
             this.#ready ?? (await this.#link.inTime(call, deadline, this.#channel(call, deadline), signal))
           left = await this.#try(channel, left, outcome, call, deadline, signal)
         } catch (error) {
-          if (!isLoss(error)) throw error
+          if (refusalOf(error) === 404) {
+            // Somebody removed it while it was made.
+            this.#forget()
+            this.#failure = error
+          } else if (!isLoss(error)) throw error
         }
         if (left.length > 0) await this.#check(call, left, deadline)
       }
@@ -123,14 +127,15 @@ export class Publisher {
   /** Of what went with its channel; throws if it was the reason. */
   async #check(call: string, left: readonly Posting[], deadline: number): Promise<void> {
     this.#link.check(call)
-    const code = refusalOf(this.#failure)
+    const [code, path] = [refusalOf(this.#failure), (left[0] as Posting).key]
+    const isLate = performance.now() >= deadline
     const [, size, limit] = TOO_LARGE.exec((this.#failure as Error | undefined)?.message ?? '') ?? []
     if (size !== undefined) {
       // What others sent goes again.
       const long = left.find(({ content }) => content.length >= Number(size))
       if (long !== undefined) throw tooLong(call, long.key, `${size} > ${limit} bytes`, this.#failure)
-    } else if (code !== undefined && code !== 404) throw refused(this.#failure, call, (left[0] as Posting).key)
-    if (performance.now() >= deadline) throw this.#link.explain(this.#failure, call)
+    } else if (code !== undefined && (isLate || code !== 404)) throw refused(this.#failure, call, path)
+    if (isLate) throw this.#link.explain(this.#failure, call)
     await new Promise((resolve) => setTimeout(resolve, 20))
   }
 

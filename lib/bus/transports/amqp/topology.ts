@@ -75,13 +75,10 @@ export class Topology {
     return names.map((what) => what.slice('queue '.length))
   }
 
-  isMade(queue: string): boolean {
-    return this.#made.get(`queue ${queue}`) === true
-  }
-
+  /** It may be gone, or what it needs. */
   forget(queue?: string): void {
     if (queue === undefined) this.#made.clear()
-    else this.#made.delete(`queue ${queue}`)
+    else for (const what of ['base', `queue ${queue}`, `keys ${queue}`, `known ${queue}`]) this.#made.delete(what)
   }
 
   /** Undefined if it is there. */
@@ -159,11 +156,6 @@ export class Topology {
       await this.keys(queue)
       await tell()
     })
-  }
-
-  forgetKeys(queue: string): void {
-    this.#made.delete(`keys ${queue}`)
-    this.#made.delete(`known ${queue}`)
   }
 
   /** A queue that keeps what it has for so long, and then sends it on; shared by all whose delay is about the same. */
@@ -282,7 +274,6 @@ export class Topology {
   async drop(queue: string): Promise<void> {
     this.#borrowed.delete(queue)
     this.forget(queue)
-    this.forgetKeys(queue)
     const partitions = Array.from({ length: PARTITIONS }, (_, at) => partitionName(queue, at))
     const names = queue.startsWith(BORROWED) ? [queue] : [queue, ...partitions.flatMap((one) => [one, notesOf(one)])]
     await this.#declare('drop', queue, (channel) =>
