@@ -88,6 +88,33 @@ await describeEngine('amqp', (_, server) => {
     expect(handled).toEqual([1, 2])
   })
 
+  test.each([
+    ['a queue', undefined, '/q'],
+    ['a partition of a queue', 'k', '/q/k3'],
+  ])('%s that vanishes while it is made is made, for who sends and for who waits', async (_, key, name) => {
+    const [prefix, channel] = [newPrefix(), await bare(server)]
+    let left = 3
+    const remove = async () => {
+      if (--left >= 0) await channel.deleteQueue(prefix + name)
+    }
+    const at = async () => `${await beforeBinding(server, prefix + name, remove)}?prefix=${prefix}`
+    await (await openBus(await at())).queue('q').send('sent', { key })
+    expect(left).toBeLessThan(0)
+    for (const queue of ['/q', '/q/k7']) await channel.deleteQueue(prefix + queue)
+    left = 3
+    const handled = deferred<unknown>()
+    const queue = (await openBus(await at())).queue('q')
+    if (key !== undefined) await (await open(prefix)).queue('q').send('sent', { key })
+    const consumer = queue.consume(({ body }) => handled.resolve(body))
+    if (key === undefined) {
+      while (left >= 0) await sleep(5)
+      await (await open(prefix)).queue('q').send('sent')
+    }
+    await Promise.race([handled.promise, consumer.closed])
+    expect(await handled.promise).toBe('sent')
+    expect(left).toBeLessThan(0)
+  })
+
   test('what other clients send is received, and they see what we send', async () => {
     const prefix = newPrefix()
     const queue = (await open(prefix)).queue('q')
@@ -447,7 +474,11 @@ await describeEngine('amqp', (_, server) => {
 
   describe('a message is refused', () => {
     test('if it is larger than the server takes, and another that is sent at the same time is not', async () => {
-      const set = (bytes: number) => server.control('eval', `application:set_env(rabbit, max_message_size, ${bytes}).`)
+      // It is read from the one or, since 3.13, from the other.
+      const set = (bytes: number) => {
+        const [application, term] = [`application:set_env(rabbit, max_message_size, ${bytes})`, 'persistent_term:put']
+        return server.control('eval', `${application}, ${term}(max_message_size, ${bytes}).`)
+      }
       await set(1000)
       onTestFinished(() => set(2 ** 27))
       const queue = (await open(newPrefix())).queue('q')
@@ -692,6 +723,19 @@ async function denyingAt(server: Server, isDenied: (isDurable: boolean, isExclus
       }
       if (isOver) near.write(frame)
       else if (far.writable) far.write(data)
+    })
+  })
+}
+
+/** The URL of a wire where `work` is done before a client binds this queue. */
+async function beforeBinding(server: Server, queue: string, work: () => Promise<unknown>): Promise<string> {
+  const name = Buffer.from(`\0\x32\0\x14\0\0${String.fromCharCode(queue.length)}${queue}`)
+  return wireWith(server, (near, far) => {
+    near.on('data', async (data) => {
+      near.pause()
+      if (data.includes(name)) await work()
+      if (far.writable) far.write(data)
+      near.resume()
     })
   })
 }

@@ -9,8 +9,8 @@ export interface Server {
   readonly url: string
   /** Starts it again with the same port and directory, after {@link kill}; resolves when it answers. */
   start(): Promise<void>
-  /** SIGKILL; resolves when it is gone. */
-  kill(): Promise<void>
+  /** By SIGKILL, unless told otherwise; resolves when it is gone. */
+  kill(signal?: NodeJS.Signals): Promise<void>
   /** SIGSTOP; no thread of it runs any more when this returns. */
   pause(): void
   /** SIGCONT. */

@@ -170,11 +170,11 @@ export async function startServer(name, more = []) {
       // Gone a moment ago.
     }
   }
-  const kill = async () => {
+  const kill = async (how = 'SIGKILL') => {
     const running = child
     if (running === undefined) return
     const ended = running.exitCode !== null || running.signalCode !== null ? undefined : once(running, 'exit')
-    signal('SIGKILL')
+    signal(how)
     await ended
     child = undefined
     undertaker.tell()
