@@ -83,7 +83,7 @@ describe('kmq ls', () => {
 
   test('shows System V queues where POSIX ones cannot be seen, and says so', async ({ skip }) => {
     skip(!canUnshare, 'needs a mount namespace of its own, which root can make')
-    const through = ['unshare', '--mount', 'sh', '-c', 'umount /dev/mqueue; exec "$@"', 'sh']
+    const through = ['unshare', '--mount', 'sh', '-c', 'umount -a -t mqueue; exec "$@"', 'sh']
     const { id } = openSysv()
     const { code, stdout, stderr } = await kmq(['ls'], { through })
     expect(code).toBe(1)

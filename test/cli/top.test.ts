@@ -351,7 +351,7 @@ describe('kmq top', () => {
   test('shows System V queues where POSIX ones cannot be seen, and says so', async ({ skip }) => {
     skip(!canUnshare, 'needs a mount namespace of its own, which root can make')
     const { id } = openSysv()
-    const through = ['unshare', '--mount', 'sh', '-c', 'umount /dev/mqueue; exec "$@"', 'sh']
+    const through = ['unshare', '--mount', 'sh', '-c', 'umount -a -t mqueue; exec "$@"', 'sh']
     const terminal = new TerminalOf([...through, process.execPath, command, 'top'])
     await terminal.until(
       ({ lines, text }) => text.includes(`#${id} `) && lines[1]?.startsWith('ERR_MQ_NOT_MOUNTED') === true,
