@@ -7,7 +7,7 @@ import { fileURLToPath } from 'node:url'
 import { connect, ManualClock } from 'kernelmq/bus'
 import { describe, expect, test } from 'vitest'
 import { judge, judgeTicks } from '../reliability/chaos-bus.mjs'
-import { canUnshare, isRoot, start, stranger } from '../support.ts'
+import { canUnshare, isRoot, overhead, start, stranger } from '../support.ts'
 import { DatabaseSync } from './sqlite.mjs'
 import { deferred, newBus, nothing, one, openBus, startBus, take, temporaryDirectory } from './support.ts'
 
@@ -479,11 +479,13 @@ describe('a send with durability "disk"', () => {
   /** It has ended. */
   const isSync = (line: string) => /\bfdatasync(\(\d+<[^>]*bus\.db-wal>| resumed>)\) += 0/.test(line)
   const isWrite = (line: string) => /\bpwrite64\(\d+<[^>]*bus\.db-wal>/.test(line)
-  const skipIfMissing = (skip: (when: boolean, why: string) => void) =>
+  const skipUnlessTraced = (skip: (when: boolean, why: string) => void) => {
     skip(spawnSync('strace', ['-V']).error !== undefined, 'needs strace')
+    skip(overhead > 1, 'a sanitizer cannot look for leaks in a process that is traced')
+  }
 
   test('resolves after the log was synced that has it, many at once after few syncs', async ({ skip }) => {
-    skipIfMissing(skip)
+    skipUnlessTraced(skip)
     const { each, rest } = await trace({ body: 'x', many: 50, durability: 'disk' })
     for (const lines of each)
       expect(lines.findLastIndex(isSync), lines.join('\n')).toBeGreaterThan(lines.findLastIndex(isWrite))
@@ -493,7 +495,7 @@ describe('a send with durability "disk"', () => {
   })
 
   test('resolves after its large body was synced, and the directory that names it', async ({ skip }) => {
-    skipIfMissing(skip)
+    skipUnlessTraced(skip)
     const { each } = await trace({ body: 'x'.repeat(70_000), many: 0, durability: 'disk' })
     for (const lines of each) {
       const order = [
@@ -509,7 +511,7 @@ describe('a send with durability "disk"', () => {
   })
 
   test('of "process" none is synced', async ({ skip }) => {
-    skipIfMissing(skip)
+    skipUnlessTraced(skip)
     const { each } = await trace({ body: 'x', many: 0, durability: 'process' })
     expect(each.flat().filter(isWrite).length).toBeGreaterThan(2)
     expect(each.flat().filter(isSync)).toEqual([])
