@@ -115,6 +115,18 @@ await describeEngine('amqp', (_, server) => {
     expect(left).toBeLessThan(0)
   })
 
+  test('a queue that is removed again and again is said to be, and given up by a signal', async () => {
+    const [prefix, channel] = [newPrefix(), await bare(server)]
+    const url = await beforeBinding(server, `${prefix}/q`, () => channel.deleteQueue(`${prefix}/q`))
+    const bus = await openBus(`${url}?prefix=${prefix}&timeout=1000`)
+    const queue = bus.queue('q')
+    await expect(queue.send('x')).rejects.toMatchObject({ code: 'ENOENT', path: 'q' })
+    const controller = new AbortController()
+    const given = queue.send('y', { signal: controller.signal })
+    setTimeout(() => controller.abort(), 50)
+    await expect(given).rejects.toMatchObject({ name: 'AbortError' })
+  })
+
   test('what other clients send is received, and they see what we send', async () => {
     const prefix = newPrefix()
     const queue = (await open(prefix)).queue('q')

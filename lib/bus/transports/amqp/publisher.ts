@@ -1,7 +1,7 @@
 // Publishing with confirmation: what was lost with its connection goes again, under the same id.
 import type { ConfirmChannel, Message, Options } from 'amqplib'
 import { QueueError } from '../../../errors.ts'
-import { MAX_TIMER, Waiter } from '../../../waiting.ts'
+import { checkSignal, MAX_TIMER, Waiter } from '../../../waiting.ts'
 import { isLoss, type Link, refusalOf } from './link.ts'
 import { refused } from './topology.ts'
 
@@ -51,9 +51,9 @@ export class Publisher {
   #end = Number.POSITIVE_INFINITY
   #failure: unknown
   /** What was made may be there no more. */
-  readonly #forget: () => void
+  readonly #forget: (queue?: string) => void
 
-  constructor(link: Link, forget: () => void) {
+  constructor(link: Link, forget: (queue?: string) => void) {
     this.#link = link
     this.#forget = forget
   }
@@ -96,7 +96,9 @@ export class Publisher {
       const outcome: Outcome = { unroutable: [], refused: [] }
       const deadline = this.#link.patience()
       let left = postings
+      let gone: unknown
       while (left.length > 0) {
+        checkSignal(signal)
         try {
           for (const posting of left) {
             const prepared = posting.prepare()
@@ -105,6 +107,7 @@ export class Publisher {
           // Whoever is short of room blocks those that publish.
           if (!this.#link.isFree) await this.#link.up(call, deadline, signal, true)
           this.#failure = undefined
+          gone = undefined
           // Of most messages, waiting for what is there would be a good part of all that is done with them here.
           const channel =
             this.#ready ?? (await this.#link.inTime(call, deadline, this.#channel(call, deadline), signal))
@@ -112,9 +115,9 @@ export class Publisher {
         } catch (error) {
           if (refusalOf(error) === 404) {
             // Somebody removed it while it was made.
-            this.#forget()
-            this.#failure = error
-          } else if (!isLoss(error)) throw error
+            this.#forget((error as QueueError).path)
+            gone = error
+          } else if (!isLoss(error)) throw gone !== undefined && performance.now() >= deadline ? gone : error
         }
         if (left.length > 0) await this.#check(call, left, deadline)
       }
@@ -127,15 +130,14 @@ export class Publisher {
   /** Of what went with its channel; throws if it was the reason. */
   async #check(call: string, left: readonly Posting[], deadline: number): Promise<void> {
     this.#link.check(call)
-    const [code, path] = [refusalOf(this.#failure), (left[0] as Posting).key]
-    const isLate = performance.now() >= deadline
+    const code = refusalOf(this.#failure)
     const [, size, limit] = TOO_LARGE.exec((this.#failure as Error | undefined)?.message ?? '') ?? []
     if (size !== undefined) {
       // What others sent goes again.
       const long = left.find(({ content }) => content.length >= Number(size))
       if (long !== undefined) throw tooLong(call, long.key, `${size} > ${limit} bytes`, this.#failure)
-    } else if (code !== undefined && (isLate || code !== 404)) throw refused(this.#failure, call, path)
-    if (isLate) throw this.#link.explain(this.#failure, call)
+    } else if (code !== undefined && code !== 404) throw refused(this.#failure, call, (left[0] as Posting).key)
+    if (performance.now() >= deadline) throw this.#link.explain(this.#failure, call)
     await new Promise((resolve) => setTimeout(resolve, 20))
   }
 

@@ -261,7 +261,8 @@ export class Topology {
 
   #sayThatWeAreThere(): void {
     for (const queue of this.#borrowed.keys()) {
-      this.forget(queue)
+      // What it needs stays.
+      this.#made.delete(`queue ${queue}`)
       this.queue(queue)?.catch(() => {})
     }
   }

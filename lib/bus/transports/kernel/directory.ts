@@ -91,7 +91,6 @@ export class Directory implements Files {
       for (const name of ['queues', 'bindings', 'bodies']) make(join(this.path, name), actual)
       this.#id = this.#identify()
     } catch (error) {
-      if (error instanceof QueueError) throw error
       const { code = 'EACCES', syscall } = error as NodeJS.ErrnoException
       if (code === 'ENOENT' && !create) throw notFound(path, `there is no ${id}`)
       const hint = 'the directory of a bus has to be one that this user can write to'
