@@ -192,7 +192,7 @@ describe('kmq bench', () => {
   })
 
   test('leaves out sizes that the limits forbid, and says so', async ({ skip }) => {
-    skip(!canUnshare, 'no namespace of its own')
+    skip(!canUnshare, 'needs namespaces of its own, which root can make')
     const through = inNamespace('msgsize_max=1024')
     const small = (...args: string[]) => kmq(['bench', '--quick', '--only', 'pair', ...args], { through })
     const { code, stdout, stderr } = await small('--json')

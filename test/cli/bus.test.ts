@@ -154,7 +154,7 @@ describe('kmq bus', () => {
     await bus.queue('q').send('x')
     const through = ['setpriv', `--reuid=${stranger}`, `--regid=${stranger}`, '--clear-groups', process.execPath]
     const canBecome = isRoot && spawnSync('setpriv', [...through.slice(1), command, '--version']).status === 0
-    context.skip(!canBecome, 'it needs another user, who can read these files')
+    context.skip(!canBecome, 'only root can become another user, who has to be able to read these files')
     const { code, stdout, stderr } = await start(through[0] as string, [
       ...through.slice(1),
       ...[command, 'bus', url, 'ls', '--json'],

@@ -3,7 +3,16 @@ import { SysvQueue } from 'kernelmq'
 import { describe, expect, test } from 'vitest'
 import { openQueue, start, uniqueName } from '../support.ts'
 import { openSysv, uniqueKey } from '../sysv-support.ts'
-import { canBecome, drain, drainTagged, expectFailure, kmqAsStranger, kmqUnread, nameOf } from './moving.ts'
+import {
+  canBecome,
+  drain,
+  drainTagged,
+  expectFailure,
+  kmqAsStranger,
+  kmqUnread,
+  nameOf,
+  needsStranger,
+} from './moving.ts'
 import { command, kmq } from './support.ts'
 
 const linesOf = (text: string) =>
@@ -102,7 +111,7 @@ describe('kmq dump', () => {
     expectFailure(await kmq(['dump', uniqueName(), '--keep']), 1, /ENOENT/)
     const { stderr } = await kmq(['dump', '/kmq-nowhere', '--keep', '--json'])
     expect(JSON.parse(stderr).error).toMatchObject({ code: 'ENOENT' })
-    skip(!canBecome, 'only root can become another user, who has to be able to read the command')
+    skip(!canBecome, needsStranger)
     const queue = openSysv()
     queue.trySend('x')
     expectFailure(await kmqAsStranger(['dump', nameOf(queue)]), 1, /EACCES/)

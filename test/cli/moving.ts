@@ -60,6 +60,9 @@ export async function kmqUnread(args: string[], options: { cwd?: string; uid?: n
 export const canBecome: boolean =
   isRoot && spawnSync('setpriv', [`--reuid=${stranger}`, '--clear-groups', 'test', '-r', command]).status === 0
 
+/** Why it cannot, if so. */
+export const needsStranger = 'only root can become another user, who has to be able to read the command'
+
 /** Runs the command as somebody else. */
 export function kmqAsStranger(args: string[], input = ''): Promise<Outcome> {
   const ids = [`--reuid=${stranger}`, `--regid=${stranger}`, '--clear-groups']

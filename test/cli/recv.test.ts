@@ -18,6 +18,7 @@ import {
   kmqAsStranger,
   kmqUnread,
   nameOf,
+  needsStranger,
 } from './moving.ts'
 import { command, kmq, startKmq } from './support.ts'
 import { TerminalOf } from './terminal.ts'
@@ -141,7 +142,8 @@ describe('kmq recv', () => {
     expect(drainTagged(queue)).toEqual([['kept', 3]])
   })
 
-  test.skipIf(!canBecome)('what may not be put back is in a file, which restore takes', async () => {
+  test('what may not be put back is in a file, which restore takes', async ({ skip }) => {
+    skip(!canBecome, needsStranger)
     const queue = openSysv({ mode: 0o604 })
     queue.trySend('a', { type: 7 })
     queue.trySend('b')
@@ -240,7 +242,8 @@ describe('kmq recv', () => {
     expect([drain(posix), drain(sysv)]).toEqual([['x'], ['x']])
   })
 
-  test.skipIf(!canBecome)('without permission', async () => {
+  test('without permission', async ({ skip }) => {
+    skip(!canBecome, needsStranger)
     for (const queue of [openQueue(), openSysv()])
       expectFailure(await kmqAsStranger(['recv', nameOf(queue)]), 1, /EACCES/)
   })

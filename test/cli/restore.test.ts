@@ -2,7 +2,17 @@ import { PosixQueue, SysvQueue } from 'kernelmq'
 import { describe, expect, onTestFinished, test } from 'vitest'
 import { isRoot, openQueue, start, stranger, uniqueName, unlimited } from '../support.ts'
 import { openSysv, removeAfter, uniqueKey } from '../sysv-support.ts'
-import { canBecome, depthIs, drain, drainTagged, expectFailure, families, kmqAsStranger, nameOf } from './moving.ts'
+import {
+  canBecome,
+  depthIs,
+  drain,
+  drainTagged,
+  expectFailure,
+  families,
+  kmqAsStranger,
+  nameOf,
+  needsStranger,
+} from './moving.ts'
 import { command, kmq, startKmq } from './support.ts'
 
 /** A dump with so many messages of a length. */
@@ -176,7 +186,7 @@ describe('kmq restore', () => {
     expectFailure(await kmq(['restore', 'x']), 2, /names no queue/)
     expectFailure(await kmq(['restore', '--skip', '-']), 2, /--skip/)
     expectFailure(await kmq(['restore'], { input: dumpOf('#3', 1) }), 2, /without a key, #3/)
-    skip(!canBecome, 'only root can become another user, who has to be able to read the command')
+    skip(!canBecome, needsStranger)
     const queue = openQueue()
     expectFailure(await kmqAsStranger(['restore'], dumpOf(nameOf(queue), 1)), 1, /EACCES/)
     expect(drain(queue)).toEqual([])

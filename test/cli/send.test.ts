@@ -15,6 +15,7 @@ import {
   families,
   kmqAsStranger,
   nameOf,
+  needsStranger,
 } from './moving.ts'
 import { command, kmq, startKmq } from './support.ts'
 
@@ -185,7 +186,8 @@ describe('kmq send', () => {
     expect(drain(sysv)).toEqual([])
   })
 
-  test.skipIf(!canBecome)('without permission', async () => {
+  test('without permission', async ({ skip }) => {
+    skip(!canBecome, needsStranger)
     for (const queue of [openQueue(), openSysv()])
       expectFailure(await kmqAsStranger(['send', nameOf(queue), 'x']), 1, /EACCES/)
   })
