@@ -8,6 +8,7 @@ import {
   gather,
   hasPlaces,
   isPassing,
+  isSlow,
   newBus,
   newClock,
   nothing,
@@ -25,7 +26,10 @@ export const conformance = (scheme: Scheme): void => {
   const makeTimed = async (options = {}) => {
     const clock = newClock(scheme, Date.UTC(2026, 0, 1))
     const bus = await newBus(scheme, { clock })
-    return { clock, start: clock.now(), bus, queue: bus.queue('q', options) }
+    const begun = performance.now()
+    /** Whether so much time may have passed by itself, on a machine that stood still. */
+    const isOver = (ms: number): boolean => isSlow(scheme) && performance.now() - begun >= ms
+    return { clock, start: clock.now(), bus, queue: bus.queue('q', options), isOver }
   }
 
   describe('a message', () => {
@@ -137,14 +141,18 @@ export const conformance = (scheme: Scheme): void => {
 
   describe('time', () => {
     testOf(scheme, 'delay')('a delayed message comes when it is due, not before', async () => {
-      const { queue, clock, start } = await makeTimed()
+      const { queue, clock, start, isOver } = await makeTimed()
       await queue.send('late', { delay: 1000 })
       await queue.send('later', { at: new Date(start + 2000) })
-      expect(await queue.stats()).toMatchObject({ delayed: 2, ready: 0 })
+      const stats = await queue.stats()
+      if (!isOver(1000)) expect(stats).toMatchObject({ delayed: 2, ready: 0 })
       await clock.advance(clock.before(1000))
-      expect(await queue.receive(nothing)).toEqual([])
+      const early = await queue.receive(nothing)
+      if (!isOver(1000)) expect(early).toEqual([])
       await clock.advance(1000 - clock.before(1000))
-      expect(await take(queue, 1)).toEqual(['late'])
+      const late = early[0] ?? (await one(queue))
+      expect(late.body).toBe('late')
+      await late.ack()
       const waiting = take(queue, 1)
       await sleep(10)
       await clock.advance(1000)
@@ -182,7 +190,7 @@ export const conformance = (scheme: Scheme): void => {
       const { queue, clock } = await makeTimed()
       await queue.send('x')
       const [message] = await queue.receive({ lease: 1000 })
-      await clock.advance(900)
+      await clock.advance(clock.before(1000))
       await message?.extend(1000)
       await clock.advance(clock.before(1000))
       expect(await queue.receive(nothing)).toEqual([])
@@ -441,14 +449,17 @@ export const conformance = (scheme: Scheme): void => {
     test('begins no more messages a second than it is told', async () => {
       const { queue, clock } = await makeTimed()
       await queue.sendMany(Array.from({ length: 10 }, (_, body) => ({ body })))
-      let handled = 0
-      queue.consume(() => void handled++, { rate: 2, concurrency: 10 })
+      const times: number[] = []
+      const first = clock.now()
+      queue.consume(() => void times.push(clock.now()), { rate: 2, concurrency: 10 })
       for (const expected of [1, 2, 3]) {
-        while (handled < expected) await sleep(1)
+        while (times.length < expected) await sleep(1)
+        // What would begin too early does so now.
         await sleep(5)
-        expect(handled).toBe(expected)
         await clock.advance(500)
       }
+      // A timer may fire a millisecond early.
+      expect(times.filter((time, at) => time - first < 499 * at)).toEqual([])
     })
 
     test('paused begins nothing and keeps nothing; resumed it goes on', async () => {
