@@ -46,7 +46,7 @@ export const hasTerminal: boolean = spawnSync('script', ['--version']).status ==
 export function onTerminal(args: string[], answer: string): Promise<Outcome> {
   const line = [process.execPath, command, ...args].map((word) => `'${word}'`).join(' ')
   // What says that it is CI is thought to have no colours.
-  const env = { CI: undefined, TERM: 'xterm-256color' }
+  const env = { CI: undefined, NO_COLOR: undefined, TERM: 'xterm-256color' }
   const child = start('script', ['--quiet', '--return', '--command', line, '/dev/null'], { env })
   child.end(answer)
   return child.outcome
