@@ -14,6 +14,7 @@ import {
   isPending,
   isRoot,
   openQueue,
+  overhead,
   start,
   startFixture,
   stranger,
@@ -636,7 +637,7 @@ describe('when there is nothing, or no room', () => {
     ['', {}],
     [' with spin', { spin: 200 }],
     [' with a fraction of spin', { spin: 0.5 }],
-    [' with a timeout', { timeout: 30_000 }],
+    [' with a timeout', { timeout: 30_000 * overhead }],
     [' with timeout Infinity', { timeout: Number.POSITIVE_INFINITY }],
   ])('blocking waits%s go on until another process sends or receives', async (_, options) => {
     const there = openQueue({ maxMessages: 1 })

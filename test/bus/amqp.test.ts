@@ -118,7 +118,7 @@ await describeEngine('amqp', (_, server) => {
   test('a queue that is removed again and again is said to be, and given up by a signal', async () => {
     const [prefix, channel] = [newPrefix(), await bare(server)]
     const url = await beforeBinding(server, `${prefix}/q`, () => channel.deleteQueue(`${prefix}/q`))
-    const bus = await openBus(`${url}?prefix=${prefix}&timeout=1000`)
+    const bus = await openBus(`${url}?prefix=${prefix}&timeout=5000`)
     const queue = bus.queue('q')
     await expect(queue.send('x')).rejects.toMatchObject({ code: 'ENOENT', path: 'q' })
     const controller = new AbortController()
