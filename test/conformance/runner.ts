@@ -2,7 +2,17 @@
 // where its actors are processes that are told what to do a line at a time.
 import { type ChildProcessByStdio, execFileSync, spawn } from 'node:child_process'
 import { once } from 'node:events'
-import { chmodSync, cpSync, existsSync, mkdirSync, mkdtempSync, rmSync, writeFileSync } from 'node:fs'
+import {
+  chmodSync,
+  cpSync,
+  existsSync,
+  mkdirSync,
+  mkdtempSync,
+  readdirSync,
+  readFileSync,
+  rmSync,
+  writeFileSync,
+} from 'node:fs'
 import { tmpdir } from 'node:os'
 import { join } from 'node:path'
 import { createInterface } from 'node:readline'
@@ -113,6 +123,24 @@ class Lines {
 }
 
 class Actor extends Lines {
+  /** Whether it answers neither within this time nor before it sleeps: a busy machine may not have let it begin. */
+  async blocks(milliseconds: number): Promise<boolean> {
+    let hasAnswered = await this.ready(milliseconds)
+    while (!hasAnswered && this.#isRunning) hasAnswered = await this.ready(10)
+    return !hasAnswered
+  }
+
+  /** Whether a thread of it runs, or would if there were a processor; see proc_pid_stat(5). */
+  get #isRunning(): boolean {
+    const tasks = `/proc/${this.process.pid}/task`
+    try {
+      return readdirSync(tasks).some((task) => readFileSync(`${tasks}/${task}/stat`, 'latin1').includes(') R '))
+    } catch {
+      // A thread has just ended, or all have.
+      return true
+    }
+  }
+
   begin(step: Step): void {
     this.process.stdin.write(`${JSON.stringify(step)}\n`)
   }
@@ -347,7 +375,7 @@ class Play {
         return delay(Number(step.ms))
       case 'blocked': {
         const actor = this.#actor(step.actor)
-        if (!(await actor.ready(Number(step.ms ?? 150)))) return
+        if (await actor.blocks(Number(step.ms ?? 150))) return
         throw new Error(`it did not wait: ${JSON.stringify(await actor.reply())}`)
       }
       case 'await':
