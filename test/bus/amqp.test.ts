@@ -81,6 +81,8 @@ await describeEngine('amqp', (_, server) => {
       await queue.send(body)
       await next.promise
       await channel.deleteQueue(`${prefix}/q`)
+      // Removed while it is made it may never be made again.
+      await hasConsumer(server, `${prefix}/other`)
       await channel.deleteQueue(`${prefix}/other`)
     }
     await bus.queue('other').send('there')
@@ -126,6 +128,28 @@ await describeEngine('amqp', (_, server) => {
     setTimeout(() => controller.abort(), 50)
     await expect(given).rejects.toMatchObject({ name: 'AbortError' })
   })
+
+  test('what is left of a queue that was removed while it was made, and forbids to make it, is said to be', async ({
+    skip,
+  }) => {
+    const [prefix, channel] = [newPrefix(), await bare(server)]
+    const left = await leaveRemains(server, channel, `${prefix}/q`)
+    if (left === undefined) return skip('this RabbitMQ leaves nothing of them')
+    const bus = await open(prefix)
+    const name = left.slice(prefix.length + 1)
+    const refused = {
+      code: 'ERR_BUS_OTHER_QUEUE',
+      path: name,
+      message: expect.stringContaining('removed while it was made'),
+      hint: expect.stringContaining('start the server again'),
+    }
+    const consumer = bus.queue(name).consume(() => {})
+    const closed = expect(consumer.closed).rejects.toMatchObject(refused)
+    const sent = expect(bus.queue(name).send('x')).rejects.toMatchObject(refused)
+    await bus.queue('healthy').send('y')
+    expect(await take(bus.queue('healthy'), 1)).toEqual(['y'])
+    await Promise.all([closed, sent])
+  }, 60_000)
 
   test('what other clients send is received, and they see what we send', async () => {
     const prefix = newPrefix()
@@ -769,4 +793,32 @@ async function cutAt(server: Server, methods: readonly string[]): Promise<string
       far.write(data)
     })
   })
+}
+
+async function hasConsumer(server: Server, queue: string): Promise<void> {
+  for (;;) {
+    const found = await (await bare(server)).checkQueue(queue).catch(() => undefined)
+    if (found !== undefined && found.consumerCount > 0) return
+    await sleep(10)
+  }
+}
+
+/** The server is asked to remove queues, at many instants while it makes them, until it has one that is neither. */
+async function leaveRemains(server: Server, remover: Channel, name: string): Promise<string | undefined> {
+  for (let at = 0; at < 200; at++) {
+    const queue = name + at
+    const make = (channel: Channel) => channel.assertQueue(queue, { arguments: { 'x-queue-type': 'quorum' } })
+    const making = make(await bare(server)).catch(() => {})
+    await sleep((at % 10) / 1.25)
+    await remover.deleteQueue(queue)
+    await making
+    const isMade = async () =>
+      make(await bare(server)).then(
+        () => true,
+        () => false,
+      )
+    if (!(await isMade()) && !(await isMade())) return queue
+    await remover.deleteQueue(queue)
+  }
+  return undefined
 }

@@ -149,7 +149,7 @@ export class Amqp extends Refusals implements Transport {
     this.#inward = inward
     this.#outward = outward
     this.#topology = new Topology(inward, prefix)
-    this.#publisher = new Publisher(outward, (queue) => this.#topology.forget(queue))
+    this.#publisher = new Publisher(outward, this.#topology)
     this.#clock = clock
     const told = (queue: string, what: Told) => {
       if (what === 'keyed') this.#lines.get(queue)?.partition()

@@ -24,8 +24,10 @@ const TRY_AGAIN = 50
 
 /** What 541 says, too: the server was told, or has learnt, not to do that. With it goes the connection, under all who use it. */
 const DENIED = /deprecated|not permitted/
-/** After how many it is known of whom it is said. */
-const DENIALS = 3
+/** It has the process of a queue that it does not have, and keeps both until it begins anew. */
+const REMAINS = /queue '[^/']*\/([^']+)' .*: cluster_not_formed/
+/** How often it is asked again: it says so, too, while it stops. */
+const DENIALS = 5
 
 /** The server said no, and why; undefined if the connection or the channel was lost, or will be there soon. */
 export function refusalOf(error: unknown): number | undefined {
@@ -43,12 +45,19 @@ export function isLoss(error: unknown): boolean {
   return name === 'IllegalOperationError' || /closed|ended|closing/i.test(message)
 }
 
-const isDenial = (cause: unknown): cause is Error => cause instanceof Error && DENIED.test(cause.message)
-
-function denied(call: string, cause: Error): QueueError {
-  const detail = cause.message.replace(/^.*? with message "?/s, '').split('\n')[0]
-  const hint = 'rabbitmq.conf may permit it: deprecated_features.permit'
-  return Object.assign(new QueueError('ERR_BUS_UNSUPPORTED', { syscall: call, detail, hint }), { cause })
+function denialOf(call: string, cause: unknown): QueueError | undefined {
+  const { message = '' } = (cause ?? {}) as { message?: string }
+  const wrap = (name: string, details: { path?: string | undefined; detail: string | undefined; hint: string }) =>
+    Object.assign(new QueueError(name, { syscall: call, ...details }), { cause })
+  const path = REMAINS.exec(message)?.[1]
+  if (path !== undefined) {
+    const detail = 'cluster_not_formed: it was removed while it was made'
+    const hint = 'RabbitMQ has kept what is left of it: start the server again, or give the URL another prefix'
+    return wrap('ERR_BUS_OTHER_QUEUE', { path, detail, hint })
+  }
+  if (!DENIED.test(message)) return undefined
+  const detail = message.replace(/^.*? with message "?/s, '').split('\n')[0]
+  return wrap('ERR_BUS_UNSUPPORTED', { detail, hint: 'rabbitmq.conf may permit it: deprecated_features.permit' })
 }
 
 /** What was asked for is there no more, or cannot be had just now: who waits for messages waits for it, too. */
@@ -80,7 +89,11 @@ export class Link {
   #blocked: string | undefined
   /** Why there is no connection; undefined if there is one, or none was made yet. */
   #cause: unknown
+  /** With what the server ended a connection last, and when. */
+  #said: { cause: unknown; at: number } | undefined
   readonly #waiting = new Set<Waiter<void>>()
+  /** Of who asks. */
+  #turn: Promise<unknown> = Promise.resolve()
   #admin: { model: ChannelModel; channel: Promise<Channel> } | undefined
   /** Is called when there is a connection again. */
   onUp: () => void = () => {}
@@ -113,7 +126,7 @@ export class Link {
   }
 
   explain(cause: unknown, call: string): QueueError {
-    return this.#options.explain(cause, call)
+    return denialOf(call, cause) ?? this.#options.explain(cause, call)
   }
 
   /** The first time: what is wrong with the URL is told at once. */
@@ -143,6 +156,7 @@ export class Link {
     heartbeater?.recvTimer?.unref()
     model.on('error', (error) => {
       this.#cause = error
+      this.#said = { cause: error, at: performance.now() }
     })
     model.on('close', () => this.#lost(model))
     model.on('blocked', (reason) => {
@@ -206,10 +220,16 @@ export class Link {
   }
 
   /** What is told of what took too long. */
-  late(call: string, cause: unknown = this.#cause ?? new Error('the server does not answer')): QueueError {
-    if (this.#blocked === undefined) return this.explain(cause, call)
+  late(call: string, error: unknown = new Error('the server does not answer')): QueueError {
+    if (this.#blocked === undefined) return this.explain(this.#cause ?? this.#lately ?? error, call)
     const hint = 'the server takes nothing: it is short of memory or of disk, as `rabbitmqctl status` says'
     return new QueueError('ERR_BUS_DISK_FULL', { syscall: call, detail: `blocked: ${this.#blocked}`, hint })
+  }
+
+  /** It may end one connection after the other, for what it is asked. */
+  get #lately(): unknown {
+    const { cause, at } = this.#said ?? { at: Number.NEGATIVE_INFINITY }
+    return performance.now() - at < this.#options.patience ? cause : undefined
   }
 
   check(call: string): void {
@@ -264,33 +284,52 @@ export class Link {
     }
   }
 
-  /** What the server is asked for, again if the connection is lost meanwhile; its refusals come as they are. */
+  /**
+   * What the server is asked for, again if the connection is lost meanwhile; its refusals come as they are. One after the
+   * other: a denial ends the connection for all who are asking.
+   */
   async ask<R>(call: string, work: (channel: Channel) => Promise<R>, deadline: number = this.patience()): Promise<R> {
-    return this.hold.during(() =>
-      this.#tryUntil(call, deadline, async () => {
+    let denials = 0
+    const asked = async () => {
+      // It was given up when its turn came.
+      if (performance.now() >= deadline) throw this.late(call)
+      try {
         const model = await this.up(call, deadline)
-        if (this.#admin?.model !== model) {
-          const admin = { model, channel: model.createChannel().then(quiet) }
-          this.#admin = admin
-          const forget = (): void => {
-            if (this.#admin === admin) this.#admin = undefined
-          }
-          admin.channel.then((channel) => void channel.on('close', forget), forget)
-        }
-        return work(await this.#admin.channel)
-      }),
-    )
+        return await work(await this.#adminOf(model))
+      } catch (error) {
+        const denial = isLoss(error) ? denialOf(call, this.#cause) : undefined
+        if (denial !== undefined && ++denials === DENIALS) throw denial
+        throw error
+      }
+    }
+    const inTurn = () => {
+      const turn = this.#turn.then(asked)
+      this.#turn = turn.catch(() => {})
+      return turn
+    }
+    return this.hold.during(() => this.#tryUntil(call, deadline, inTurn))
+  }
+
+  #adminOf(model: ChannelModel): Promise<Channel> {
+    if (this.#admin?.model !== model) {
+      const admin = { model, channel: model.createChannel().then(quiet) }
+      this.#admin = admin
+      const forget = (): void => {
+        if (this.#admin === admin) this.#admin = undefined
+      }
+      admin.channel.then((channel) => void channel.on('close', forget), forget)
+    }
+    return this.#admin.channel
   }
 
   async #tryUntil<R>(call: string, deadline: number, work: () => Promise<R>): Promise<R> {
-    for (let [wait, denials] = [TRY_AGAIN, 0]; ; wait = Math.min(2 * wait, LONGEST_WAIT)) {
+    for (let wait = TRY_AGAIN; ; wait = Math.min(2 * wait, LONGEST_WAIT)) {
       try {
         return await this.inTime(call, deadline, work())
       } catch (error) {
         if (!isLoss(error)) throw error
         this.check(call)
-        if (isDenial(this.#cause) && ++denials === DENIALS) throw denied(call, this.#cause)
-        if (performance.now() >= deadline) throw this.explain(error, call)
+        if (performance.now() >= deadline) throw this.late(call, error)
         await sleep(wait)
       }
     }

@@ -3,7 +3,7 @@ import type { ConfirmChannel, Message, Options } from 'amqplib'
 import { QueueError } from '../../../errors.ts'
 import { checkSignal, MAX_TIMER, Waiter } from '../../../waiting.ts'
 import { isLoss, type Link, refusalOf } from './link.ts'
-import { refused } from './topology.ts'
+import { refused, type Topology } from './topology.ts'
 
 export interface Posting {
   readonly exchange: string
@@ -50,12 +50,12 @@ export class Publisher {
   #watch: NodeJS.Timeout | undefined
   #end = Number.POSITIVE_INFINITY
   #failure: unknown
-  /** What was made may be there no more. */
-  readonly #forget: (queue?: string) => void
+  /** What messages need to arrive; it may be there no more. */
+  readonly #topology: Topology
 
-  constructor(link: Link, forget: (queue?: string) => void) {
+  constructor(link: Link, topology: Topology) {
     this.#link = link
-    this.#forget = forget
+    this.#topology = topology
   }
 
   #channel(call: string, deadline: number): Promise<ConfirmChannel> {
@@ -73,7 +73,7 @@ export class Publisher {
     const channel = await model.createConfirmChannel()
     channel.on('error', (error) => {
       this.#failure = error
-      if (refusalOf(error) === 404) this.#forget()
+      if (refusalOf(error) === 404) this.#topology.forget()
     })
     channel.on('return', ({ fields, properties }: Message) => {
       const { exchange, routingKey } = fields as { exchange: string; routingKey: string }
@@ -102,7 +102,7 @@ export class Publisher {
         try {
           for (const posting of left) {
             const prepared = posting.prepare()
-            if (prepared !== undefined) await this.#link.inTime(call, deadline, prepared, signal)
+            if (prepared !== undefined) await this.#topology.inTime(call, deadline, prepared, signal)
           }
           // Whoever is short of room blocks those that publish.
           if (!this.#link.isFree) await this.#link.up(call, deadline, signal, true)
@@ -115,7 +115,7 @@ export class Publisher {
         } catch (error) {
           if (refusalOf(error) === 404) {
             // Somebody removed it while it was made.
-            this.#forget((error as QueueError).path)
+            this.#topology.forget((error as QueueError).path)
             gone = error
           } else if (!isLoss(error)) throw gone !== undefined && performance.now() >= deadline ? gone : error
         }

@@ -81,6 +81,11 @@ export class Topology {
     else for (const what of ['base', `queue ${queue}`, `keys ${queue}`, `known ${queue}`]) this.#made.delete(what)
   }
 
+  /** For who waits for what is made, no longer than that: it has a connection of its own, which says why it takes so long. */
+  inTime<R>(call: string, deadline: number, making: Promise<R>, signal?: AbortSignal): Promise<R> {
+    return this.#link.inTime(call, deadline, making, signal)
+  }
+
   /** Undefined if it is there. */
   #make(what: string, work: () => Promise<unknown>): Promise<unknown> | undefined {
     const made = this.#made.get(what)
