@@ -140,7 +140,7 @@ await describeEngine('amqp', (_, server) => {
     const refused = {
       code: 'ERR_BUS_OTHER_QUEUE',
       path: name,
-      message: expect.stringContaining('removed while it was made'),
+      message: expect.stringContaining('cluster_not_formed'),
       hint: expect.stringContaining('start the server again'),
     }
     const consumer = bus.queue(name).consume(() => {})

@@ -24,10 +24,13 @@ const TRY_AGAIN = 50
 
 /** What 541 says, too: the server was told, or has learnt, not to do that. With it goes the connection, under all who use it. */
 const DENIED = /deprecated|not permitted/
-/** It has the process of a queue that it does not have, and keeps both until it begins anew. */
-const REMAINS = /queue '[^/']*\/([^']+)' .*: cluster_not_formed/
-/** How often it is asked again: it says so, too, while it stops. */
-const DENIALS = 5
+/** It has a process of a queue that it does not have, and keeps both until it begins anew. What it says is cut at 255 bytes. */
+const REMAINS = /Cannot declare quorum queue '[^/']*\/([^']+)'.*(?:cluster_not_formed|\.\.\.)"?$/s
+/** After how many it is believed, a second and a half at least: without a majority of a cluster it says the same. */
+const DENIALS = 6
+
+/** The server said so itself. */
+const isAnswer = (error: unknown): boolean => typeof (error as { code?: unknown }).code === 'number'
 
 /** The server said no, and why; undefined if the connection or the channel was lost, or will be there soon. */
 export function refusalOf(error: unknown): number | undefined {
@@ -40,24 +43,25 @@ export function refusalOf(error: unknown): number | undefined {
 /** The connection or the channel is no more, or will be there soon: what was asked for is asked again. */
 export function isLoss(error: unknown): boolean {
   if (error instanceof QueueError) return false
-  const { name, message = '', code } = error as { name?: string; message?: string; code?: unknown }
-  if (typeof code === 'number') return refusalOf(error) === undefined
+  const { name, message = '' } = error as { name?: string; message?: string }
+  if (isAnswer(error)) return refusalOf(error) === undefined
   return name === 'IllegalOperationError' || /closed|ended|closing/i.test(message)
 }
 
 function denialOf(call: string, cause: unknown): QueueError | undefined {
   const { message = '' } = (cause ?? {}) as { message?: string }
-  const wrap = (name: string, details: { path?: string | undefined; detail: string | undefined; hint: string }) =>
-    Object.assign(new QueueError(name, { syscall: call, ...details }), { cause })
-  const path = REMAINS.exec(message)?.[1]
-  if (path !== undefined) {
-    const detail = 'cluster_not_formed: it was removed while it was made'
-    const hint = 'RabbitMQ has kept what is left of it: start the server again, or give the URL another prefix'
-    return wrap('ERR_BUS_OTHER_QUEUE', { path, detail, hint })
-  }
-  if (!DENIED.test(message)) return undefined
   const detail = message.replace(/^.*? with message "?/s, '').split('\n')[0]
-  return wrap('ERR_BUS_UNSUPPORTED', { detail, hint: 'rabbitmq.conf may permit it: deprecated_features.permit' })
+  const path = REMAINS.exec(message)?.[1]
+  const wrap = (name: string, hint: string) =>
+    Object.assign(new QueueError(name, { syscall: call, path, detail, hint }), { cause })
+  if (path !== undefined) {
+    const hint =
+      'what is left of one that was removed while it was made: start the server again, or give the URL another prefix'
+    return wrap('ERR_BUS_OTHER_QUEUE', hint)
+  }
+  return DENIED.test(message)
+    ? wrap('ERR_BUS_UNSUPPORTED', 'rabbitmq.conf may permit it: deprecated_features.permit')
+    : undefined
 }
 
 /** What was asked for is there no more, or cannot be had just now: who waits for messages waits for it, too. */
@@ -89,8 +93,8 @@ export class Link {
   #blocked: string | undefined
   /** Why there is no connection; undefined if there is one, or none was made yet. */
   #cause: unknown
-  /** With what the server ended a connection last, and when. */
-  #said: { cause: unknown; at: number } | undefined
+  /** With what the server ended a connection last. */
+  #said: { error: unknown; at: number } | undefined
   readonly #waiting = new Set<Waiter<void>>()
   /** Of who asks. */
   #turn: Promise<unknown> = Promise.resolve()
@@ -126,7 +130,7 @@ export class Link {
   }
 
   explain(cause: unknown, call: string): QueueError {
-    return denialOf(call, cause) ?? this.#options.explain(cause, call)
+    return this.#options.explain(cause, call)
   }
 
   /** The first time: what is wrong with the URL is told at once. */
@@ -156,7 +160,7 @@ export class Link {
     heartbeater?.recvTimer?.unref()
     model.on('error', (error) => {
       this.#cause = error
-      this.#said = { cause: error, at: performance.now() }
+      if (isAnswer(error)) this.#said = { error, at: performance.now() }
     })
     model.on('close', () => this.#lost(model))
     model.on('blocked', (reason) => {
@@ -220,16 +224,18 @@ export class Link {
   }
 
   /** What is told of what took too long. */
-  late(call: string, error: unknown = new Error('the server does not answer')): QueueError {
-    if (this.#blocked === undefined) return this.explain(this.#cause ?? this.#lately ?? error, call)
+  late(call: string): QueueError {
+    if (this.#blocked === undefined) return this.explain(this.#reason, call)
     const hint = 'the server takes nothing: it is short of memory or of disk, as `rabbitmqctl status` says'
     return new QueueError('ERR_BUS_DISK_FULL', { syscall: call, detail: `blocked: ${this.#blocked}`, hint })
   }
 
-  /** It may end one connection after the other, for what it is asked. */
-  get #lately(): unknown {
-    const { cause, at } = this.#said ?? { at: Number.NEGATIVE_INFINITY }
-    return performance.now() - at < this.#options.patience ? cause : undefined
+  get #reason(): unknown {
+    if (this.#cause !== undefined) return this.#cause
+    // It may end one connection after the other, for what it is asked.
+    const { error, at } = this.#said ?? { at: Number.NEGATIVE_INFINITY }
+    if (performance.now() - at < this.#options.patience) return error
+    return new Error('the server does not answer')
   }
 
   check(call: string): void {
@@ -329,7 +335,7 @@ export class Link {
       } catch (error) {
         if (!isLoss(error)) throw error
         this.check(call)
-        if (performance.now() >= deadline) throw this.late(call, error)
+        if (performance.now() >= deadline) throw isAnswer(error) ? this.explain(error, call) : this.late(call)
         await sleep(wait)
       }
     }

@@ -192,8 +192,9 @@ export class Topology {
     // One that has begun may have come before.
     this.#nextWrite ??= this.#write.then(() => {
       this.#nextWrite = undefined
-      const name = this.nameOf(`$made/${randomUUID()}`)
-      const written = this.#declare('declare', name, async (channel) => {
+      const written = this.#declare('declare', '$made', async (channel) => {
+        // Another each time: that of a connection that was lost may still be under way.
+        const name = this.nameOf(`$made/${randomUUID()}`)
         await channel.assertQueue(name, { expires: OUTLIVES, arguments: QUORUM })
         await channel.deleteQueue(name)
       })
