@@ -5,7 +5,7 @@ import { connect } from 'kernelmq/bus'
 import { expect, onTestFinished, test } from 'vitest'
 import { wireTo } from './engine-chaos.ts'
 import { startServer } from './servers.ts'
-import { describeEngine, nothing, one, openBus, startBus, take } from './support.ts'
+import { deferred, describeEngine, nothing, one, openBus, startBus, take } from './support.ts'
 
 await describeEngine('redis', (_, server) => {
   let count = 0
@@ -143,6 +143,33 @@ await describeEngine('redis', (_, server) => {
     await client(server.port).acl('SETUSER', 'eve', '-select')
     const refused = { code: 'ERR_BUS_ACCESS', message: expect.stringContaining('database 1:') }
     await expect(connect(url)).rejects.toMatchObject(refused)
+  })
+
+  test.each([
+    [
+      'NOREPLICAS',
+      (at: Redis) => at.config('SET', 'min-replicas-to-write', 1),
+      (at: Redis) => at.config('SET', 'min-replicas-to-write', 0),
+    ],
+    ['READONLY', (at: Redis) => at.replicaof('127.0.0.1', 1), (at: Redis) => at.replicaof('NO', 'ONE')],
+  ])('a server that says %s is asked again, by consumers until it is another', async (word, begin, end) => {
+    const own = await startServer('redis')
+    onTestFinished(() => own.close())
+    const bus = await openBus(`${own.url}?timeout=500`)
+    const queue = bus.queue('q')
+    await queue.send('before')
+    await begin(client(own.port))
+    const refused = {
+      code: 'ERR_BUS_CONNECTION',
+      message: expect.stringContaining(word),
+      hint: expect.stringContaining('refuses'),
+    }
+    await expect(queue.send('x')).rejects.toMatchObject(refused)
+    await expect(queue.receive(nothing)).rejects.toMatchObject(refused)
+    const handled = deferred<unknown>()
+    queue.consume(({ body }) => handled.resolve(body))
+    await end(client(own.port))
+    expect(await handled.promise).toBe('before')
   })
 
   test('a server that became a copy of another is left for that one', async () => {

@@ -46,7 +46,7 @@ const SOONEST = 50
 const LATEST = 2000
 
 /** The server's answers that will be others in a moment. */
-const PASSING = /^(?:LOADING|BUSY|MASTERDOWN|READONLY|TRYAGAIN|CLUSTERDOWN)\b/
+const PASSING = /^(?:LOADING|BUSY|MASTERDOWN|READONLY|NOREPLICAS|TRYAGAIN|CLUSTERDOWN)\b/
 const DEMOTED = /^(?:READONLY|MASTERDOWN)\b/
 const DENIED =
   /^(?:WRONGPASS|NOAUTH|NOPERM)\b|invalid password|AUTH failed|ACL failure in script|The user executing the script can't/
@@ -78,6 +78,8 @@ export class Connection {
   #client: Client | undefined
   /** Why there is none. */
   #reason: unknown
+  /** What the server said last instead of doing what it was asked, if that passes. */
+  #refusal: unknown
   #timer: NodeJS.Timeout | undefined
   /** What was sent by {@link #client} and not answered; the server may have stopped. */
   #asked = 0
@@ -178,7 +180,7 @@ export class Connection {
     if (this.#client !== client) return
     this.#client = undefined
     clearTimeout(this.#watchdog)
-    this.#reason = new Error('the connection was lost')
+    this.#reason = this.#refusal ?? new Error('the connection was lost')
     this.#again(0)
   }
 
@@ -249,11 +251,14 @@ export class Connection {
         const client = ready instanceof Promise ? await ready : ready
         this.#asking(client, 1)
         try {
-          return await work(client, isAgain)
+          const result = await work(client, isAgain)
+          this.#refusal = undefined
+          return result
         } catch (error) {
           const { name, message } = error as Error
           const isReply = name === 'ReplyError' || error instanceof QueueError
           if (isReply && !PASSING.test(message)) throw this.#explain(error, call)
+          if (isReply) this.#refusal = error
           if (performance.now() >= end) throw this.#over ? error : this.#explain(error, call)
           // It is another's turn: the name of the server may mean that one now.
           if (DEMOTED.test(message)) client.stream?.destroy()
@@ -284,9 +289,10 @@ export class Connection {
     this.#watchdog = setTimeout(() => client.stream?.destroy(), this.#address.patience).unref()
   }
 
-  /** What somebody who waits for it is told while there is no connection. */
+  /** What somebody who waits for it is told while there is no connection, or its server refuses what it is asked. */
   get failure(): unknown {
-    return this.#client === undefined ? this.#explain(this.#reason, 'receive') : undefined
+    const reason = this.#client === undefined ? this.#reason : this.#refusal
+    return reason === undefined ? undefined : this.#explain(reason, 'receive')
   }
 
   /** Resolves when what is published to a channel from now on is heard. */
@@ -328,8 +334,9 @@ export class Connection {
     if (message.startsWith('OOM')) return wrap('ERR_BUS_QUEUE_FULL', 'the "maxmemory" of the server is used up')
     if (message.startsWith('MISCONF'))
       return wrap('ERR_BUS_DISK_FULL', 'the server cannot write to its disk: see its log')
-    if ((error as Error)?.name === 'ReplyError' && !PASSING.test(message)) return error
-    return noConnection(this.#url, PORT, call, error)
+    if ((error as Error)?.name !== 'ReplyError') return noConnection(this.#url, PORT, call, error)
+    if (!PASSING.test(message)) return error
+    return wrap('ERR_BUS_CONNECTION', 'the server is there, and refuses that for now: see its log, or is it a replica?')
   }
 
   close(): void {

@@ -73,11 +73,13 @@ export class Receiving {
   /** What is there is to be found although the time is over; a consumer waits for as long as nobody can say what is there. */
   #waitForLook(line: Line, receiver: Receiver): void {
     if (receiver.options.together) return
+    const { calls, patience } = this.#around
     const giveUp = () => {
-      const { failure } = this.#around.calls.connection
+      const { failure } = calls.connection
       if (failure !== undefined) this.#leave(line, receiver, () => receiver.waiter.reject(failure))
+      else if (line.receivers.includes(receiver)) setTimeout(giveUp, patience).unref()
     }
-    setTimeout(giveUp, this.#around.patience).unref()
+    setTimeout(giveUp, patience).unref()
   }
 
   #lineOf(name: string): Line {
