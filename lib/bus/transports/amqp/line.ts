@@ -18,11 +18,16 @@ const REMEMBERED = 10_000
 export const LOOKS = 20
 export const LOOK_AGAIN = 3
 
+/** How much more the server may send to a consumer. */
+interface Credit {
+  left: number
+}
+
 /** One without a key. */
 interface Plain extends Held {
   readonly line: Line
-  /** It came by the consumer that stays. */
-  readonly isStanding: boolean
+  /** Of a consumer that stays. */
+  readonly credit: Credit | undefined
 }
 
 interface Receiver {
@@ -52,6 +57,7 @@ export class Line implements Holder {
   #tag: string | undefined
   /** How much the server sends to the consumer that stays, of what is not settled. */
   #prefetch = 0
+  #credit: Credit = { left: 0 }
   /** What it is to send. */
   #asked = 0
   /** To be given back. */
@@ -172,8 +178,10 @@ export class Line implements Holder {
     held.isGone = true
     held.cancel?.()
     this.#held.delete(held)
+    if (held.credit === undefined) return true
     // Now the server may send another.
-    if (held.isStanding && this.#receivers.length === 0) this.#rest()
+    held.credit.left++
+    if (this.#receivers.length === 0) this.#rest()
     return true
   }
 
@@ -239,7 +247,11 @@ export class Line implements Holder {
   }
 
   /** A consumer of the server's, which gets no more than so much that is not settled. */
-  async #consume(prefetch: number, isStanding: boolean, take: (held?: Plain) => void): Promise<[Channel, string]> {
+  async #consume(
+    prefetch: number,
+    credit: Credit | undefined,
+    take: (held?: Plain) => void,
+  ): Promise<[Channel, string]> {
     const channel = await this.#open()
     const begin = async (): Promise<[Channel, string]> => {
       await channel.prefetch(prefetch)
@@ -247,9 +259,9 @@ export class Line implements Holder {
         // The queue was removed.
         if (message === null) {
           this.#context.topology.forget(this.queue)
-          if (isStanding) [this.#tag, this.#prefetch] = [undefined, 0]
+          if (credit !== undefined) [this.#tag, this.#prefetch] = [undefined, 0]
           take()
-        } else this.#arrive(channel, message, isStanding, take)
+        } else this.#arrive(channel, message, credit, take)
       })
       return [channel, consumerTag]
     }
@@ -258,7 +270,7 @@ export class Line implements Holder {
     return begun
   }
 
-  #arrive(channel: Channel, message: ConsumeMessage, isStanding: boolean, take: (held: Plain) => void): void {
+  #arrive(channel: Channel, message: ConsumeMessage, credit: Credit | undefined, take: (held: Plain) => void): void {
     const known = read(message)
     const count = countOf(message)
     const isReleased = count > 0 && this.#released.has(known.id)
@@ -272,9 +284,10 @@ export class Line implements Holder {
       losses,
       isGone: false,
       cancel: undefined,
-      isStanding,
+      credit,
     }
     this.#held.add(held)
+    if (credit !== undefined && --credit.left === 0 && this.#asked > this.#prefetch) this.#tune()
     this.#quiet?.refresh()
     const now = clock.now()
     if (known.expires > 0 && known.expires <= now) {
@@ -313,7 +326,7 @@ export class Line implements Holder {
           if (held !== undefined) got.push(held)
           waiter.resolve()
         }
-        const begun = this.#consume(max - keyed.length, false, take)
+        const begun = this.#consume(max - keyed.length, undefined, take)
         if (keyed.length > 0 || this.#keyed?.isReady) waiter.resolve()
         const end = async () => {
           const [channel, tag] = await begun
@@ -469,7 +482,7 @@ export class Line implements Holder {
   /** Of those that are not settled, how many came by the consumer that stays. */
   #standing(): number {
     let count = 0
-    for (const { isStanding } of this.#held) if (isStanding) count++
+    for (const { credit } of this.#held) if (credit !== undefined) count++
     return count
   }
 
@@ -507,12 +520,21 @@ export class Line implements Holder {
     return !this.#closed && this.#asked > 0 && (this.#receivers.length > 0 || this.#linger !== undefined)
   }
 
+  /**
+   * It is to get more only when all that it may get has come: what the server is about to hand out to a consumer that is
+   * cancelled it counts as handed out once more, and so as lost.
+   */
+  get #wanted(): number {
+    if (!this.#isAskedFor) return 0
+    return this.#prefetch === 0 || this.#credit.left === 0 ? Math.max(this.#asked, this.#prefetch) : this.#prefetch
+  }
+
   async #tuneAll(): Promise<void> {
     // Its end is told where it has looked last: who asks a moment later would be told that it is under way.
     await undefined
     for (;;) {
       try {
-        const wanted = this.#isAskedFor ? Math.max(this.#asked, this.#prefetch) : 0
+        const wanted = this.#wanted
         if (this.#returns.length > 0 || wanted !== this.#prefetch || this.#isStale) {
           const isStale = this.#isStale
           this.#isStale = false
@@ -546,9 +568,10 @@ export class Line implements Holder {
   async #begin(wanted: number): Promise<void> {
     // Before it is there: messages may come with the answer.
     this.#prefetch = wanted
+    this.#credit = { left: wanted }
     let isNew = true
     try {
-      const [, tag] = await this.#consume(wanted, true, (held) => {
+      const [, tag] = await this.#consume(wanted, this.#credit, (held) => {
         if (held === undefined) isNew = false
         else this.#buffer.push(held)
         if (held === undefined) this.#tune()
