@@ -117,7 +117,8 @@ export class Publisher {
             // Somebody removed it while it was made.
             this.#topology.forget((error as QueueError).path)
             gone = error
-          } else if (!isLoss(error)) throw gone !== undefined && performance.now() >= deadline ? gone : error
+          } else if (!isLoss(error) && (gone === undefined || performance.now() < deadline)) throw error
+          if (gone !== undefined && performance.now() >= deadline) throw gone
         }
         if (left.length > 0) await this.#check(call, left, deadline)
       }
