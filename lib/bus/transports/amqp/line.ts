@@ -44,8 +44,8 @@ export class Line implements Holder {
   readonly #name: string
   readonly #context: LineContext
   #channel: Promise<Channel> | undefined
-  /** Calls that begin a consumer, one after the other: how much it gets is said before. */
-  #begun: Promise<unknown> = Promise.resolve()
+  /** What begins and ends consumers, one after the other. */
+  #turn: Promise<unknown> = Promise.resolve()
   readonly #held = new Set<Plain>()
   readonly #released = new Set<string>()
   /** What came by the consumer that stays, for whoever asks next. */
@@ -253,7 +253,7 @@ export class Line implements Holder {
     take: (held?: Plain) => void,
   ): Promise<[Channel, string]> {
     const channel = await this.#open()
-    const begin = async (): Promise<[Channel, string]> => {
+    return this.#inTurn(async () => {
       await channel.prefetch(prefetch)
       const { consumerTag } = await channel.consume(this.#name, (message) => {
         // The queue was removed.
@@ -264,10 +264,14 @@ export class Line implements Holder {
         } else this.#arrive(channel, message, credit, take)
       })
       return [channel, consumerTag]
-    }
-    const begun = this.#begun.then(begin)
-    this.#begun = begun.catch(() => {})
-    return begun
+    })
+  }
+
+  /** As soon as the server has answered what was asked before on this channel: what is asked then is written at once. */
+  #inTurn<T>(work: () => Promise<T>): Promise<T> {
+    const done = this.#turn.then(work)
+    this.#turn = done.catch(() => {})
+    return done
   }
 
   #arrive(channel: Channel, message: ConsumeMessage, credit: Credit | undefined, take: (held: Plain) => void): void {
@@ -287,7 +291,7 @@ export class Line implements Holder {
       credit,
     }
     this.#held.add(held)
-    if (credit !== undefined && --credit.left === 0 && this.#asked > this.#prefetch) this.#tune()
+    if (credit !== undefined && --credit.left === 0 && this.#receivers.length > 0) this.#tune()
     this.#quiet?.refresh()
     const now = clock.now()
     if (known.expires > 0 && known.expires <= now) {
@@ -330,7 +334,7 @@ export class Line implements Holder {
         if (keyed.length > 0 || this.#keyed?.isReady) waiter.resolve()
         const end = async () => {
           const [channel, tag] = await begun
-          await channel.cancel(tag)
+          await this.#inTurn(() => channel.cancel(tag))
           if (isQuiet) await this.#leave(channel)
         }
         try {
@@ -440,7 +444,8 @@ export class Line implements Holder {
 
   /** By the consumer that stays, for those who will be back. */
   async #receiveMore(options: ReceiveOptions): Promise<Held[]> {
-    this.#asked = Math.max(this.#asked, this.#standing() + options.max)
+    const waiting = this.#receivers.reduce((sum, receiver) => sum + receiver.options.max, 0)
+    this.#asked = Math.max(this.#asked, this.#standing() + waiting + options.max)
     this.#stay()
     this.#listen(options.signal)
     if (this.#hasSome && this.#returns.length === 0 && this.#receivers.length === 0) {
@@ -529,20 +534,21 @@ export class Line implements Holder {
     return this.#prefetch === 0 || this.#credit.left === 0 ? Math.max(this.#asked, this.#prefetch) : this.#prefetch
   }
 
+  get #isDue(): boolean {
+    return this.#returns.length > 0 || this.#wanted !== this.#prefetch || this.#isStale
+  }
+
   async #tuneAll(): Promise<void> {
     // Its end is told where it has looked last: who asks a moment later would be told that it is under way.
     await undefined
     for (;;) {
       try {
-        const wanted = this.#wanted
-        if (this.#returns.length > 0 || wanted !== this.#prefetch || this.#isStale) {
-          const isStale = this.#isStale
-          this.#isStale = false
-          await this.#end()
-          if (isStale) await this.#leave(await this.#channel)
+        if (this.#isDue) {
+          if (!(await this.#inTurn(() => this.#end()))) continue
           // First what was there before.
-          if (this.#returns.length > 0 || wanted === 0) await this.#return()
-          if (wanted > 0 && this.#isAskedFor) await this.#begin(wanted)
+          if (this.#returns.length > 0 || this.#wanted === 0) await this.#return()
+          const wanted = this.#wanted
+          if (wanted > 0) await this.#begin(wanted)
         } else {
           this.#serve()
           // Only now: those without a key do not wait for it.
@@ -589,8 +595,10 @@ export class Line implements Holder {
     if (this.#prefetch === 0) {
       clearInterval(this.#quiet)
       this.#quiet = undefined
-    } else if (this.#receivers.length > 0 && this.#standing() === 0) {
-      this.#isStale = true
+    } else if (this.#receivers.length > 0) {
+      if (this.#standing() === 0) this.#isStale = true
+      // What has not come by now is not under way.
+      else if (this.#asked > this.#prefetch) this.#credit.left = 0
       this.#tune()
     }
   }
@@ -600,11 +608,17 @@ export class Line implements Holder {
     if (this.#held.size === 0) await channel?.close()
   }
 
-  async #end(): Promise<void> {
-    const tag = this.#tag
+  /** False if it is to stay as it is after all: something was acknowledged, and so more may be under way. */
+  async #end(): Promise<boolean> {
+    const channel = await this.#channel
+    if (!this.#isDue) return false
+    const [tag, isStale] = [this.#tag, this.#isStale]
     this.#tag = undefined
+    this.#isStale = false
     this.#prefetch = 0
-    if (tag !== undefined) await (await this.#channel)?.cancel(tag)
+    if (tag !== undefined) await channel?.cancel(tag)
+    if (isStale) await this.#leave(channel)
+    return true
   }
 
   /** What comes in one go is handed out together, and with more, as long as that comes. */
@@ -635,7 +649,7 @@ export class Line implements Holder {
       this.#receivers.shift()
       waiter.resolve(keyed.length === 0 ? plain : [...keyed, ...plain])
     }
-    if (this.#receivers.length === 0 && this.#prefetch > 0) this.#rest()
+    if (this.#receivers.length === 0 && this.#asked > 0) this.#rest()
   }
 
   /** They go back uncounted, to their old place if they never came back before. */
