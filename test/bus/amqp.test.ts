@@ -200,6 +200,14 @@ await describeEngine('amqp', (_, server) => {
     await again?.ack()
   })
 
+  test('what one process after the other gives back never looks as if consumers were lost over it', async () => {
+    const prefix = newPrefix()
+    const queues = [await open(prefix), await open(prefix)].map((bus) => bus.queue('q'))
+    await queues[0]?.send('x')
+    for (let turns = 0; turns < 6; turns++) for (const queue of queues) await (await one(queue)).release()
+    expect((await one(queues[0] as Queue)).losses).toBeLessThan(2)
+  })
+
   test('delays do not wait for each other, and what is delayed for a queue that is gone holds up nobody', async () => {
     const bus = await open(newPrefix())
     const gone = await bus.topic('t').subscribe(undefined, () => {})

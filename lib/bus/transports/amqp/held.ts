@@ -36,7 +36,7 @@ export interface Held {
   readonly message: ConsumeMessage
   readonly read: Read
   /** How often the queue handed it out before, not counting what we gave back ourselves. */
-  readonly losses: number
+  losses: number
   /** It is the queue's again. */
   isGone: boolean
   /** Of a lease with a limit. */

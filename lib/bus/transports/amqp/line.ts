@@ -674,10 +674,13 @@ export class Line implements Holder {
       this.#remember(held.read.id)
       held.channel.nack(held.message)
     }
-    const send = (held: Plain) =>
-      this.#context.again(held, 0).catch(() => {
+    const send = (held: Plain) => {
+      // One of those times it was given back, perhaps by somebody else.
+      held.losses = held.read.losses + countOf(held.message) - 1
+      return this.#context.again(held, 0).catch(() => {
         if (this.take(held)) held.channel.nack(held.message)
       })
+    }
     await Promise.all(again.map(send))
     // Whoever asks next how many there are is told of these, too.
     for (let look = 0; back.length > 0 && look < LOOKS; look++) {
