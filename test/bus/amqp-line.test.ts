@@ -4,168 +4,10 @@ import { setImmediate as turn } from 'node:timers/promises'
 import { afterEach, beforeEach, expect, test, vi } from 'vitest'
 import { systemClock } from '../../lib/bus/clock.ts'
 import { type Held, type LineContext, QUIET } from '../../lib/bus/transports/amqp/held.ts'
-import { Line } from '../../lib/bus/transports/amqp/line.ts'
+import { LINGER, Line } from '../../lib/bus/transports/amqp/line.ts'
 import { Hold } from '../../lib/bus/transports/engine/hold.ts'
+import { FakeQueue, FOR_EVER } from './amqp-fake.ts'
 import { deferred } from './support.ts'
-
-interface Given {
-  readonly fields: { readonly deliveryTag: number }
-}
-
-interface FakeConsumer {
-  readonly tag: string
-  readonly prefetch: number
-  /** What it was sent and has not settled. */
-  sent: number
-  readonly take: (message: unknown) => void
-}
-
-interface Unsettled {
-  readonly consumer: FakeConsumer
-  readonly message: Sent
-}
-
-const FOR_EVER = { deadline: Number.POSITIVE_INFINITY, lease: Number.POSITIVE_INFINITY, signal: undefined }
-
-interface Sent {
-  readonly id: string
-  /** How often it was handed out before. */
-  count: number
-}
-
-/**
- * A queue as RabbitMQ has it, for one channel: what was on its way to a consumer as that was cancelled is the queue's
- * again, and counts as handed out.
- */
-class FakeQueue {
-  readonly channel = Object.assign(new EventEmitter(), {
-    prefetch: (count: number) =>
-      this.#ask(() => {
-        this.#prefetch = count
-      }),
-    consume: (_: string, take: (message: unknown) => void) =>
-      this.#ask(() => {
-        const consumer = { tag: String(++this.begun), prefetch: this.#prefetch, sent: 0, take }
-        this.#consumers.set(consumer.tag, consumer)
-        this.#handOut()
-        return { consumerTag: consumer.tag }
-      }),
-    cancel: (tag: string) => this.#ask(() => void this.#consumers.delete(tag)),
-    close: async () => {},
-    checkQueue: () => this.#ask(() => ({ messageCount: this.ready.length })),
-    ack: ({ fields }: Given, upTo = false) =>
-      void this.#write(() => {
-        for (const [tag, { consumer }] of this.#unsettled) {
-          if (tag !== fields.deliveryTag && !(upTo && tag < fields.deliveryTag)) continue
-          this.#unsettled.delete(tag)
-          consumer.sent--
-        }
-        this.#handOut()
-      }),
-    nack: ({ fields }: Given) =>
-      void this.#write(() => {
-        const { consumer, message } = this.#unsettled.get(fields.deliveryTag) as Unsettled
-        this.#unsettled.delete(fields.deliveryTag)
-        consumer.sent--
-        this.#again(message)
-      }),
-  })
-  readonly ready: Sent[] = []
-  /** Consumers, since the queue was made. */
-  begun = 0
-  /** Messages that were on their way to a consumer that was gone. */
-  strays = 0
-  /** Has the next that is handed out never arrive. */
-  losesOne = false
-  /** Answers wait for it. */
-  held: Promise<unknown> = Promise.resolve()
-  readonly line: Line
-  readonly #consumers = new Map<string, FakeConsumer>()
-  readonly #unsettled = new Map<number, Unsettled>()
-  #asked: Promise<unknown> = Promise.resolve()
-  #prefetch = 0
-  #tag = 0
-
-  constructor() {
-    const { channel } = this
-    const link = {
-      hold: new Hold(),
-      isUp: true,
-      check: () => {},
-      up: async () => {},
-      channel: async () => channel,
-      ends: async (work: Promise<unknown>) => work.then(() => true),
-    }
-    const topology = { nameOf: (name: string) => name, queue: async () => {}, forget: () => {} }
-    const context = { link, topology, clock: systemClock, isKeyed: async () => false } as unknown as LineContext
-    this.line = new Line('q', context)
-  }
-
-  /** So much may be sent to those that consume. */
-  get prefetches(): number[] {
-    return [...this.#consumers.values()].map(({ prefetch }) => prefetch)
-  }
-
-  send(count: number): void {
-    for (let at = 0; at < count; at++) this.ready.push({ id: String(this.ready.length), count: 0 })
-    this.#handOut()
-  }
-
-  receive(max: number, wait = true): Promise<Held[]> {
-    return this.line.receive({ ...FOR_EVER, max, together: true, ...(wait ? {} : { deadline: 0 }) })
-  }
-
-  /** What is written arrives a while later, in that order. */
-  async #write<R>(work: () => R): Promise<R> {
-    await turn()
-    return work()
-  }
-
-  /** As the client does it: the next is asked when the one before was answered. */
-  #ask<R>(work: () => R): Promise<R> {
-    const answer = this.#asked.then(async () => {
-      const result = await this.#write(work)
-      await this.held
-      return result
-    })
-    this.#asked = answer
-    return answer
-  }
-
-  #handOut(): void {
-    for (const consumer of this.#consumers.values()) {
-      while (consumer.sent < consumer.prefetch && this.ready.length > 0)
-        this.#handTo(consumer, this.ready.shift() as Sent)
-    }
-  }
-
-  #handTo(consumer: FakeConsumer, message: Sent): void {
-    consumer.sent++
-    if (this.losesOne) {
-      this.losesOne = false
-      return
-    }
-    void this.#deliver(consumer, message)
-  }
-
-  async #deliver(consumer: FakeConsumer, message: Sent): Promise<void> {
-    await turn()
-    if (!this.#consumers.has(consumer.tag)) {
-      this.strays++
-      this.#again(message)
-      return
-    }
-    const deliveryTag = ++this.#tag
-    this.#unsettled.set(deliveryTag, { consumer, message })
-    const headers = { 'x-delivery-count': message.count }
-    consumer.take({ fields: { deliveryTag }, properties: { messageId: message.id, headers }, content: Buffer.of() })
-  }
-
-  #again(message: Sent): void {
-    this.ready.unshift({ ...message, count: message.count + 1 })
-    this.#handOut()
-  }
-}
 
 /** All that is answered at once has been. */
 async function settled(): Promise<void> {
@@ -235,7 +77,7 @@ test('who acknowledges something as he is about to be sent more is sent it when 
   const answers = deferred()
   queue.held = answers.promise
   const signal = new AbortController()
-  const other = queue.line.receive({ ...FOR_EVER, max: 1, together: false, signal: signal.signal })
+  const other = queue.receiveOnce(1, signal.signal)
   await settled()
   queue.send(4)
   await second
@@ -258,6 +100,111 @@ test('a message that the server has lost on the way keeps nobody from others, wh
   await settled()
   vi.advanceTimersByTime(QUIET)
   expect((await second).length).toBe(1)
+})
+
+test('those who have waited in vain for a while begin anew, one beside the other', async () => {
+  const both = [queue.receiveOnce(1), queue.receiveOnce(1)]
+  await settled()
+  vi.advanceTimersByTime(QUIET)
+  await settled()
+  queue.send(2)
+  const given = await Promise.all(both)
+  expect(given.map((held) => held.length)).toEqual([1, 1])
+})
+
+test('who begins to wait as another begins anew gets something', async () => {
+  const first = queue.receiveOnce(1)
+  await settled()
+  queue.onClose = () => {
+    queue.onClose = () => {}
+    second = queue.receive(1)
+  }
+  let second: Promise<Held[]> | undefined
+  vi.advanceTimersByTime(QUIET)
+  await settled()
+  queue.send(2)
+  expect((await first).length + ((await second)?.length ?? 0)).toBe(2)
+})
+
+test('what comes just as a consumer is about to begin anew shows that it need not', async () => {
+  const first = queue.receive(2)
+  await settled()
+  const answers = deferred()
+  queue.held = answers.promise
+  const signal = new AbortController()
+  const other = queue.receiveOnce(1, signal.signal)
+  await settled()
+  vi.advanceTimersByTime(QUIET)
+  queue.send(1)
+  await first
+  answers.resolve()
+  await settled()
+  expect(queue.begun).toBe(2)
+  signal.abort()
+  await other.catch(() => {})
+})
+
+test('what comes as those who hear nothing are about to be sent more is counted', async () => {
+  const first = queue.receive(2)
+  await settled()
+  queue.send(1)
+  await first
+  const second = [queue.receive(1), queue.receive(1)]
+  await settled()
+  const answers = deferred()
+  queue.held = answers.promise
+  const signal = new AbortController()
+  const other = queue.receiveOnce(1, signal.signal)
+  await settled()
+  vi.advanceTimersByTime(QUIET)
+  queue.send(1)
+  await second[0]
+  answers.resolve()
+  await settled()
+  // The other takes one.
+  queue.send(2)
+  await second[1]
+  signal.abort()
+  await other.catch(() => {})
+})
+
+test('what was once asked for is not fetched for who comes later', async () => {
+  expect(await queue.receive(100, false)).toEqual([])
+  vi.advanceTimersByTime(LINGER)
+  queue.send(50)
+  expect((await queue.receive(1)).length).toBe(1)
+})
+
+test('who gives up with nothing in hand leaves the others theirs', async () => {
+  const first = queue.receive(3)
+  await settled()
+  queue.send(1)
+  await first
+  const signal = new AbortController()
+  const second = queue.receive(2)
+  const other = queue.receiveOnce(1, signal.signal)
+  await settled()
+  queue.send(1)
+  await second
+  signal.abort()
+  await expect(other).rejects.toMatchObject({ name: 'AbortError' })
+  await settled()
+  expect(queue.begun).toBe(2)
+  expect(queue.prefetches).toEqual([3])
+})
+
+test('what nobody has asked for is given back although its consumer has gone by itself', async () => {
+  const first = queue.receive(2)
+  await settled()
+  queue.send(1)
+  const held = await first
+  queue.send(1)
+  await settled()
+  queue.cancel()
+  vi.advanceTimersByTime(LINGER)
+  await settled()
+  expect(queue.ready.length).toBe(1)
+  queue.line.acknowledge(held)
 })
 
 test('who asks as the server says that the consumer before has ended gets one of his own', async () => {

@@ -1,4 +1,5 @@
 // Consuming one queue of RabbitMQ, on a channel of its own: who waits here, and what this process has of it.
+import { setImmediate as nextTurn } from 'node:timers/promises'
 import type { Channel, ConsumeMessage } from 'amqplib'
 import { checkSignal, Waiter } from '../../../waiting.ts'
 import type { ReceiveOptions } from '../../transport.ts'
@@ -9,7 +10,7 @@ import { refused } from './topology.ts'
 import { countOf, read } from './wire.ts'
 
 /** Milliseconds for which the server goes on to send to consumers that are busy. */
-const LINGER = 100
+export const LINGER = 100
 
 /** How many of those that were given back are remembered: it was no loss. */
 const REMEMBERED = 10_000
@@ -21,6 +22,8 @@ export const LOOK_AGAIN = 3
 /** How much more the server may send to a consumer. */
 interface Credit {
   left: number
+  /** Nothing has come for {@link QUIET}, nor was anything settled since: nothing is under way. */
+  isQuiet: boolean
 }
 
 /** One without a key. */
@@ -57,14 +60,13 @@ export class Line implements Holder {
   #tag: string | undefined
   /** How much the server sends to the consumer that stays, of what is not settled. */
   #prefetch = 0
-  #credit: Credit = { left: 0 }
+  #credit: Credit = { left: 0, isQuiet: false }
   /** What it is to send. */
   #asked = 0
   /** To be given back. */
   #returns: Plain[] = []
   #tuning: Promise<void> | undefined
   #quiet: NodeJS.Timeout | undefined
-  #isStale = false
   #linger: NodeJS.Timeout | undefined
   #serving = false
   readonly #signals = new WeakSet<AbortSignal>()
@@ -181,6 +183,7 @@ export class Line implements Holder {
     if (held.credit === undefined) return true
     // Now the server may send another.
     held.credit.left++
+    held.credit.isQuiet = false
     if (this.#receivers.length === 0) this.#rest()
     return true
   }
@@ -252,8 +255,8 @@ export class Line implements Holder {
     credit: Credit | undefined,
     take: (held?: Plain) => void,
   ): Promise<[Channel, string]> {
-    const channel = await this.#open()
     return this.#inTurn(async () => {
+      const channel = await this.#open()
       await channel.prefetch(prefetch)
       const { consumerTag } = await channel.consume(this.#name, (message) => {
         // The queue was removed.
@@ -291,7 +294,10 @@ export class Line implements Holder {
       credit,
     }
     this.#held.add(held)
-    if (credit !== undefined && --credit.left === 0 && this.#receivers.length > 0) this.#tune()
+    if (credit !== undefined) {
+      credit.isQuiet = false
+      if (--credit.left === 0 && this.#receivers.length > 0) this.#tune()
+    }
     this.#quiet?.refresh()
     const now = clock.now()
     if (known.expires > 0 && known.expires <= now) {
@@ -334,8 +340,11 @@ export class Line implements Holder {
         if (keyed.length > 0 || this.#keyed?.isReady) waiter.resolve()
         const end = async () => {
           const [channel, tag] = await begun
-          await this.#inTurn(() => channel.cancel(tag))
-          if (isQuiet) await this.#leave(channel)
+          await this.#inTurn(async () => {
+            await channel.cancel(tag)
+            // In turn, too: whoever asks something of a channel that is being closed asks in vain.
+            if (isQuiet) await this.#leave(channel)
+          })
         }
         try {
           await Promise.race([begun, waiter.promise])
@@ -365,6 +374,7 @@ export class Line implements Holder {
           for (const held of keyed) void held.line.giveBack([held])
           throw refused(error, 'receive', this.queue)
         }
+        await nextTurn()
       } finally {
         clearTimeout(quiet)
         this.#waiters.delete(waiter)
@@ -505,7 +515,8 @@ export class Line implements Holder {
     this.#linger = setTimeout(() => {
       this.#linger = undefined
       // As long as all it may send is in our hands it sends nothing.
-      if (this.#receivers.length === 0 && (this.#buffer.length > 0 || this.#standing() < this.#prefetch)) this.#stop()
+      const isFull = this.#prefetch > 0 && this.#buffer.length === 0 && this.#standing() >= this.#prefetch
+      if (this.#receivers.length === 0 && !isFull) this.#stop()
     }, LINGER).unref()
   }
 
@@ -531,11 +542,20 @@ export class Line implements Holder {
    */
   get #wanted(): number {
     if (!this.#isAskedFor) return 0
-    return this.#prefetch === 0 || this.#credit.left === 0 ? Math.max(this.#asked, this.#prefetch) : this.#prefetch
+    const { left, isQuiet } = this.#credit
+    return this.#prefetch === 0 || left === 0 || isQuiet ? Math.max(this.#asked, this.#prefetch) : this.#prefetch
   }
 
+  /** What was sent to it, if anything, was lost on the way. */
+  get #isStale(): boolean {
+    return this.#prefetch > 0 && this.#credit.isQuiet && this.#standing() === 0
+  }
+
+  /** What nobody here wants is to go back also when its consumer has gone by itself. */
   get #isDue(): boolean {
-    return this.#returns.length > 0 || this.#wanted !== this.#prefetch || this.#isStale
+    const wanted = this.#wanted
+    const hasUnwanted = this.#returns.length > 0 || (wanted === 0 && this.#buffer.length > 0)
+    return hasUnwanted || wanted !== this.#prefetch || this.#isStale
   }
 
   async #tuneAll(): Promise<void> {
@@ -562,6 +582,8 @@ export class Line implements Holder {
           this.#tuning = undefined
           return
         }
+        // A channel refuses at once from the moment on at which it is being closed, which takes more than this turn.
+        await nextTurn()
       }
     }
   }
@@ -574,7 +596,7 @@ export class Line implements Holder {
   async #begin(wanted: number): Promise<void> {
     // Before it is there: messages may come with the answer.
     this.#prefetch = wanted
-    this.#credit = { left: wanted }
+    this.#credit = { left: wanted, isQuiet: false }
     let isNew = true
     try {
       const [, tag] = await this.#consume(wanted, this.#credit, (held) => {
@@ -596,9 +618,7 @@ export class Line implements Holder {
       clearInterval(this.#quiet)
       this.#quiet = undefined
     } else if (this.#receivers.length > 0) {
-      if (this.#standing() === 0) this.#isStale = true
-      // What has not come by now is not under way.
-      else if (this.#asked > this.#prefetch) this.#credit.left = 0
+      this.#credit.isQuiet = true
       this.#tune()
     }
   }
@@ -614,7 +634,6 @@ export class Line implements Holder {
     if (!this.#isDue) return false
     const [tag, isStale] = [this.#tag, this.#isStale]
     this.#tag = undefined
-    this.#isStale = false
     this.#prefetch = 0
     if (tag !== undefined) await channel?.cancel(tag)
     if (isStale) await this.#leave(channel)
@@ -654,6 +673,7 @@ export class Line implements Holder {
 
   /** They go back uncounted, to their old place if they never came back before. */
   async giveBack(held: readonly Held[]): Promise<void> {
+    if (held.length === 0) return
     this.#returns.push(...(held as readonly Plain[]))
     if (this.#receivers.length === 0) this.#stop()
     await this.#tune()
@@ -705,7 +725,8 @@ export class Line implements Holder {
     clearInterval(this.#quiet)
     for (const { waiter } of this.#receivers.splice(0)) waiter.reject(error)
     for (const waiter of [...this.#waiters]) waiter.reject(error)
-    await this.giveBack([...this.#held].filter((held) => !this.#buffer.includes(held)))
+    this.#returns.push(...[...this.#held].filter((held) => !this.#buffer.includes(held)))
+    await this.#tune()
     const channel = await this.#channel?.catch(() => undefined)
     await Promise.all([channel?.close().catch(() => {}), this.#keyed?.close()])
   }

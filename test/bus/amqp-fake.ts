@@ -1,0 +1,226 @@
+// A queue as RabbitMQ has it, and its channels as their client has them, whose time the test has in its hands.
+import { EventEmitter } from 'node:events'
+import { setImmediate as turn } from 'node:timers/promises'
+import { systemClock } from '../../lib/bus/clock.ts'
+import type { Held, LineContext } from '../../lib/bus/transports/amqp/held.ts'
+import { Line } from '../../lib/bus/transports/amqp/line.ts'
+import { Hold } from '../../lib/bus/transports/engine/hold.ts'
+
+export const FOR_EVER = { deadline: Number.POSITIVE_INFINITY, lease: Number.POSITIVE_INFINITY, signal: undefined }
+
+interface Given {
+  readonly fields: { readonly deliveryTag: number }
+}
+
+interface Sent {
+  readonly id: string
+  /** How often it was handed out before. */
+  count: number
+}
+
+interface Consumer {
+  readonly tag: string
+  readonly channel: FakeChannel
+  readonly prefetch: number
+  /** What it was sent and has not settled. */
+  sent: number
+  readonly take: (message: unknown) => void
+}
+
+interface Unsettled {
+  readonly consumer: Consumer
+  readonly message: Sent
+}
+
+/**
+ * What is on its way to a consumer as that is cancelled is the queue's again, and counts as handed out.
+ */
+export class FakeQueue {
+  readonly ready: Sent[] = []
+  /** Consumers, since the queue was made. */
+  begun = 0
+  /** Messages that were on their way to a consumer that was gone. */
+  strays = 0
+  /** Has the next that is handed out never arrive. */
+  losesOne = false
+  /** Answers wait for it. */
+  held: Promise<unknown> = Promise.resolve()
+  /** Is called as a channel begins to be closed. */
+  onClose: () => void = () => {}
+  readonly line: Line
+  readonly #consumers = new Map<string, Consumer>()
+  readonly #unsettled = new Map<number, Unsettled>()
+  #tag = 0
+
+  constructor() {
+    const link = {
+      hold: new Hold(),
+      isUp: true,
+      check: () => {},
+      up: async () => {},
+      channel: async () => new FakeChannel(this),
+      ends: async (work: Promise<unknown>) => work.then(() => true),
+    }
+    const topology = { nameOf: (name: string) => name, queue: async () => {}, forget: () => {} }
+    const context = { link, topology, clock: systemClock, isKeyed: async () => false } as unknown as LineContext
+    this.line = new Line('q', context)
+  }
+
+  /** So much may be sent to those that consume. */
+  get prefetches(): number[] {
+    return [...this.#consumers.values()].map(({ prefetch }) => prefetch)
+  }
+
+  send(count: number): void {
+    for (let at = 0; at < count; at++) this.ready.push({ id: String(this.#tag++), count: 0 })
+    this.#handOut()
+  }
+
+  /** By the consumer that stays. */
+  receive(max: number, wait = true): Promise<Held[]> {
+    return this.line.receive({ ...FOR_EVER, max, together: true, ...(wait ? {} : { deadline: 0 }) })
+  }
+
+  /** By a consumer of its own. */
+  receiveOnce(max: number, signal?: AbortSignal): Promise<Held[]> {
+    return this.line.receive({ ...FOR_EVER, max, together: false, signal })
+  }
+
+  /** As the server does it. */
+  cancel(): void {
+    for (const { take } of this.#consumers.values()) take(null)
+    this.#consumers.clear()
+  }
+
+  begin(channel: FakeChannel, prefetch: number, take: (message: unknown) => void): string {
+    const consumer = { tag: String(++this.begun), channel, prefetch, sent: 0, take }
+    this.#consumers.set(consumer.tag, consumer)
+    this.#handOut()
+    return consumer.tag
+  }
+
+  end(tag: string): void {
+    this.#consumers.delete(tag)
+  }
+
+  acknowledge({ fields }: Given, upTo: boolean): void {
+    for (const [tag, { consumer }] of this.#unsettled) {
+      if (tag !== fields.deliveryTag && !(upTo && tag < fields.deliveryTag)) continue
+      this.#unsettled.delete(tag)
+      consumer.sent--
+    }
+    this.#handOut()
+  }
+
+  reject({ fields }: Given): void {
+    this.#return(fields.deliveryTag)
+    this.#handOut()
+  }
+
+  /** With all that it had. */
+  remove(channel: FakeChannel): void {
+    for (const [tag, { consumer }] of this.#unsettled) if (consumer.channel === channel) this.#return(tag)
+    for (const consumer of this.#consumers.values())
+      if (consumer.channel === channel) this.#consumers.delete(consumer.tag)
+    this.#handOut()
+  }
+
+  #return(deliveryTag: number): void {
+    const { consumer, message } = this.#unsettled.get(deliveryTag) as Unsettled
+    this.#unsettled.delete(deliveryTag)
+    consumer.sent--
+    this.ready.unshift({ ...message, count: message.count + 1 })
+  }
+
+  #handOut(): void {
+    for (const consumer of this.#consumers.values()) {
+      while (consumer.sent < consumer.prefetch && this.ready.length > 0) {
+        void this.#handTo(consumer, this.ready.shift() as Sent)
+      }
+    }
+  }
+
+  async #handTo(consumer: Consumer, message: Sent): Promise<void> {
+    consumer.sent++
+    if (this.losesOne) {
+      this.losesOne = false
+      return
+    }
+    await turn()
+    if (!this.#consumers.has(consumer.tag)) {
+      this.strays++
+      this.ready.unshift({ ...message, count: message.count + 1 })
+      this.#handOut()
+      return
+    }
+    const deliveryTag = ++this.#tag
+    this.#unsettled.set(deliveryTag, { consumer, message })
+    const headers = { 'x-delivery-count': message.count }
+    consumer.take({ fields: { deliveryTag }, properties: { messageId: message.id, headers }, content: Buffer.of() })
+  }
+}
+
+class FakeChannel extends EventEmitter {
+  readonly #queue: FakeQueue
+  #prefetch = 0
+  #isClosing = false
+  #asked: Promise<unknown> = Promise.resolve()
+
+  constructor(queue: FakeQueue) {
+    super()
+    this.#queue = queue
+  }
+
+  prefetch(count: number): Promise<void> {
+    return this.#ask(() => {
+      this.#prefetch = count
+    })
+  }
+
+  consume(_: string, take: (message: unknown) => void): Promise<{ consumerTag: string }> {
+    return this.#ask(() => ({ consumerTag: this.#queue.begin(this, this.#prefetch, take) }))
+  }
+
+  cancel(tag: string): Promise<void> {
+    return this.#ask(() => this.#queue.end(tag))
+  }
+
+  checkQueue(): Promise<{ messageCount: number }> {
+    return this.#ask(() => ({ messageCount: this.#queue.ready.length }))
+  }
+
+  ack(message: Given, upTo = false): void {
+    void this.#write(() => this.#queue.acknowledge(message, upTo))
+  }
+
+  nack(message: Given): void {
+    void this.#write(() => this.#queue.reject(message))
+  }
+
+  /** From now on it refuses what it is asked. */
+  async close(): Promise<void> {
+    this.#isClosing = true
+    this.#queue.onClose()
+    await this.#write(() => this.#queue.remove(this))
+    await this.#queue.held
+    this.emit('close')
+  }
+
+  /** What is written arrives a while later, in that order. */
+  async #write<R>(work: () => R): Promise<R> {
+    await turn()
+    return work()
+  }
+
+  /** As the client does it: the next is asked when the one before was answered. */
+  #ask<R>(work: () => R): Promise<R> {
+    const answer = this.#asked.then(async () => {
+      if (this.#isClosing) throw Object.assign(new Error('Channel closing'), { name: 'IllegalOperationError' })
+      const result = await this.#write(work)
+      await this.#queue.held
+      return result
+    })
+    this.#asked = answer.catch(() => {})
+    return answer
+  }
+}
