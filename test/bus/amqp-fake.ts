@@ -5,8 +5,12 @@ import { systemClock } from '../../lib/bus/clock.ts'
 import type { Held, LineContext } from '../../lib/bus/transports/amqp/held.ts'
 import { Line } from '../../lib/bus/transports/amqp/line.ts'
 import { Hold } from '../../lib/bus/transports/engine/hold.ts'
+import { deferred } from './support.ts'
 
 export const FOR_EVER = { deadline: Number.POSITIVE_INFINITY, lease: Number.POSITIVE_INFINITY, signal: undefined }
+
+/** Turns of the loop that a message is on its way within the server. */
+export const WITHIN = 3
 
 interface Given {
   readonly fields: { readonly deliveryTag: number }
@@ -43,24 +47,40 @@ export class FakeQueue {
   strays = 0
   /** Has the next that is handed out never arrive. */
   losesOne = false
+  /** Has the next channel be lost as it is opened. */
+  losesChannel = false
   /** Answers wait for it. */
   held: Promise<unknown> = Promise.resolve()
+  /** Is called with what a channel is asked. */
+  onAsk: () => void = () => {}
   /** Is called as a channel begins to be closed. */
   onClose: () => void = () => {}
   readonly line: Line
+  readonly #link: { isUp: boolean }
+  #back = deferred()
+  #channel: FakeChannel | undefined
   readonly #consumers = new Map<string, Consumer>()
   readonly #unsettled = new Map<number, Unsettled>()
   #tag = 0
 
   constructor() {
+    this.#back.resolve()
     const link = {
       hold: new Hold(),
       isUp: true,
       check: () => {},
-      up: async () => {},
-      channel: async () => new FakeChannel(this),
-      ends: async (work: Promise<unknown>) => work.then(() => true),
+      up: async () => {
+        await this.#back.promise
+        link.isUp = true
+      },
+      channel: async () => {
+        this.#channel = new FakeChannel(this)
+        if (this.losesChannel) this.lose()
+        return this.#channel
+      },
+      ends: async (work: Promise<unknown>) => link.isUp && work.then(() => true),
     }
+    this.#link = link
     const topology = { nameOf: (name: string) => name, queue: async () => {}, forget: () => {} }
     const context = { link, topology, clock: systemClock, isKeyed: async () => false } as unknown as LineContext
     this.line = new Line('q', context)
@@ -77,13 +97,27 @@ export class FakeQueue {
   }
 
   /** By the consumer that stays. */
-  receive(max: number, wait = true): Promise<Held[]> {
-    return this.line.receive({ ...FOR_EVER, max, together: true, ...(wait ? {} : { deadline: 0 }) })
+  receive(max: number, wait = true, signal?: AbortSignal): Promise<Held[]> {
+    return this.line.receive({ ...FOR_EVER, max, together: true, signal, ...(wait ? {} : { deadline: 0 }) })
   }
 
   /** By a consumer of its own. */
-  receiveOnce(max: number, signal?: AbortSignal): Promise<Held[]> {
-    return this.line.receive({ ...FOR_EVER, max, together: false, signal })
+  receiveOnce(max: number, signal?: AbortSignal, deadline = Number.POSITIVE_INFINITY): Promise<Held[]> {
+    return this.line.receive({ ...FOR_EVER, max, together: false, signal, deadline })
+  }
+
+  /** The connection, with the channel. */
+  lose(): void {
+    this.losesChannel = false
+    this.#link.isUp = false
+    this.#channel?.lose()
+  }
+
+  /** Until the function that it returns is called. */
+  leave(): () => void {
+    this.#back = deferred()
+    this.lose()
+    return this.#back.resolve
   }
 
   /** As the server does it. */
@@ -146,7 +180,7 @@ export class FakeQueue {
       this.losesOne = false
       return
     }
-    await turn()
+    for (let turns = 0; turns < WITHIN; turns++) await turn()
     if (!this.#consumers.has(consumer.tag)) {
       this.strays++
       this.ready.unshift({ ...message, count: message.count + 1 })
@@ -164,6 +198,7 @@ class FakeChannel extends EventEmitter {
   readonly #queue: FakeQueue
   #prefetch = 0
   #isClosing = false
+  readonly #lost = deferred()
   #asked: Promise<unknown> = Promise.resolve()
 
   constructor(queue: FakeQueue) {
@@ -206,6 +241,14 @@ class FakeChannel extends EventEmitter {
     this.emit('close')
   }
 
+  /** What it has asked for is not answered any more. */
+  lose(): void {
+    this.#isClosing = true
+    this.#queue.remove(this)
+    this.#lost.resolve()
+    this.emit('close')
+  }
+
   /** What is written arrives a while later, in that order. */
   async #write<R>(work: () => R): Promise<R> {
     await turn()
@@ -214,13 +257,17 @@ class FakeChannel extends EventEmitter {
 
   /** As the client does it: the next is asked when the one before was answered. */
   #ask<R>(work: () => R): Promise<R> {
-    const answer = this.#asked.then(async () => {
+    const answered = this.#asked.then(async () => {
+      this.#queue.onAsk()
       if (this.#isClosing) throw Object.assign(new Error('Channel closing'), { name: 'IllegalOperationError' })
       const result = await this.#write(work)
       await this.#queue.held
       return result
     })
-    this.#asked = answer.catch(() => {})
-    return answer
+    this.#asked = answered.catch(() => {})
+    const lost = this.#lost.promise.then(() => {
+      throw new Error('Channel ended, no reply will be forthcoming')
+    })
+    return Promise.race([answered, lost])
   }
 }

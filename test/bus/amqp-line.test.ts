@@ -6,7 +6,7 @@ import { systemClock } from '../../lib/bus/clock.ts'
 import { type Held, type LineContext, QUIET } from '../../lib/bus/transports/amqp/held.ts'
 import { LINGER, Line } from '../../lib/bus/transports/amqp/line.ts'
 import { Hold } from '../../lib/bus/transports/engine/hold.ts'
-import { FakeQueue, FOR_EVER } from './amqp-fake.ts'
+import { FakeQueue, FOR_EVER, WITHIN } from './amqp-fake.ts'
 import { deferred } from './support.ts'
 
 /** All that is answered at once has been. */
@@ -18,7 +18,7 @@ let queue: FakeQueue
 
 beforeEach(() => {
   // Who waits for a while does so until the test says that it is over.
-  vi.useFakeTimers({ toFake: ['setTimeout', 'clearTimeout', 'setInterval', 'clearInterval'] })
+  vi.useFakeTimers({ toFake: ['setTimeout', 'clearTimeout', 'performance'] })
   queue = new FakeQueue()
 })
 
@@ -166,6 +166,98 @@ test('what comes as those who hear nothing are about to be sent more is counted'
   await second[1]
   signal.abort()
   await other.catch(() => {})
+})
+
+test('what was asked for just before is on its way, also when nothing had come for long', async () => {
+  const first = queue.receive(1)
+  await settled()
+  queue.send(2)
+  const held = await first
+  vi.advanceTimersByTime(QUIET - 1)
+  queue.line.acknowledge(held)
+  const second = queue.receive(1)
+  vi.advanceTimersByTime(1)
+  expect((await second)[0]?.losses).toBe(0)
+  expect(queue.strays).toBe(0)
+})
+
+test('what came while the loop was held is seen before it is said that nothing comes', async () => {
+  const first = queue.receive(1)
+  await settled()
+  queue.send(1)
+  for (let turns = 1; turns < WITHIN; turns++) await turn()
+  vi.advanceTimersByTime(QUIET)
+  await first
+  await settled()
+  expect(queue.begun).toBe(1)
+})
+
+test('who has given up as the connection was lost keeps no consumer when it is back', async () => {
+  const [first, second, third] = [new AbortController(), new AbortController(), new AbortController()]
+  const [before, after] = [deferred(), deferred()]
+  queue.held = before.promise
+  const all = [queue.receiveOnce(1, first.signal)]
+  await settled()
+  all.push(queue.receive(4, true, second.signal))
+  await settled()
+  all.push(queue.receiveOnce(1, third.signal))
+  await settled()
+  // The second's turn to begin a consumer is behind the third's.
+  let asked = 0
+  queue.onAsk = () => {
+    if (++asked === 2) queue.held = after.promise
+  }
+  queue.held = Promise.resolve()
+  before.resolve()
+  await settled()
+  const comeBack = queue.leave()
+  for (const one of [first, second, third]) one.abort()
+  await Promise.allSettled(all)
+  queue.held = Promise.resolve()
+  comeBack()
+  await settled()
+  queue.send(4)
+  await settled()
+  vi.advanceTimersByTime(LINGER)
+  await settled()
+  expect([queue.prefetches, queue.ready.length]).toEqual([[], 4])
+})
+
+test('who has looked in vain while the server was away takes nothing when it is back', async () => {
+  const comeBack = queue.leave()
+  for (let polls = 0; polls < 20; polls++) {
+    const received = queue.receiveOnce(10, undefined, 0)
+    await settled()
+    vi.advanceTimersByTime(1)
+    expect(await received).toEqual([])
+  }
+  queue.send(100)
+  comeBack()
+  await settled()
+  expect([queue.begun, queue.ready.length]).toEqual([0, 100])
+})
+
+test('who waits as the queue is removed is told, also if he was just about to begin anew', async () => {
+  const received = queue.receiveOnce(1)
+  const told = expect(received).rejects.toThrow('removed')
+  await settled()
+  const answers = deferred()
+  queue.held = answers.promise
+  vi.advanceTimersByTime(QUIET)
+  await settled()
+  const closed = queue.line.close(new Error('removed'))
+  await settled()
+  answers.resolve()
+  await Promise.all([told, closed])
+  expect(queue.prefetches).toEqual([])
+})
+
+test('a channel that was lost as it was opened is opened again', async () => {
+  queue.losesChannel = true
+  const received = queue.receive(1)
+  await settled()
+  queue.send(1)
+  expect((await received).length).toBe(1)
 })
 
 test('what was once asked for is not fetched for who comes later', async () => {

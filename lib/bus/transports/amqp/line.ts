@@ -67,10 +67,12 @@ export class Line implements Holder {
   #returns: Plain[] = []
   #tuning: Promise<void> | undefined
   #quiet: NodeJS.Timeout | undefined
+  /** The point of performance.now() at which something came or was settled last, or the consumer was begun. */
+  #heard = 0
   #linger: NodeJS.Timeout | undefined
   #serving = false
   readonly #signals = new WeakSet<AbortSignal>()
-  #closed = false
+  #closed: { readonly error: unknown } | undefined
   /** How many calls wait for messages. */
   #users = 0
   /** Those with a key, if there have been some. */
@@ -126,7 +128,7 @@ export class Line implements Holder {
       },
       (error: unknown) => {
         this.#finding = undefined
-        if (!passes(error) && !this.#closed) throw refused(error, 'receive', this.queue)
+        if (!passes(error) && this.#closed === undefined) throw refused(error, 'receive', this.queue)
       },
     )
     return this.#finding
@@ -140,7 +142,7 @@ export class Line implements Holder {
 
   /** There are messages with a key. */
   partition(): void {
-    if (this.#closed || this.#keyed !== undefined) return
+    if (this.#closed !== undefined || this.#keyed !== undefined) return
     this.#keyed = new Keyed({
       ...this.#context,
       queue: this.queue,
@@ -183,7 +185,7 @@ export class Line implements Holder {
     if (held.credit === undefined) return true
     // Now the server may send another.
     held.credit.left++
-    held.credit.isQuiet = false
+    this.#hear(held.credit)
     if (this.#receivers.length === 0) this.#rest()
     return true
   }
@@ -229,6 +231,8 @@ export class Line implements Holder {
       if (refusalOf(error) === 404) topology.forget(this.queue)
     })
     channel.on('close', () => this.#lost(channel))
+    // What ends the connection may have come with the answer, and nobody has heard it.
+    if (!link.isUp) throw new Error('channel closed')
     return channel
   }
 
@@ -254,9 +258,13 @@ export class Line implements Holder {
     prefetch: number,
     credit: Credit | undefined,
     take: (held?: Plain) => void,
+    isWanted = () => true,
   ): Promise<[Channel, string]> {
     return this.#inTurn(async () => {
       const channel = await this.#open()
+      if (!isWanted()) throw new Error('nobody waits any more')
+      // Before it is there: messages may come with the answer. Not before its turn: the channel may be lost until then.
+      if (credit !== undefined) [this.#prefetch, this.#credit] = [prefetch, credit]
       await channel.prefetch(prefetch)
       const { consumerTag } = await channel.consume(this.#name, (message) => {
         // The queue was removed.
@@ -295,10 +303,9 @@ export class Line implements Holder {
     }
     this.#held.add(held)
     if (credit !== undefined) {
-      credit.isQuiet = false
+      this.#hear(credit)
       if (--credit.left === 0 && this.#receivers.length > 0) this.#tune()
     }
-    this.#quiet?.refresh()
     const now = clock.now()
     if (known.expires > 0 && known.expires <= now) {
       if (this.take(held)) channel.ack(message)
@@ -311,7 +318,7 @@ export class Line implements Holder {
     const { max, deadline, signal } = options
     const { link } = this.#context
     for (;;) {
-      link.check('receive')
+      this.#check()
       // What came for those who are busy is older.
       if (this.#receivers.length === 0) {
         if (this.#buffer.length > 0 && this.#returns.length === 0) return this.#buffer.splice(0, max)
@@ -323,7 +330,7 @@ export class Line implements Holder {
       const keyed = this.#takeKeyed(max)
       if (keyed.length === max) return keyed
       const got: Plain[] = []
-      let [isQuiet, isSilent] = [false, false]
+      let [isQuiet, isSilent, isOver] = [false, false, false]
       let quiet: NodeJS.Timeout | undefined
       const waiter = this.#wait(options)
       let failure: { error: unknown } | undefined
@@ -336,7 +343,7 @@ export class Line implements Holder {
           if (held !== undefined) got.push(held)
           waiter.resolve()
         }
-        const begun = this.#consume(max - keyed.length, undefined, take)
+        const begun = this.#consume(max - keyed.length, undefined, take, () => !isOver)
         if (keyed.length > 0 || this.#keyed?.isReady) waiter.resolve()
         const end = async () => {
           const [channel, tag] = await begun
@@ -362,6 +369,7 @@ export class Line implements Holder {
         const ending = end()
         if (isSilent || !link.isUp || !(await link.ends(ending))) {
           isQuiet = false
+          isOver = true
           // What comes until then is nobody's.
           void ending.then(
             () => this.giveBack(got),
@@ -380,17 +388,23 @@ export class Line implements Holder {
         this.#waiters.delete(waiter)
       }
       const plain = got.splice(0).filter(({ isGone }) => !isGone)
-      if (failure !== undefined || this.#closed) {
+      if (failure !== undefined || this.#closed !== undefined) {
         this.giveBack(plain)
         for (const held of keyed) void held.line.giveBack([held])
       }
       if (failure !== undefined) throw failure.error
-      link.check('receive')
+      this.#check()
       const more = this.#keyed?.take(max - plain.length - keyed.length) ?? []
       const ours = [...keyed, ...more, ...plain].filter(({ isGone }) => !isGone)
       if (ours.length > 0 || performance.now() >= deadline) return ours
       checkSignal(signal)
     }
+  }
+
+  /** @throws what closed it */
+  #check(): void {
+    this.#context.link.check('receive')
+    if (this.#closed !== undefined) throw this.#closed.error
   }
 
   /** Of a call that has a consumer of its own, up to its end. */
@@ -533,7 +547,7 @@ export class Line implements Holder {
   }
 
   get #isAskedFor(): boolean {
-    return !this.#closed && this.#asked > 0 && (this.#receivers.length > 0 || this.#linger !== undefined)
+    return this.#closed === undefined && this.#asked > 0 && (this.#receivers.length > 0 || this.#linger !== undefined)
   }
 
   /**
@@ -594,33 +608,43 @@ export class Line implements Holder {
   }
 
   async #begin(wanted: number): Promise<void> {
-    // Before it is there: messages may come with the answer.
-    this.#prefetch = wanted
-    this.#credit = { left: wanted, isQuiet: false }
+    const credit = { left: wanted, isQuiet: false }
     let isNew = true
     try {
-      const [, tag] = await this.#consume(wanted, this.#credit, (held) => {
+      const [, tag] = await this.#consume(wanted, credit, (held) => {
         if (held === undefined) isNew = false
         else this.#buffer.push(held)
         if (held === undefined) this.#tune()
         else this.#soon()
       })
       if (isNew) this.#tag = tag
-      this.#quiet ??= setInterval(() => this.#refresh(), QUIET).unref()
+      this.#hear(credit)
+      if (this.#quiet === undefined) this.#watch(QUIET)
     } catch (error) {
       this.#prefetch = 0
       throw error
     }
   }
 
-  #refresh(): void {
-    if (this.#prefetch === 0) {
-      clearInterval(this.#quiet)
-      this.#quiet = undefined
-    } else if (this.#receivers.length > 0) {
-      this.#credit.isQuiet = true
-      this.#tune()
-    }
+  #hear(credit: Credit): void {
+    credit.isQuiet = false
+    this.#heard = performance.now()
+  }
+
+  #watch(ms: number): void {
+    this.#quiet = setTimeout(() => void this.#refresh(), ms).unref()
+  }
+
+  async #refresh(): Promise<void> {
+    // What came while the loop was held is read in this turn.
+    await nextTurn()
+    this.#quiet = undefined
+    if (this.#prefetch === 0 || this.#closed !== undefined) return
+    const left = this.#heard + QUIET - performance.now()
+    this.#watch(left > 0 ? left : QUIET)
+    if (left > 0 || this.#receivers.length === 0) return
+    this.#credit.isQuiet = true
+    this.#tune()
   }
 
   /** Unless somebody has something of it. */
@@ -720,9 +744,9 @@ export class Line implements Holder {
 
   /** Gives back all that is not settled; who waits is told. */
   async close(error: unknown): Promise<void> {
-    this.#closed = true
+    this.#closed = { error }
     this.#stay()
-    clearInterval(this.#quiet)
+    clearTimeout(this.#quiet)
     for (const { waiter } of this.#receivers.splice(0)) waiter.reject(error)
     for (const waiter of [...this.#waiters]) waiter.reject(error)
     this.#returns.push(...[...this.#held].filter((held) => !this.#buffer.includes(held)))
