@@ -49,6 +49,7 @@ export class FakeQueue {
   losesOne = false
   /** Has the next channel be lost as it is opened. */
   losesChannel = false
+  isKeyed: () => boolean = () => false
   /** Answers wait for it. */
   held: Promise<unknown> = Promise.resolve()
   /** Is called with what a channel is asked. */
@@ -82,7 +83,12 @@ export class FakeQueue {
     }
     this.#link = link
     const topology = { nameOf: (name: string) => name, queue: async () => {}, forget: () => {} }
-    const context = { link, topology, clock: systemClock, isKeyed: async () => false } as unknown as LineContext
+    const context = {
+      link,
+      topology,
+      clock: systemClock,
+      isKeyed: async () => this.isKeyed(),
+    } as unknown as LineContext
     this.line = new Line('q', context)
   }
 

@@ -252,6 +252,16 @@ test('who waits as the queue is removed is told, also if he was just about to be
   expect(queue.prefetches).toEqual([])
 })
 
+test('who may not look for messages with a key leaves no consumer behind', async () => {
+  queue.isKeyed = () => {
+    queue.isKeyed = () => false
+    throw Object.assign(new Error('ACCESS_REFUSED'), { code: 403 })
+  }
+  await expect(queue.receiveOnce(1)).rejects.toMatchObject({ code: 'ERR_BUS_ACCESS' })
+  await settled()
+  expect(queue.prefetches).toEqual([])
+})
+
 test('a channel that was lost as it was opened is opened again', async () => {
   queue.losesChannel = true
   const received = queue.receive(1)

@@ -318,7 +318,6 @@ export class Line implements Holder {
     const { max, deadline, signal } = options
     const { link } = this.#context
     for (;;) {
-      this.#check()
       // What came for those who are busy is older.
       if (this.#receivers.length === 0) {
         if (this.#buffer.length > 0 && this.#returns.length === 0) return this.#buffer.splice(0, max)
@@ -327,6 +326,7 @@ export class Line implements Holder {
           if (!(await this.#isTuned(options)) && performance.now() >= deadline) return []
         }
       }
+      this.#check()
       const keyed = this.#takeKeyed(max)
       if (keyed.length === max) return keyed
       const got: Plain[] = []
@@ -353,6 +353,15 @@ export class Line implements Holder {
             if (isQuiet) await this.#leave(channel)
           })
         }
+        /** What comes until it has ended is nobody's. */
+        const abandon = (ending: Promise<void>) => {
+          isQuiet = false
+          isOver = true
+          void ending.then(
+            () => this.giveBack(got),
+            () => {},
+          )
+        }
         try {
           await Promise.race([begun, waiter.promise])
           // Whoever does not wait looks all the same, if there is somebody to ask.
@@ -364,18 +373,13 @@ export class Line implements Holder {
           await waiter.promise
         } catch (error) {
           // What the server says is told below.
-          if (failure === undefined) throw error
+          if (failure === undefined) {
+            abandon(end())
+            throw error
+          }
         }
         const ending = end()
-        if (isSilent || !link.isUp || !(await link.ends(ending))) {
-          isQuiet = false
-          isOver = true
-          // What comes until then is nobody's.
-          void ending.then(
-            () => this.giveBack(got),
-            () => {},
-          )
-        }
+        if (isSilent || !link.isUp || !(await link.ends(ending))) abandon(ending)
       } catch (error) {
         waiter.resolve()
         if (!this.#passes(error)) {
