@@ -1,5 +1,5 @@
 // Real servers: each on free ports of the loopback interface, with a directory of its own, gone with the tests of a file.
-import { missingFor as missing, startServer as start } from '../reliability/servers.mjs'
+import { freePort as free, missingFor as missing, startServer as start } from '../reliability/servers.mjs'
 
 export type ServerName = 'redis' | 'nats' | 'rabbitmq'
 
@@ -26,3 +26,6 @@ export const missingFor = (name: ServerName): string | undefined => missing(name
 
 /** Starts a server, which is to be closed, with these arguments, too; resolves when it answers. */
 export const startServer = (name: ServerName, more: string[] = []): Promise<Server> => start(name, more)
+
+/** A port that nobody else who asks here gets as long as this process lives. */
+export const freePort = (): Promise<number> => free()

@@ -1,13 +1,11 @@
 // Engines behind TLS, with a certificate that nobody but itself has signed.
 import { execFileSync } from 'node:child_process'
-import { once } from 'node:events'
 import { mkdtempSync, rmSync } from 'node:fs'
-import { type AddressInfo, createServer } from 'node:net'
 import { tmpdir } from 'node:os'
 import { join } from 'node:path'
 import { connect } from 'kernelmq/bus'
 import { afterAll, describe, expect, onTestFinished, test } from 'vitest'
-import { missingFor, startServer } from './servers.ts'
+import { freePort, missingFor, startServer } from './servers.ts'
 import { startBus } from './support.ts'
 
 const directory = mkdtempSync(join(tmpdir(), 'kernelmq-tls-'))
@@ -26,15 +24,6 @@ const noCertificate = ((): string | undefined => {
     return `no certificate: ${(error as Error).message}`
   }
 })()
-
-async function freePort(): Promise<number> {
-  const server = createServer().listen(0, '127.0.0.1')
-  await once(server, 'listening')
-  const { port } = server.address() as AddressInfo
-  server.close()
-  await once(server, 'close')
-  return port
-}
 
 const engines = {
   nats: {

@@ -79,13 +79,35 @@ function isExecutable(path) {
   }
 }
 
-async function freePort() {
-  const server = createServer().listen(0, '127.0.0.1')
-  await once(server, 'listening')
-  const { port } = server.address()
-  server.close()
-  await once(server, 'close')
-  return port
+/** Below those from which Linux connects: on its way to a server that is down somebody would meet himself. */
+const [LOWEST_PORT, HIGHEST_PORT] = [16_384, 32_767]
+
+/** Resolves to who listens there, or undefined if somebody does already. */
+async function listen(where) {
+  const server = createServer().listen(where)
+  try {
+    await once(server, 'listening')
+    return server.unref()
+  } catch {
+    return undefined
+  }
+}
+
+/** A port that nobody else who asks here gets as long as this process lives, although its server is down at times. */
+export async function freePort() {
+  for (;;) {
+    const port = LOWEST_PORT + Math.floor(Math.random() * (HIGHEST_PORT - LOWEST_PORT + 1))
+    // In the abstract namespace it goes with the process.
+    const claim = await listen(`\0kernelmq-port-${port}`)
+    const probe = claim && (await listen({ port, host: '127.0.0.1' }))
+    if (probe === undefined) {
+      claim?.close()
+      continue
+    }
+    probe.close()
+    await once(probe, 'close')
+    return port
+  }
 }
 
 /** Whether somebody takes connections. */
