@@ -82,6 +82,9 @@ function isExecutable(path) {
 /** Below those from which Linux connects: on its way to a server that is down somebody would meet himself. */
 const [LOWEST_PORT, HIGHEST_PORT] = [16_384, 32_767]
 
+/** Milliseconds after which nobody answers any more for a server that has ended. */
+const GONE = 30_000
+
 /** Resolves to who listens there, or undefined if somebody does already. */
 async function listen(where) {
   const server = createServer().listen(where)
@@ -200,7 +203,11 @@ export async function startServer(name, more = []) {
     await ended
     child = undefined
     undertaker.tell()
-    while (await answers(port)) await sleep(5)
+    const end = performance.now() + GONE
+    while (await answers(port)) {
+      if (performance.now() > end) throw new Error(`${name} was killed, and somebody still answers at its port ${port}`)
+      await sleep(5)
+    }
   }
   const start = async () => {
     const { args, env } = recipe.command(directory, port, others)
