@@ -47,8 +47,6 @@ export class FakeQueue {
   strays = 0
   /** Has the next that is handed out never arrive. */
   losesOne = false
-  /** Has the next channel be lost as it is opened. */
-  losesChannel = false
   isKeyed: () => boolean = () => false
   /** Answers wait for it. */
   held: Promise<unknown> = Promise.resolve()
@@ -76,7 +74,6 @@ export class FakeQueue {
       },
       channel: async () => {
         this.#channel = new FakeChannel(this)
-        if (this.losesChannel) this.lose()
         return this.#channel
       },
       ends: async (work: Promise<unknown>) => link.isUp && work.then(() => true),
@@ -114,7 +111,6 @@ export class FakeQueue {
 
   /** The connection, with the channel. */
   lose(): void {
-    this.losesChannel = false
     this.#link.isUp = false
     this.#channel?.lose()
   }

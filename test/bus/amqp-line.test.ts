@@ -262,14 +262,6 @@ test('who may not look for messages with a key leaves no consumer behind', async
   expect(queue.prefetches).toEqual([])
 })
 
-test('a channel that was lost as it was opened is opened again', async () => {
-  queue.losesChannel = true
-  const received = queue.receive(1)
-  await settled()
-  queue.send(1)
-  expect((await received).length).toBe(1)
-})
-
 test('what was once asked for is not fetched for who comes later', async () => {
   expect(await queue.receive(100, false)).toEqual([])
   vi.advanceTimersByTime(LINGER)

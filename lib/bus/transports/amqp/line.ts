@@ -231,8 +231,6 @@ export class Line implements Holder {
       if (refusalOf(error) === 404) topology.forget(this.queue)
     })
     channel.on('close', () => this.#lost(channel))
-    // What ends the connection may have come with the answer, and nobody has heard it.
-    if (!link.isUp) throw new Error('channel closed')
     return channel
   }
 

@@ -274,11 +274,18 @@ export class Link {
     }
   }
 
+  /** Where a channel was just opened: what ended that may have come with the answer, before anybody listened. */
+  checkOpen(model: ChannelModel): void {
+    if (this.#model !== model) throw new Error('channel closed')
+  }
+
   /** A new channel; whoever asked closes it. */
   async channel(call: string, deadline: number): Promise<Channel> {
     let isLate = false
     const open = async () => {
-      const channel = quiet(await (await this.up(call, deadline)).createChannel())
+      const model = await this.up(call, deadline)
+      const channel = quiet(await model.createChannel())
+      this.checkOpen(model)
       if (isLate) void channel.close().catch(() => {})
       return channel
     }
