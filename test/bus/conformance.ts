@@ -189,14 +189,16 @@ export const conformance = (scheme: Scheme): void => {
     testOf(scheme, 'lease')('a lease with a limit is taken away, and extended', async () => {
       const { queue, clock } = await makeTimed()
       await queue.send('x')
-      const [message] = await queue.receive({ lease: 1000 })
-      await clock.advance(clock.before(1000))
-      await message?.extend(1000)
-      await clock.advance(clock.before(1000))
+      // A machine with much else to do may take a second for what is done within it.
+      const lease = isSlow(scheme) ? 4000 : 1000
+      const [message] = await queue.receive({ lease })
+      await clock.advance(clock.before(lease))
+      await message?.extend(lease)
+      await clock.advance(clock.before(lease))
       expect(await queue.receive(nothing)).toEqual([])
       const waiting = queue.receive()
       await sleep(10)
-      await clock.advance(1000 - clock.before(1000))
+      await clock.advance(lease - clock.before(lease))
       const [again] = await waiting
       expect(again).toMatchObject({ body: 'x', attempts: 0, losses: 1 })
       await expect(message?.ack()).rejects.toMatchObject({ code: 'ERR_BUS_LEASE_LOST' })
