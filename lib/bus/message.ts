@@ -111,7 +111,13 @@ export class Settler {
 
   flush(): void {
     this.#scheduled = false
-    while (this.#batch.length > 0) void this.#settle(this.#batch.splice(0, BUS_BATCH))
+    const batch = this.#batch.splice(0)
+    const together = batch.filter((pending) => {
+      const isApart = this.#transport.isApart?.(pending.settlement) === true
+      if (isApart) void this.#settle([pending])
+      return !isApart
+    })
+    for (let at = 0; at < together.length; at += BUS_BATCH) void this.#settle(together.slice(at, at + BUS_BATCH))
   }
 
   async #settle(batch: readonly Pending[], persists = false): Promise<void> {

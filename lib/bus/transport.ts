@@ -222,6 +222,8 @@ export interface Transport {
   receive(queue: string, options: ReceiveOptions): Promise<Delivery[]>
   /** Each by itself; false for each delivery that was no longer the consumer's: nothing was done with it. */
   settle(batch: readonly Settlement[]): Promise<boolean[]>
+  /** Whether one waits for an answer of its own, and would hold up the others of its batch. */
+  isApart?(settlement: Settlement): boolean
   stats(queue: string): Promise<TransportStats>
   /** The names of all queues that there are. */
   queues(): Promise<string[]>

@@ -299,6 +299,15 @@ export class Amqp extends Refusals implements Transport {
     return held.map(toDelivery)
   }
 
+  /** What is sent before something is acknowledged is confirmed by itself, if at all. */
+  isApart(settlement: Settlement): boolean {
+    return settlement.outcome === 'ack' ? settlement.send !== undefined : !this.#isRelease(settlement)
+  }
+
+  #isRelease(settlement: Settlement): boolean {
+    return settlement.outcome === 'retry' && !settlement.counted && settlement.due <= this.#clock.now()
+  }
+
   async settle(batch: readonly Settlement[]): Promise<boolean[]> {
     const settled = new Array<boolean | Promise<boolean>>(batch.length)
     const done = new Map<Holder, number[]>()
@@ -310,7 +319,7 @@ export class Amqp extends Refusals implements Transport {
         const own = done.get(held.line)
         if (own === undefined) done.set(held.line, [at])
         else own.push(at)
-      } else if (settlement.outcome === 'retry' && !settlement.counted && settlement.due <= this.#clock.now()) {
+      } else if (this.#isRelease(settlement)) {
         releases.set(held.line, [...(releases.get(held.line) ?? []), held])
         settled[at] = true
       } else settled[at] = this.#settle(held, settlement)
