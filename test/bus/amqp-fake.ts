@@ -36,9 +36,13 @@ interface Unsettled {
   readonly message: Sent
 }
 
-/**
- * What is on its way to a consumer as that is cancelled is the queue's again, and counts as handed out.
- */
+/** A line on what stands for a link. */
+export function newLine(link: object, isKeyed = async () => false): Line {
+  const topology = { nameOf: (name: string) => name, queue: async () => {}, forget: () => {} }
+  return new Line('q', { link, topology, clock: systemClock, isKeyed } as unknown as LineContext)
+}
+
+/** What is on its way to a consumer as that is cancelled is the queue's again, and counts as handed out. */
 export class FakeQueue {
   readonly ready: Sent[] = []
   /** Consumers, since the queue was made. */
@@ -79,14 +83,7 @@ export class FakeQueue {
       ends: async (work: Promise<unknown>) => link.isUp && work.then(() => true),
     }
     this.#link = link
-    const topology = { nameOf: (name: string) => name, queue: async () => {}, forget: () => {} }
-    const context = {
-      link,
-      topology,
-      clock: systemClock,
-      isKeyed: async () => this.isKeyed(),
-    } as unknown as LineContext
-    this.line = new Line('q', context)
+    this.line = newLine(link, async () => this.isKeyed())
   }
 
   /** So much may be sent to those that consume. */

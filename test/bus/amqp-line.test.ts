@@ -2,11 +2,10 @@
 import { EventEmitter } from 'node:events'
 import { setImmediate as turn } from 'node:timers/promises'
 import { afterEach, beforeEach, expect, test, vi } from 'vitest'
-import { systemClock } from '../../lib/bus/clock.ts'
-import { type Held, type LineContext, QUIET } from '../../lib/bus/transports/amqp/held.ts'
-import { LINGER, Line } from '../../lib/bus/transports/amqp/line.ts'
+import { type Held, QUIET } from '../../lib/bus/transports/amqp/held.ts'
+import { LINGER } from '../../lib/bus/transports/amqp/line.ts'
 import { Hold } from '../../lib/bus/transports/engine/hold.ts'
-import { FakeQueue, FOR_EVER, WITHIN } from './amqp-fake.ts'
+import { FakeQueue, FOR_EVER, newLine, WITHIN } from './amqp-fake.ts'
 import { deferred } from './support.ts'
 
 /** All that is answered at once has been. */
@@ -28,6 +27,20 @@ afterEach(async () => {
   await closed
   vi.useRealTimers()
 })
+
+/** Another waits, and nobody is answered until `answer` is called; by `leave` he gives up. */
+async function askUnanswered() {
+  const answers = deferred()
+  queue.held = answers.promise
+  const signal = new AbortController()
+  const received = queue.receiveOnce(1, signal.signal)
+  await settled()
+  const leave = async () => {
+    signal.abort()
+    await received.catch(() => {})
+  }
+  return { answer: () => answers.resolve(), leave }
+}
 
 test('of two that wait each gets one, while the other holds his', async () => {
   const both = [queue.receive(1), queue.receive(1)]
@@ -74,19 +87,14 @@ test('who acknowledges something as he is about to be sent more is sent it when 
   queue.send(1)
   const held = await first
   const second = queue.receive(2)
-  const answers = deferred()
-  queue.held = answers.promise
-  const signal = new AbortController()
-  const other = queue.receiveOnce(1, signal.signal)
-  await settled()
+  const other = await askUnanswered()
   queue.send(4)
   await second
   queue.line.acknowledge(held)
-  answers.resolve()
+  other.answer()
   await settled()
   expect(queue.strays).toBe(0)
-  signal.abort()
-  await other.catch(() => {})
+  await other.leave()
 })
 
 test('a message that the server has lost on the way keeps nobody from others, while somebody holds one', async () => {
@@ -129,19 +137,14 @@ test('who begins to wait as another begins anew gets something', async () => {
 test('what comes just as a consumer is about to begin anew shows that it need not', async () => {
   const first = queue.receive(2)
   await settled()
-  const answers = deferred()
-  queue.held = answers.promise
-  const signal = new AbortController()
-  const other = queue.receiveOnce(1, signal.signal)
-  await settled()
+  const other = await askUnanswered()
   vi.advanceTimersByTime(QUIET)
   queue.send(1)
   await first
-  answers.resolve()
+  other.answer()
   await settled()
   expect(queue.begun).toBe(2)
-  signal.abort()
-  await other.catch(() => {})
+  await other.leave()
 })
 
 test('what comes as those who hear nothing are about to be sent more is counted', async () => {
@@ -151,21 +154,16 @@ test('what comes as those who hear nothing are about to be sent more is counted'
   await first
   const second = [queue.receive(1), queue.receive(1)]
   await settled()
-  const answers = deferred()
-  queue.held = answers.promise
-  const signal = new AbortController()
-  const other = queue.receiveOnce(1, signal.signal)
-  await settled()
+  const other = await askUnanswered()
   vi.advanceTimersByTime(QUIET)
   queue.send(1)
   await second[0]
-  answers.resolve()
+  other.answer()
   await settled()
   // The other takes one.
   queue.send(2)
   await second[1]
-  signal.abort()
-  await other.catch(() => {})
+  await other.leave()
 })
 
 test('what was asked for just before is on its way, also when nothing had come for long', async () => {
@@ -313,9 +311,7 @@ test('who asks as the server says that the consumer before has ended gets one of
       checkQueue: async () => ({ messageCount: 0 }),
     })
     const link = { hold: new Hold(), isUp: true, check: () => {}, up: async () => {}, channel: async () => channel }
-    const topology = { nameOf: (name: string) => name, queue: async () => {}, forget: () => {} }
-    const context = { link, topology, clock: systemClock, isKeyed: async () => false } as unknown as LineContext
-    const line = new Line('q', context)
+    const line = newLine(link)
     const receive = (signal?: AbortSignal) => line.receive({ ...FOR_EVER, max: 1, together: true, signal })
     const first = new AbortController()
     const received = receive(first.signal)
