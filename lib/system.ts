@@ -66,7 +66,7 @@ export interface PosixQueueInfo {
 
 export interface QueueEvent {
   type: 'created' | 'removed'
-  /** With its slash. */
+  /** With its slash; U+FFFD stands for what is no UTF-8. */
   name: string
 }
 
@@ -215,7 +215,9 @@ export function mountPoint(): string {
 
 /** What the file of a queue says, and its attributes; undefined if it may not be read. */
 async function readQueue(path: Buffer): Promise<[text: string, attributes: MqAttributes] | undefined> {
-  const file = await open(path, fs.O_RDONLY | fs.O_NONBLOCK).catch(() => undefined)
+  const file = await open(path, fs.O_RDONLY | fs.O_NONBLOCK).catch((error: NodeJS.ErrnoException) => {
+    if (error.code === 'EMFILE' || error.code === 'ENFILE') throw error
+  })
   try {
     const attributes = file && native.getSetAttributes(file.fd)
     return typeof attributes === 'object' ? [(await file?.readFile('utf8')) ?? '', attributes] : undefined
@@ -224,10 +226,14 @@ async function readQueue(path: Buffer): Promise<[text: string, attributes: MqAtt
   }
 }
 
+const pathOf = (directory: string, name: Buffer) => Buffer.concat([Buffer.from(`${directory}/`), name])
+
 /** Whoever creates a queue chooses its name, which need not be UTF-8. */
-async function describe(directory: string, name: Buffer): Promise<PosixQueueInfo> {
-  const path = Buffer.concat([Buffer.from(`${directory}/`), name])
-  const { uid, gid, mode, mtime } = await stat(path)
+async function describe(directory: string, name: Buffer): Promise<PosixQueueInfo | undefined> {
+  const path = pathOf(directory, name)
+  const status = await stat(path).catch(() => undefined)
+  if (status === undefined) return undefined // It is gone by now.
+  const { uid, gid, mode, mtime } = status
   const [text, attributes] = (await readQueue(path)) ?? ['']
   const field = (key: string) => {
     const value = new RegExp(`\\b${key}:(\\d+)`).exec(text)?.[1]
@@ -252,14 +258,18 @@ async function describe(directory: string, name: Buffer): Promise<PosixQueueInfo
 export async function listPosix(): Promise<PosixQueueInfo[]> {
   const directory = mountPoint()
   const names = (await readdir(directory, { encoding: 'buffer' })).sort(Buffer.compare)
-  const rows = await Promise.allSettled(names.map((name) => describe(directory, name)))
-  // One that is gone by now is no row.
-  return rows.flatMap((row) => (row.status === 'fulfilled' ? [row.value] : []))
+  const rows: PosixQueueInfo[] = []
+  // One by one: each takes a descriptor, of which the process may have few.
+  for (const name of names) {
+    const row = await describe(directory, name)
+    if (row !== undefined) rows.push(row)
+  }
+  return rows
 }
 
 /** The queue's identity; undefined if there is none. */
-function inodeOf(directory: string, name: string): number | undefined {
-  return statSync(`${directory}/${name}`, { throwIfNoEntry: false })?.ino
+function inodeOf(directory: string, name: Buffer): number | undefined {
+  return statSync(pathOf(directory, name), { throwIfNoEntry: false })?.ino
 }
 
 /** A watch that nobody can ask any more would gather events for ever. */
@@ -273,41 +283,46 @@ export function watchPosix(
   options: Pick<WaitOptions, 'signal'>,
   deadline: number = Number.POSITIVE_INFINITY,
   timeout?: () => Error,
-  wanted?: string,
+  wanted?: Buffer,
 ): AsyncIterableIterator<QueueEvent, undefined> {
   const { signal } = options
   checkSignal(signal)
   const directory = mountPoint()
   // From now on, not from the first next(); but only a request holds the loop.
-  const watcher = watch(directory).unref()
-  const known = new Map(readdirSync(directory).map((name) => [name, inodeOf(directory, name)]))
+  const watcher = watch(directory, 'buffer').unref()
+  // By their bytes: names that are no UTF-8 would look alike, and be longer than a name may be.
+  const keyOf = (name: Buffer) => name.toString('latin1')
+  const names = readdirSync(directory, 'buffer')
+  const known = new Map(names.map((name) => [keyOf(name), inodeOf(directory, name)]))
   const events: QueueEvent[] = []
   const waiters = new Set<Waiter<QueueEvent>>()
   const leave = (waiter: Waiter<QueueEvent>) => {
     waiters.delete(waiter)
     if (waiters.size === 0) watcher.unref()
   }
-  const tell = (type: QueueEvent['type'], name: string) => {
+  const tell = (type: QueueEvent['type'], file: Buffer) => {
+    const event = { type, name: `/${file}` }
     const [waiter] = waiters
     if (waiter === undefined) {
-      events.push({ type, name })
+      events.push(event)
     } else {
       leave(waiter)
-      waiter.resolve({ type, name })
+      waiter.resolve(event)
     }
   }
-  const look = (name: string) => {
-    const before = known.get(name)
-    const now = inodeOf(directory, name)
+  const look = (file: Buffer) => {
+    const key = keyOf(file)
+    const before = known.get(key)
+    const now = inodeOf(directory, file)
     if (before === now) return
-    known.delete(name)
-    if (before !== undefined) tell('removed', `/${name}`)
+    known.delete(key)
+    if (before !== undefined) tell('removed', file)
     if (now === undefined) return
-    known.set(name, now)
-    tell('created', `/${name}`)
+    known.set(key, now)
+    tell('created', file)
   }
   watcher.on('change', (_, file) => {
-    look(String(file))
+    look(Buffer.from(file))
     if (wanted !== undefined) look(wanted)
   })
   watcher.on('error', (error) => {
@@ -353,12 +368,13 @@ export async function waitForPosix(name: string, options: WaitOptions): Promise<
   const deadline = deadlineOf(options)
   checkFileName(name)
   const timeout = () => new QueueError(-constants.errno.ETIMEDOUT, { syscall: 'mq_open', path: name })
-  const events = watchPosix(options, deadline, timeout, name.slice(1))
+  const file = Buffer.from(name.slice(1))
+  const events = watchPosix(options, deadline, timeout, file)
   try {
-    if (inodeOf(mountPoint(), name.slice(1)) !== undefined) return
-    for await (const event of events) {
-      if (event.type === 'created' && event.name === name) return
-    }
+    // Events tell when to look: what is no UTF-8 may look like this name.
+    do {
+      if (inodeOf(mountPoint(), file) !== undefined) return
+    } while (!(await events.next()).done)
   } finally {
     events.return?.()
   }

@@ -18,7 +18,18 @@ import { join } from 'node:path'
 import { PosixQueue, SysvQueue } from 'kernelmq'
 import * as syscalls from 'kernelmq/syscalls'
 import { beforeEach, describe, expect, onTestFinished, test } from 'vitest'
-import { canUnshare, failureOf, fixture, isMounted, isRoot, openQueue, start, stranger, uniqueName } from './support.ts'
+import {
+  canUnshare,
+  failureOf,
+  fixture,
+  isMounted,
+  isPending,
+  isRoot,
+  openQueue,
+  start,
+  stranger,
+  uniqueName,
+} from './support.ts'
 import { openSysv, removeAfter, uniqueKey } from './sysv-support.ts'
 
 interface Who {
@@ -627,18 +638,33 @@ describe('a name that somebody chose', () => {
     expect(shown.attributes.messages).toBe(0)
   })
 
-  test('that is no UTF-8 is not told of by watch(), which goes on with those that are', async () => {
+  test('that is no UTF-8 is told of by watch(), and passes for no other in waitFor()', async () => {
     const prefix = uniqueName().slice(1)
     const events = PosixQueue.watch()
     onTestFinished(() => void events.return?.())
+    const alike = `/${prefix}\ufffd`
+    const waiting = PosixQueue.waitFor(alike, { timeout: 60_000 })
     const last = `${prefix}\n\u001b[2J`
-    await create([Buffer.concat([Buffer.from(prefix), Buffer.from([0xff])]), Buffer.from(last)])
+    // As text the second would be longer than any name may be.
+    const wrong = [1, 255 - prefix.length].map((length) => Buffer.from(prefix + '\xff'.repeat(length), 'latin1'))
+    await create([...wrong, Buffer.from(last)])
     const told: string[] = []
     for await (const { name } of events) {
       if (name.startsWith(`/${prefix}`)) told.push(name)
       if (name === `/${last}`) break
     }
-    expect(told).toEqual([`/${last}`])
+    expect(told.sort()).toEqual([...wrong.map((name) => `/${name}`), `/${last}`].sort())
+    // They are there when these begin, too.
+    const again = PosixQueue.watch()
+    onTestFinished(() => void again.return?.())
+    await PosixQueue.waitFor(`/${last}`)
+    expect(await isPending(waiting)).toBe(true)
+    const queue = PosixQueue.open(alike, { create: true, maxMessages: 1, messageSize: 8 })
+    onTestFinished(() => {
+      queue.close()
+      PosixQueue.unlink(alike)
+    })
+    await waiting
   })
 
   test('does not pass for that of an unlinked queue, or one that it is not', async () => {

@@ -142,6 +142,19 @@ describe('list', () => {
     expect(row).toEqual({ name: queue.path, uid: 0, gid: 0, mode: 0o600, usedAt: expect.any(String) })
   })
 
+  test('takes few descriptors, however many queues there are', async ({ skip }) => {
+    skip(!isMounted, notMounted)
+    const names = Array.from({ length: 60 }, uniqueName)
+    for (const name of names) {
+      PosixQueue.open(name, { create: true, maxMessages: 1, messageSize: 1 }).close()
+      onTestFinished(() => PosixQueue.unlink(name))
+    }
+    const [result] = await attempt([['list']], { through: ['prlimit', '--nofile=64:64'] })
+    const all: PosixQueueInfo[] = result?.value
+    const rows = all.filter(({ name }) => names.includes(name))
+    expect(rows.map(({ messages }) => messages)).toEqual(names.map(() => 0))
+  })
+
   test('loses its way neither to queues that go nor to queues that come', async ({ skip }) => {
     skip(!isMounted, notMounted)
     const queue = openQueue()
