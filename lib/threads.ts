@@ -93,7 +93,11 @@ class Line {
     }
     const first = this.#entries.size === 0
     this.#entries.set(waiter, entry)
-    if (deadline <= performance.now()) leave(waiter, 'timeout')
+    if (deadline <= performance.now()) {
+      leave(waiter, 'timeout')
+      // Its attempt may have run an iterable that had others come behind it, who rely on the first.
+      if (first && this.#entries.size > 0) this.#serveLater()
+    }
     // One that was not admitted waits for its turn, the others for a message.
     else if (first && this.#shared.turn > 0) this.#serve()
     else if (first) this.#serveLater()

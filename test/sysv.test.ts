@@ -753,6 +753,27 @@ describe('many at once', () => {
     }
     expect(error?.sent).toBe(received)
   })
+
+  test('what the messages of a sendMany send on their part is sent, though its time is over', async () => {
+    const queue = openSysv()
+    const inner: Promise<void>[] = []
+    function* messages() {
+      // More than it takes at once: the rest is asked for when it waits.
+      for (let count = 0; count < 320; count++) {
+        if (count === 300) inner.push(queue.send('inner'), queue.sendMany(['inner', 'too']))
+        yield 'x'
+      }
+    }
+    // It has to wait: so many have passed that the loop is to have its turn.
+    for (let count = 0; count < 256; count++) {
+      void queue.send('x')
+      queue.tryReceive()
+    }
+    await queue.sendMany(messages(), { timeout: 0 })
+    await Promise.all(inner)
+    await queue.send('works')
+    expect(drain(queue).slice(-4)).toEqual(['inner', 'inner', 'too', 'works'])
+  })
 })
 
 describe('a waiting receive', () => {
