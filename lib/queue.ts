@@ -410,6 +410,7 @@ export abstract class Queue<M extends Message, S extends object, R>
     const receive = (max: number) =>
       this.receiveMany({ ...options, max: Math.max(max, 1), signal: stop.signal } as R & ReceiveManyOptions)
     const fetched: M[] = []
+    // Runs no handlers: what they throw is an uncaught exception, and must not keep 'close' from coming.
     let receiving: Promise<void> | undefined
     // Each leaves `fetched` before push() runs handlers: what they throw must
     // neither lose the others nor end the stream.
@@ -434,10 +435,9 @@ export abstract class Queue<M extends Message, S extends object, R>
           .then((messages) => {
             // Not as arguments, of which a call can have so many only.
             for (const message of messages) fetched.push(message)
-            // Not in the promise: what a handler throws is an uncaught exception.
             process.nextTick(deliver, this)
           })
-          .catch((error) => void (isClosed(error) ? this.push(null) : this.destroy(error)))
+          .catch((error) => process.nextTick(() => (isClosed(error) ? this.push(null) : this.destroy(error))))
       },
       // 'close' comes when nothing waits any more: a message sent after that stays in the queue.
       destroy(error, callback) {
@@ -451,9 +451,11 @@ export abstract class Queue<M extends Message, S extends object, R>
   createWriteStream(options: StreamOptions = {}): Writable {
     const { highWaterMark = 16, signal } = options
     const stop = new AbortController()
+    // Runs no handlers, as in a read stream.
     let sending: Promise<void> | undefined
     const send = (items: (Data | Outgoing<S>)[], callback: (error?: Error | null) => void) => {
-      sending = this.sendMany(items, { signal: stop.signal }).then(() => callback(), callback)
+      const done = (error?: Error) => process.nextTick(callback, error)
+      sending = this.sendMany(items, { signal: stop.signal }).then(() => done(), done)
     }
     return new Writable({
       objectMode: true,

@@ -70,7 +70,7 @@ describe.each(families)('a process with a %s', (family) => {
     },
   )
 
-  test.each(['receive', 'nextTick', 'consume', 'data', 'abort', 'iterator'])(
+  test.each(['receive', 'nextTick', 'consume', 'data', 'written', 'drained', 'ended', 'abort', 'iterator'])(
     'that catches an exception of the callback "%s" as uncaught, goes on working',
     async (where) => {
       const { code, signal, stdout, stderr } = await runFixture('throws.mjs', [where, 'caught', newQueue(family)])
