@@ -39,8 +39,8 @@ export class Readiness {
   }
 
   /**
-   * Whether one more message may pass at once. If not, it has to wait like the
-   * others: the descriptor is ready, so that it waits one turn of the loop.
+   * Whether one more message may pass at once. If not, it has to wait for a
+   * turn of the loop.
    */
   admit(direction: Direction): boolean {
     return this.#lines[direction].size === 0 && this.#turn-- > 0
@@ -76,10 +76,11 @@ export class Readiness {
       }
       return true
     }
+    const first = line.size === 0
     line.set(waiter, serve)
-    // A turn of the loop is not what an unreferenced queue may be left for; this may be the end of one.
-    if (this.#turn <= 0 && !this.#refed) setImmediate(() => setImmediate(() => {}))
     if (deadline <= performance.now()) leave(waiter, 'timeout')
+    // One that was not admitted has not been attempted: no event may ever come for what can only fail.
+    else if (first && this.#turn <= 0) this.#serveLater(line)
     else this.#watch()
     return waiter
   }
@@ -111,6 +112,15 @@ export class Readiness {
       }
     }
     this.#watch()
+  }
+
+  #serveLater(line: Line): void {
+    // Held although what waits may be unreferenced: it is one turn of the loop.
+    setImmediate(() => {
+      this.#turn = TURN
+      this.#serve(line)
+      this.#watch()
+    })
   }
 
   /** In order, as many as one turn of the loop allows; or all up to `last`. */

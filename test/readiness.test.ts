@@ -115,6 +115,28 @@ test('what is ready while nobody waits does not keep the loop turning', async ()
   expect(performance.nodeTiming.uvMetricsInfo.loopCount - loopCount).toBeLessThan(1000)
 })
 
+test('what can only fail fails, though so many have passed that it has to wait for a turn of the loop', async () => {
+  const queue = openQueue({ maxMessages: 2, messageSize: 8 })
+  const codes: unknown[] = []
+  const fail = async (access: 'read' | 'write', call: (one: PosixQueue) => Promise<unknown>) => {
+    const one = PosixQueue.open(queue.path ?? '', { access })
+    onTestFinished(() => void one.close())
+    for (let count = 0; count < 256; count++) {
+      if (access === 'read') queue.trySend('x')
+      void (access === 'read' ? one.receive() : one.send('x'))
+      if (access === 'write') queue.tryReceive()
+    }
+    // Nor does it become writable.
+    queue.trySendMany(['full', 'full'])
+    codes.push(await failureOf(() => call(one)))
+    queue.tryReceiveMany()
+  }
+  await fail('write', (writer) => writer.receive())
+  await fail('read', (reader) => reader.send('x'))
+  await fail('write', (writer) => writer.send('too long.'))
+  expect(codes).toMatchObject([{ code: 'EBADF' }, { code: 'EBADF' }, { code: 'EMSGSIZE' }])
+})
+
 describe('the loop gets its turn while', () => {
   const MANY = 100_000
 
