@@ -8,10 +8,12 @@ import { setTimeout as sleep } from 'node:timers/promises'
 import { connect as connectTo, headers as newHeaders } from '@nats-io/transport-node'
 import { connect } from 'kernelmq/bus'
 import { describe, expect, onTestFinished, test } from 'vitest'
+import { addressOf } from '../../lib/bus/transports/engine/address.ts'
 import { fieldsOf, placeOf } from '../../lib/bus/transports/nats/envelope.ts'
 import { Lane, type LaneOf } from '../../lib/bus/transports/nats/lane.ts'
-import { ApiError, type Link, type Msg } from '../../lib/bus/transports/nats/link.ts'
+import { ApiError, Link, type Msg } from '../../lib/bus/transports/nats/link.ts'
 import { consumerOf, consumersOf } from '../../lib/bus/transports/nats/state.ts'
+import { wireTo } from './engine-chaos.ts'
 import { startServer } from './servers.ts'
 import { deferred, describeEngine, nothing, one, openBus, startBus, take } from './support.ts'
 
@@ -375,6 +377,18 @@ await describeEngine('nats', (_, server) => {
     silent.pause()
     onTestFinished(() => silent.resume())
     expect(await Promise.race([bus.close(), sleep(10_000, 'does not end')])).toBe(undefined)
+  })
+
+  test('who waits until the server has heard all hears that the connection was lost before', async () => {
+    const wire = await wireTo(server.port)
+    onTestFinished(() => wire.close())
+    const url = new URL(`nats://127.0.0.1:${wire.port}`)
+    const link = await Link.open(url, addressOf(url))
+    onTestFinished(() => link.close())
+    wire.mute()
+    const flushed = link.flush()
+    wire.cut()
+    await expect(flushed).rejects.toThrow('the connection was lost')
   })
 
   test('a request is answered by another process, and what a killed one had borrowed goes with it', async () => {

@@ -277,6 +277,10 @@ export class Link {
     this.#look = undefined
   }
 
+  #nextToken(): string {
+    return (++this.#count).toString(36)
+  }
+
   /** Asks once, and waits for an answer, but not beyond `until`. @throws {Trouble} */
   ask(
     subject: string,
@@ -286,7 +290,7 @@ export class Link {
   ): Promise<Msg> {
     const connection = this.#connection
     if (connection === undefined) return Promise.reject(new Trouble('lost', this.#lastError))
-    const token = (++this.#count).toString(36)
+    const token = this.#nextToken()
     return new Promise((resolve, reject) => {
       connection.publish(subject, payload, {
         reply: `${this.#inbox}.${token}`,
@@ -352,12 +356,16 @@ export class Link {
   async flush(): Promise<void> {
     const connection = this.#connection
     if (connection === undefined) throw new Trouble('lost', this.#lastError)
+    const token = this.#nextToken()
     this.hold(true)
     try {
-      await connection.flush()
-    } catch (error) {
-      throw new Trouble('lost', error)
+      await new Promise((resolve, reject) => {
+        // The client says nothing of it when the connection is lost; of one that says nothing the pings know.
+        this.#pending.set(token, { subject: '', until: Number.POSITIVE_INFINITY, resolve, reject })
+        connection.flush().then(resolve, (error: unknown) => reject(new Trouble('lost', error)))
+      })
     } finally {
+      this.#pending.delete(token)
       this.hold(false)
     }
   }
