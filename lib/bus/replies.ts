@@ -93,23 +93,22 @@ export class Replies {
   ): Promise<unknown> {
     const deadline = deadlineOf({ timeout })
     checkSignal(signal)
-    const queue = await this.#begin()
-    // It may have been given up meanwhile.
-    checkSignal(signal)
     const id = randomUUID()
     const until = now + timeout
     const waiter = new Waiter<unknown>(deadline, signal, (ended, reason) => {
-      // That its time is over, its handler knows by itself.
-      if (reason !== 'timeout') this.#cancellations.cancel(id, until)
+      // That its time is over, its handler knows by itself; and of one that was not sent there is none.
+      if (reason !== 'timeout' && this.#waiting.has(id)) this.#cancellations.cancel(id, until)
       ended.reject(
         reason === 'timeout' ? new QueueError('ETIMEDOUT', { syscall: 'request', detail: `${timeout} ms` }) : reason,
       )
     })
     // Nobody looks at it before it is sent.
     waiter.promise.catch(() => {})
-    this.#waiting.set(id, { waiter, deadline: until })
-    this.#hold ??= setInterval(() => {}, MAX_TIMER)
     try {
+      // The queue may be longer in the making than anybody waits.
+      const queue = (await Promise.race([this.#begin(), waiter.promise])) as string
+      this.#waiting.set(id, { waiter, deadline: until })
+      this.#hold ??= setInterval(() => {}, MAX_TIMER)
       const headers = { [RPC.replyTo]: queue, [RPC.replyId]: id, [RPC.deadline]: String(until) }
       await send(headers, timeout)
       return await waiter.promise

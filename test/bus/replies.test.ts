@@ -25,3 +25,21 @@ test('requests that wait reject when the consumer of their replies stops, and th
   expect(new Set(sent).size).toBe(2)
   await transport.close()
 })
+
+test('a request ends in its time when the queue of its replies is not made, and nobody is told that it was given up', async () => {
+  const transport = openMemory(systemClock)
+  transport.borrow = () => new Promise(() => {})
+  const cancellations = new Cancellations(transport, systemClock)
+  const told: string[] = []
+  cancellations.cancel = (id) => void told.push(id)
+  const replies = new Replies(transport, cancellations, () => new Promise(() => {}))
+  const request = (options: { timeout?: number; signal?: AbortSignal }) =>
+    replies.request(() => Promise.reject(new Error('it is sent')), Date.now(), options)
+  await expect(request({ timeout: 20 })).rejects.toMatchObject({ code: 'ETIMEDOUT' })
+  const controller = new AbortController()
+  const given = request({ signal: controller.signal })
+  controller.abort()
+  await expect(given).rejects.toMatchObject({ name: 'AbortError' })
+  expect(told).toEqual([])
+  await transport.close()
+})
