@@ -8,10 +8,12 @@ import { setTimeout as sleep } from 'node:timers/promises'
 import { connect as connectTo, headers as newHeaders } from '@nats-io/transport-node'
 import { connect } from 'kernelmq/bus'
 import { describe, expect, onTestFinished, test } from 'vitest'
+import { systemClock } from '../../lib/bus/clock.ts'
 import { addressOf } from '../../lib/bus/transports/engine/address.ts'
 import { fieldsOf, placeOf } from '../../lib/bus/transports/nats/envelope.ts'
 import { Lane, type LaneOf } from '../../lib/bus/transports/nats/lane.ts'
 import { ApiError, Link, type Msg } from '../../lib/bus/transports/nats/link.ts'
+import type { LaneName } from '../../lib/bus/transports/nats/names.ts'
 import { consumerOf, consumersOf } from '../../lib/bus/transports/nats/state.ts'
 import { wireTo } from './engine-chaos.ts'
 import { startServer } from './servers.ts'
@@ -523,6 +525,44 @@ test('a consumer is made again while others remove it, until it is there', async
   expect(lane.hands.lease).toBe(1000)
   expect(told).toEqual(['p0'])
   expect(answers).toEqual([])
+})
+
+test('an answer that comes when it is not waited for any more tells that nothing is asked for, and ends no other look', async () => {
+  const subscribed: { subject: string; callback(message: Msg): void }[] = []
+  const replies: string[] = []
+  const stood: boolean[] = []
+  const link = {
+    client: { createInbox: () => 'inbox' },
+    api: async () => ({ name: 'k1', config: { ack_wait: 30_000_000_000 } }),
+    subscribe: (subject: string, callback: (message: Msg) => void) => subscribed.push({ subject, callback }),
+    tell: (_: string, __: string, reply: string) => replies.push(reply),
+  }
+  /** Tells what was asked for in this place; a message has a subject of its own. */
+  const answer = (at: number, message: Partial<Msg>) => {
+    const to = replies[at] as string
+    const isOf = (subject: string) =>
+      subject === to || (subject.endsWith('.*') && to.slice(0, to.lastIndexOf('.')) === subject.slice(0, -2))
+    subscribed.find(({ subject }) => isOf(subject))?.callback({ subject: to, ...message } as Msg)
+  }
+  const none = { headers: { code: 404 } } as Partial<Msg>
+  const receiver = { beat: () => 0, came() {}, stand: () => void stood.push(lane.stands), mend: async () => {} }
+  const of = { link, stream: 's', root: 's', lease: 30_000, clock: systemClock, receiver }
+  const lane = await Lane.open('k1' as LaneName, of as unknown as LaneOf)
+  expect(await lane.take(1)).toEqual([])
+  // Somebody else seems to have the one message.
+  expect(lane.stands).toBe(true)
+  answer(0, none)
+  expect(lane.stands).toBe(false)
+  await expect.poll(() => stood).toEqual([false])
+  expect(await lane.take(1)).toEqual([])
+  lane.unstand()
+  const looked = lane.take(1)
+  await null
+  answer(1, none)
+  const reply = '$JS.ACK.s.k1.1.42.7.1767225600123456789.5'
+  answer(2, { subject: 's.k.1', reply, data: Buffer.from('x') })
+  expect(await looked).toMatchObject([{ body: Buffer.from('x') }])
+  lane.hands.forget()
 })
 
 test.each([

@@ -55,6 +55,8 @@ const DELETED = 409
 const NOT_MADE = 10_012
 
 interface Look {
+  /** Where its status comes to. */
+  readonly reply: string
   readonly batch: number
   readonly messages: Msg[]
   /** What there is, is there. */
@@ -76,8 +78,10 @@ export class Lane {
   #looking: Promise<unknown> = Promise.resolve()
   /** Until this point of performance.now() a pull waits at the server. */
   #stands = 0
-  /** When it was sent there. */
+  /** When it was sent there, and where its status comes to. */
   #asked = 0
+  #standing = ''
+  #looks = 0
   /** What was wrong with it in the last look, and in how many of them. */
   #wrongBefore: string | undefined
   #seen = 0
@@ -162,6 +166,9 @@ export class Lane {
   #pull(batch: number): Promise<Msg[] | undefined> {
     const inbox = this.#inboxOf()
     if (inbox === undefined) return Promise.resolve([])
+    // One that comes late is not of the next look.
+    const reply = `${inbox}.look.${++this.#looks}`
+    const asked = performance.now()
     return new Promise((resolve) => {
       const messages: Msg[] = []
       const end = (status?: number) => {
@@ -170,12 +177,13 @@ export class Lane {
         this.#look = undefined
         resolve(status === GONE && messages.length === 0 ? undefined : messages)
       }
-      const look = { batch, messages, end }
+      const look = { reply, batch, messages, end }
       let timer = this.isSerial
         ? setTimeout(() => {
-            // Somebody else has its one message, and ours is still asked for.
-            this.#asked = performance.now()
-            this.#stands = this.#asked + PULL
+            // Somebody else has its one message, and ours is still asked for; unless the answer is only slow.
+            this.#asked = asked
+            this.#stands = asked + PULL
+            this.#standing = reply
             end()
           }, TAKEN)
         : setTimeout(() => {
@@ -186,7 +194,7 @@ export class Lane {
             })
           }, SILENT)
       this.#look = look
-      this.#ask({ batch, no_wait: true }, inbox)
+      this.#ask({ batch, no_wait: true }, reply)
     })
   }
 
@@ -206,7 +214,7 @@ export class Lane {
     const { link } = this.#of
     const inbox = link.client.createInbox()
     const subscriptions = [
-      link.subscribe(inbox, (message) => this.#onLook(message)),
+      link.subscribe(`${inbox}.look.*`, (message) => this.#onLook(message)),
       link.subscribe(`${inbox}.stand`, (message) => this.#onStand(message)),
     ]
     if (subscriptions.includes(undefined)) return undefined
@@ -216,9 +224,11 @@ export class Lane {
 
   #onLook(message: Msg): void {
     const look = this.#look
-    if (isStatus(message)) look?.end(message.headers?.code)
-    else if (look === undefined) void this.#came(message)
-    else if (look.messages.push(message) >= look.batch) look.end()
+    if (!isStatus(message)) {
+      if (look === undefined) void this.#came(message)
+      else if (look.messages.push(message) >= look.batch) look.end()
+    } else if (message.subject === look?.reply) look.end(message.headers?.code)
+    else if (message.subject === this.#standing) this.#onStand(message)
   }
 
   /** Nobody waits for what a look finds any more. */
@@ -235,7 +245,8 @@ export class Lane {
     if (inbox === undefined) return
     this.#asked = performance.now()
     this.#stands = this.#asked + left + LOOK
-    this.#ask({ batch: 1, expires: Math.ceil(left) * NANOS }, `${inbox}.stand`)
+    this.#standing = `${inbox}.stand`
+    this.#ask({ batch: 1, expires: Math.ceil(left) * NANOS }, this.#standing)
   }
 
   /** The pull that waited may be gone. */
