@@ -5,7 +5,7 @@ import { BUS_BATCH, type Outgoing, type Outlet } from './transport.ts'
 /** From how many messages that are not sent yet on who posts is told to wait. */
 const PLENTY = 5000
 
-/** Milliseconds without progress after which closing gives up what is not sent. */
+/** Milliseconds without progress after which closing gives up what is not sent, but for what is on its way. */
 const LINGER = 1000
 
 /** What is posted in one turn of the loop goes together, in order. */
@@ -41,6 +41,8 @@ export class Gathering implements Outlet {
         this.#patience?.refresh()
       } catch (error) {
         this.#failure ??= { error }
+        // What follows would take as long to fail.
+        if (this.#over.signal.aborted) this.#posted = []
       }
     }
     this.#sending = undefined

@@ -5,6 +5,8 @@ import { setTimeout as sleep } from 'node:timers/promises'
 import { PosixQueue, SysvQueue } from 'kernelmq'
 import { type Bus, compress, connect, ManualClock, type Message, type Queue } from 'kernelmq/bus'
 import { describe, expect, onTestFinished, test } from 'vitest'
+import { Gathering, Gatherings } from '../../lib/bus/outlet.ts'
+import type { Outgoing } from '../../lib/bus/transport.ts'
 import { deferred, newBus, nothing, one, openBus, startBus, take, temporaryDirectory } from './support.ts'
 
 /** The warnings of the process, from now on. */
@@ -526,4 +528,22 @@ test.each(['memory', 'local'] as const)('%s: what is posted is sent together, in
   expect((await queue.stats()).ready).toBe(1)
   await bus.close()
   expect(() => queue.post('late')).toThrow(expect.objectContaining({ code: 'ERR_MQ_CLOSED' }))
+})
+
+test('what was posted is given up once it has failed for long, not batch after batch', async () => {
+  const heard = warnings()
+  const all = new Gatherings()
+  let batches = 0
+  const gathering = new Gathering('q', all, (_, signal) => {
+    batches++
+    return new Promise((_, reject) => {
+      const fail = () => reject(new Error('no server'))
+      if (signal.aborted) fail()
+      else signal.addEventListener('abort', fail)
+    })
+  })
+  for (let i = 0; i < 3000; i++) gathering.post({} as Outgoing)
+  await all.close()
+  expect(batches).toBe(1)
+  await expect.poll(() => heard).toEqual(['no server'])
 })
