@@ -206,16 +206,18 @@ export class Mover {
     for (let attempts = 1; ; attempts++) {
       try {
         await how()
-        return
       } catch (error) {
         const { code } = error as { code?: string }
-        if (code === 'ERR_BUS_LEASE_LOST' || code === 'ERR_MQ_CLOSED' || this.#over.aborted) {
-          this.#reporter.counters.again++
-          return
+        if (code !== 'ERR_BUS_LEASE_LOST' && code !== 'ERR_MQ_CLOSED' && !this.#over.aborted) {
+          this.#reporter.down(this.#ends.from, error)
+          await backOff(attempts, this.#route.retry, this.#over)
+          continue
         }
-        this.#reporter.down(this.#ends.from, error)
-        await backOff(attempts, this.#route.retry, this.#over)
+        this.#reporter.counters.again++
       }
+      // Whoever waits for the next message would not say so.
+      if (attempts > 1 && !this.#over.aborted) this.#reporter.up(this.#ends.from)
+      return
     }
   }
 }

@@ -427,6 +427,39 @@ describe('the other side is down', () => {
     expect(await seen('up', 'target')).toBeTruthy()
   })
 
+  test('a settlement that had to be repeated leaves its end up, though no other message comes', async () => {
+    const { near, from, to, route } = await newRoute()
+    let busy = 1
+    const connectTo = async (url: string) => {
+      const bus = await connect(url)
+      if (url !== near.url) return bus
+      const open = bus.queue.bind(bus)
+      const queue = (...of: Parameters<typeof open>) => {
+        const opened = open(...of)
+        const receive = opened.receive.bind(opened)
+        const refusing = async (...call: Parameters<typeof receive>) => {
+          const messages = await receive(...call)
+          for (const message of messages) {
+            const ack = message.ack.bind(message)
+            message.ack = async () => {
+              if (busy-- > 0) throw new Error('busy')
+              await ack()
+            }
+          }
+          return messages
+        }
+        return Object.assign(opened, { receive: refusing })
+      }
+      return Object.assign(bus, { queue })
+    }
+    const { bridge, seen } = await startBridge({ routes: [route] }, { connect: connectTo })
+    await from.send('x')
+    expect(await seen('down', 'source')).toMatchObject({ error: { message: 'busy' } })
+    await until(() => isEmpty(from))
+    await until(() => bridge.routes[0]?.up === true)
+    expect(await takeMessages(to, 1)).toMatchObject([{ body: 'x' }])
+  })
+
   test('a full queue, whose bounds are smaller than a batch', async () => {
     const { far, from, route } = await newRoute()
     const to = far.bus.queue('out', { maxMessages: 8 })
