@@ -165,6 +165,19 @@ await describeEngine('nats', (_, server) => {
     expect(await take(other.queue('two'), 1)).toEqual(['y'])
   })
 
+  test('who subscribes and was taken for gone when he was back is bound again by himself', async () => {
+    const url = newUrl()
+    const [bus, other] = [await openBus(url), await openBus(url)]
+    const heard = deferred<unknown>()
+    await bus.topic('t').subscribe(undefined, ({ body }) => heard.resolve(body))
+    // Who publishes removes what is bound when nobody has answered, which may arrive late.
+    const { connection } = await bare()
+    await connection.request(`${prefixOf(url)}~records.bindings`, '[]')
+    expect(await other.topic('t').publish('missed')).toBe(0)
+    while ((await other.topic('t').publish('heard')) === 0) await sleep(100)
+    expect(await heard.promise).toBe('heard')
+  })
+
   test('a queue in which every priority and every partition is used is received from in full', async () => {
     const url = newUrl()
     const queue = (await openBus(url)).queue('q')

@@ -20,8 +20,9 @@ export class Bindings {
     return list
   }
 
-  add(binding: Binding): Promise<void> {
-    return this.#change((list) => (list.some((one) => isSame(one, binding)) ? list : [...list, binding]))
+  /** Those that are not there yet. */
+  add(bindings: readonly Binding[]): Promise<void> {
+    return this.#change((list) => [...list, ...bindings.filter((one) => !list.some((other) => isSame(other, one)))])
   }
 
   remove(binding: Binding): Promise<void> {

@@ -39,6 +39,8 @@ const BESIDE = 16_384
 const LEASE = 30_000
 /** Milliseconds for a process to come back for what was sent to a queue that it has borrowed. */
 const BACK = 1000
+/** Milliseconds between looks whether what this process has borrowed is still bound. */
+const REBIND = 5000
 /** Nanoseconds after which a note of a message is forgotten: thirty days. */
 const FORGOTTEN = 30 * 86_400 * 1e9
 /** Milliseconds for what is to be said when it is closed. */
@@ -86,6 +88,7 @@ class Nats extends Refusals implements Transport {
   readonly #borrowed = new Map<string, Borrowed>()
   /** Of queues that this process has borrowed. */
   readonly #own: Binding[] = []
+  #rebinding: NodeJS.Timeout | undefined
   #count = 0
   readonly #nonce = randomUUID()
   #closed: Promise<void> | undefined
@@ -102,10 +105,7 @@ class Nats extends Refusals implements Transport {
     this.#bindings = new Bindings(records)
     this.#settings = { link, clock, prefix, lease, replicas, notes: ledger('notes', { max_age: FORGOTTEN }) }
     this.capabilities = { ...capabilities, maxBytes: Math.max(link.maxPayload - BESIDE, 0) }
-    // Who publishes while this process is away takes it for gone.
-    link.onConnection(() => {
-      for (const binding of this.#own) void this.#bindings.add(binding).catch(() => {})
-    })
+    link.onConnection(() => this.#rebind())
   }
 
   #check(call: string): void {
@@ -333,8 +333,19 @@ class Nats extends Refusals implements Transport {
 
   async bind(binding: Binding): Promise<void> {
     this.#check('bind')
-    if (this.#borrowed.has(binding.queue)) this.#own.push(binding)
-    await this.#bindings.add(binding)
+    if (this.#borrowed.has(binding.queue)) {
+      this.#own.push(binding)
+      this.#rebinding ??= setInterval(() => this.#rebind(), REBIND).unref()
+    }
+    await this.#bindings.add([binding])
+  }
+
+  /**
+   * Who publishes while this process is away, or says nothing, takes it for gone; and may remove what is bound when it
+   * has just come back.
+   */
+  #rebind(): void {
+    if (this.#own.length > 0 && this.#link.isConnected) void this.#bindings.add(this.#own).catch(() => {})
   }
 
   async unbind(binding: Binding): Promise<void> {
@@ -412,6 +423,7 @@ class Nats extends Refusals implements Transport {
   }
 
   async #close(): Promise<void> {
+    clearInterval(this.#rebinding)
     const reason = new QueueError('ERR_MQ_CLOSED', { syscall: 'receive' })
     const borrowed = [...this.#borrowed.values()]
     for (const one of borrowed) one.close(reason)
@@ -425,7 +437,8 @@ class Nats extends Refusals implements Transport {
 
   async #finish(): Promise<void> {
     if (this.#own.length > 0 && this.#link.isConnected) {
-      const queues = new Set(this.#own.map(({ queue }) => queue))
+      // Nobody binds them again.
+      const queues = new Set(this.#own.splice(0).map(({ queue }) => queue))
       await this.#bindings.removeAll(queues).catch(() => {})
     }
     await this.#link.flush().catch(() => {})
