@@ -2,6 +2,7 @@
 import { type ChildProcess, spawn } from 'node:child_process'
 import { once } from 'node:events'
 import { existsSync, mkdtempSync, readdirSync, readFileSync, rmSync, writeFileSync } from 'node:fs'
+import { createServer, type Socket } from 'node:net'
 import { tmpdir } from 'node:os'
 import { join } from 'node:path'
 import { setTimeout as sleep } from 'node:timers/promises'
@@ -63,6 +64,18 @@ await describeEngine('nats', (_, server) => {
         path: '127.0.0.1:1',
         hint: expect.stringContaining('is the server up'),
       })
+    })
+
+    test('of a server that says nothing is given up, with its connection', async () => {
+      const silent = createServer().listen(0, '127.0.0.1')
+      onTestFinished(() => void silent.close())
+      await once(silent, 'listening')
+      const accepted = once(silent, 'connection')
+      const { port } = silent.address() as { port: number }
+      await expect(connect(`nats://127.0.0.1:${port}?timeout=50`)).rejects.toMatchObject({ code: 'ERR_BUS_CONNECTION' })
+      const [socket] = (await accepted) as [Socket]
+      socket.resume()
+      await once(socket, 'close')
     })
 
     test('with a wrong password is told so, without the password', async () => {

@@ -1,4 +1,7 @@
 // The connection to a NATS server: made anew when it is lost, and asked again by those who can wait.
+import { AsyncLocalStorage } from 'node:async_hooks'
+import { subscribe } from 'node:diagnostics_channel'
+import type { Socket } from 'node:net'
 import { setTimeout as sleep } from 'node:timers/promises'
 import type * as nats from '@nats-io/transport-node'
 import { QueueError } from '../../../errors.ts'
@@ -148,7 +151,7 @@ export class Link {
     const [user, pass] = [decodeURIComponent(url.username), decodeURIComponent(url.password)]
     let connection: NatsConnection
     try {
-      connection = await client.connect({
+      connection = await dial(client, {
         servers: [own, ...this.#others],
         name: 'kernelmq',
         // What was in flight has to be asked for again anyway, and reconnecting by itself would hold the process.
@@ -404,6 +407,29 @@ export class Link {
 }
 
 const ignore = (): void => {}
+
+/** The sockets of those who connect; of one that is there, or was given up, none any more. */
+const dialing = new AsyncLocalStorage<{ sockets: Socket[] | undefined }>()
+let dials = 0
+subscribe('net.client.socket', (message) => {
+  dialing.getStore()?.sockets?.push((message as { socket: Socket }).socket)
+})
+
+/** The client forgets the socket of a server that says nothing in time, which would hold the process. */
+async function dial(client: Client, options: nats.NodeConnectionOptions): Promise<NatsConnection> {
+  const own: { sockets: Socket[] | undefined } = { sockets: [] }
+  dials++
+  try {
+    return await dialing.run(own, () => client.connect(options))
+  } catch (error) {
+    for (const socket of own.sockets ?? []) socket.destroy()
+    throw error
+  } finally {
+    own.sockets = undefined
+    // It costs every promise of the process something.
+    if (--dials === 0) dialing.disable()
+  }
+}
 
 /** The client has no word for it: its socket and the timer of its pings hold the process. */
 function unhold(connection: NatsConnection): void {
