@@ -12,6 +12,7 @@ import { describe, expect, onTestFinished, test } from 'vitest'
 import { systemClock } from '../../lib/bus/clock.ts'
 import { addressOf } from '../../lib/bus/transports/engine/address.ts'
 import { fieldsOf, placeOf } from '../../lib/bus/transports/nats/envelope.ts'
+import { Hands, type HandsOf } from '../../lib/bus/transports/nats/hands.ts'
 import { Lane, type LaneOf } from '../../lib/bus/transports/nats/lane.ts'
 import { ApiError, Link, type Msg } from '../../lib/bus/transports/nats/link.ts'
 import type { LaneName } from '../../lib/bus/transports/nats/names.ts'
@@ -589,6 +590,17 @@ test('an answer that comes when it is not waited for any more tells that nothing
   answer(2, { subject: 's.k.1', reply, data: Buffer.from('x') })
   expect(await looked).toMatchObject([{ body: Buffer.from('x') }])
   lane.hands.forget()
+})
+
+test('a message of which cannot be found out what it has been through is given back, to come soon', async () => {
+  const told: string[][] = []
+  const link = { tell: (...words: string[]) => void told.push(words) }
+  const notes = { get: () => Promise.reject(new Error('no answer')) }
+  const hands = new Hands('p0', 30_000, { link, notes, queue: 'q', stream: 's' } as unknown as HandsOf)
+  const reply = '$JS.ACK.s.p0.2.42.7.1767225600123456789.5'
+  expect(await hands.admit({ reply, data: Buffer.from('x') } as unknown as Msg, performance.now())).toBe(undefined)
+  expect(told).toEqual([[reply, '-NAK {"delay": 1000000000}']])
+  expect(hands.isEmpty).toBe(true)
 })
 
 test.each([

@@ -50,7 +50,7 @@ const NANOS = 1_000_000
 /** The part of a lease for which it is sure that it is ours. */
 const SAFE = 0.9
 
-const [ACK, WORKING] = ['+ACK', '+WPI']
+const [ACK, WORKING, LATER] = ['+ACK', '+WPI', `-NAK {"delay": ${1000 * NANOS}}`]
 
 /** A message in the hands of this process. */
 export class Held {
@@ -153,8 +153,8 @@ export class Hands {
     return this.#recall(held).then(
       () => this.#admitKnown(held, true),
       () => {
-        // It comes again.
-        this.#remove(held)
+        // It comes again in a moment; if the server does not hear of it, when its time is over.
+        if (this.take(held)) this.#of.link.tell(held.reply, LATER)
         return undefined
       },
     )
