@@ -2,7 +2,7 @@
 import { type ChildProcess, spawn } from 'node:child_process'
 import { once } from 'node:events'
 import { existsSync, mkdtempSync, readdirSync, readFileSync, rmSync, writeFileSync } from 'node:fs'
-import { createServer, type Socket } from 'node:net'
+import { createConnection, createServer, type Socket } from 'node:net'
 import { tmpdir } from 'node:os'
 import { join } from 'node:path'
 import { setTimeout as sleep } from 'node:timers/promises'
@@ -312,6 +312,32 @@ await describeEngine('nats', (_, server) => {
     expect(await take(a, 2)).toEqual([2, 3])
   })
 
+  test('a message with a key is found by who asks now and then, from far away', async () => {
+    const url = newUrl()
+    // Every word takes 40 ms.
+    const wire = createServer((near) => {
+      const far = createConnection(server.port, '127.0.0.1')
+      near.on('data', (data) => setTimeout(() => far.write(data), 40))
+      far.on('data', (data) => setTimeout(() => near.write(data), 40))
+      for (const [socket, other] of [
+        [near, far],
+        [far, near],
+      ] as const) {
+        socket.on('error', () => {})
+        socket.on('close', () => other.destroy())
+      }
+    }).listen(0, '127.0.0.1')
+    onTestFinished(() => void wire.close())
+    await once(wire, 'listening')
+    const away = new URL(url)
+    away.port = String((wire.address() as { port: number }).port)
+    const queue = (await openBus(away.href)).queue('q')
+    await (await openBus(url)).queue('q').send('x', { key: 'k' })
+    let found = await queue.receive(nothing)
+    for (; found.length === 0; found = await queue.receive(nothing)) await sleep(200)
+    expect(found).toMatchObject([{ body: 'x' }])
+  })
+
   test('what was delayed and has a key is behind others of its key', async () => {
     const bus = await openBus(newUrl())
     const queue = bus.queue('q')
@@ -563,6 +589,7 @@ test('an answer that comes when it is not waited for any more tells that nothing
     api: async () => ({ name: 'k1', config: { ack_wait: 30_000_000_000 } }),
     subscribe: (subject: string, callback: (message: Msg) => void) => subscribed.push({ subject, callback }),
     tell: (_: string, __: string, reply: string) => replies.push(reply),
+    roundTrip: 0,
   }
   /** Tells what was asked for in this place; a message has a subject of its own. */
   const answer = (at: number, message: Partial<Msg>) => {

@@ -34,7 +34,7 @@ export const PULL = 30_000
 /** Milliseconds for an answer to a look, and after which it is asked what is wrong. */
 const LOOK = 2000
 const SILENT = 300
-/** Milliseconds after which there will be none, because somebody has the one message of a lane. */
+/** Milliseconds beside its way after which there will be none, because somebody has the one message of a lane. */
 const TAKEN = 30
 /** In how many looks the same has to be wrong with a lane. */
 const CERTAIN = 3
@@ -178,14 +178,15 @@ export class Lane {
         resolve(status === GONE && messages.length === 0 ? undefined : messages)
       }
       const look = { reply, batch, messages, end }
+      const taken = () => {
+        // Somebody else has its one message, and ours is still asked for; unless the answer is only slow.
+        this.#asked = asked
+        this.#stands = asked + PULL
+        this.#standing = reply
+        end()
+      }
       let timer = this.isSerial
-        ? setTimeout(() => {
-            // Somebody else has its one message, and ours is still asked for; unless the answer is only slow.
-            this.#asked = asked
-            this.#stands = asked + PULL
-            this.#standing = reply
-            end()
-          }, TAKEN)
+        ? setTimeout(taken, TAKEN + Math.min(this.#of.link.roundTrip, SILENT))
         : setTimeout(() => {
             timer = setTimeout(end, LOOK, GONE)
             // Nobody answers for a consumer that is gone, either.

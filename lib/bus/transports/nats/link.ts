@@ -70,6 +70,8 @@ export interface RequestOptions {
 export class Link {
   readonly client: Client
   readonly url: URL
+  /** Milliseconds that an answer takes on its way, there and back, as far as it is known. */
+  roundTrip = 0
   readonly #address: Address
   #connection: NatsConnection | undefined
   #connecting: Promise<NatsConnection> | undefined
@@ -177,6 +179,7 @@ export class Link {
     this.#connection = connection
     this.#unanswered = 0
     this.#ping ??= setInterval(() => this.#pingIt(), PING).unref()
+    this.#measure(connection)
     void this.#watch(connection)
     void connection.closed().then((error) => this.#lost(connection, error))
     for (const callback of this.#comings) callback(connection)
@@ -201,11 +204,15 @@ export class Link {
     const connection = this.#connection
     if (connection === undefined) return
     if (this.#unanswered++ >= 2) void connection.close()
-    else {
-      connection.flush().then(() => {
-        this.#unanswered = 0
-      }, ignore)
-    }
+    else this.#measure(connection)
+  }
+
+  #measure(connection: NatsConnection): void {
+    const asked = performance.now()
+    connection.flush().then(() => {
+      this.#unanswered = 0
+      this.roundTrip = performance.now() - asked
+    }, ignore)
   }
 
   #lost(connection: NatsConnection, error: unknown): void {
