@@ -3,6 +3,7 @@ import { once } from 'node:events'
 import { readFileSync, writeFileSync } from 'node:fs'
 import { type AddressInfo, createServer, connect as dial, type Socket } from 'node:net'
 import { join } from 'node:path'
+import { type Readable, Transform } from 'node:stream'
 import { setTimeout as sleep } from 'node:timers/promises'
 import { type Channel, connect as connectTo } from 'amqplib'
 import { connect, type Queue } from 'kernelmq/bus'
@@ -409,14 +410,16 @@ await describeEngine('amqp', (_, server) => {
       expect(await one(other)).toMatchObject({ body: 'new', attempts: 0 })
     })
 
-    test('comes although the connection went while what was noted was read', async () => {
+    test.each([
+      // basic.get, basic.nack, channel.close
+      ['as it was given back', () => cutAt(server, ['60.70', '60.120', '20.40'])],
+      ['between the answer and what it was', () => cutBehind(server, '60.71')],
+    ])('comes although the connection went while what was noted was read, %s', async (_, wire) => {
       const prefix = newPrefix()
       const queue = (await open(prefix)).queue('q')
       await queue.send('x', { key: 'k' })
       await (await one(queue)).retry(0)
-      // basic.get, basic.nack, channel.close
-      const url = await cutAt(server, ['60.70', '60.120', '20.40'])
-      const message = one((await openBus(`${url}?prefix=${prefix}`)).queue('q'))
+      const message = one((await openBus(`${await wire()}?prefix=${prefix}`)).queue('q'))
       expect(await message).toMatchObject({ body: 'x', attempts: 1 })
     })
 
@@ -731,8 +734,11 @@ async function bare(server: Server): Promise<Channel> {
   return channel
 }
 
-/** The URL of a wire; what comes from `near` is for `attach` to pass on. */
-async function wireWith({ port }: Server, attach: (near: Socket, far: Socket) => void): Promise<string> {
+/** The URL of a wire; what comes from `near` is for `attach` to pass on, which may say what goes back there. */
+async function wireWith(
+  { port }: Server,
+  attach: (near: Socket, far: Socket) => Readable | undefined,
+): Promise<string> {
   const wire = createServer((near) => {
     const far = dial(port, '127.0.0.1')
     for (const [socket, other] of [
@@ -742,8 +748,8 @@ async function wireWith({ port }: Server, attach: (near: Socket, far: Socket) =>
       socket.on('error', () => {})
       socket.on('close', () => other.destroy())
     }
-    attach(near, far)
-    far.pipe(near)
+    const back = attach(near, far) ?? far
+    back.pipe(near)
   })
   wire.listen(0, '127.0.0.1')
   await once(wire, 'listening')
@@ -801,6 +807,28 @@ async function cutAt(server: Server, methods: readonly string[]): Promise<string
       }
       far.write(data)
     })
+  })
+}
+
+/** The URL of a wire that is cut, once, behind this method of the server's: the content does not come. */
+async function cutBehind(server: Server, method: string): Promise<string> {
+  let isCut = false
+  return wireWith(server, (near, far) => {
+    near.pipe(far)
+    const upTo = new Transform({
+      transform(data: Buffer, _, done) {
+        for (let at = 0; !isCut && at + 11 < data.length && data[at] === 1; ) {
+          isCut = `${data.readUInt16BE(at + 7)}.${data.readUInt16BE(at + 9)}` === method
+          at += data.readUInt32BE(at + 3) + 8
+          if (!isCut) continue
+          this.push(data.subarray(0, at))
+          this.push(null)
+          return
+        }
+        done(null, data)
+      },
+    })
+    return far.pipe(upTo)
   })
 }
 
