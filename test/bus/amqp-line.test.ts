@@ -2,8 +2,11 @@
 import { EventEmitter } from 'node:events'
 import { setImmediate as turn } from 'node:timers/promises'
 import { afterEach, beforeEach, expect, test, vi } from 'vitest'
+import { Discovery } from '../../lib/bus/transports/amqp/discovery.ts'
 import { type Held, QUIET } from '../../lib/bus/transports/amqp/held.ts'
 import { LINGER } from '../../lib/bus/transports/amqp/line.ts'
+import type { Link } from '../../lib/bus/transports/amqp/link.ts'
+import type { Topology } from '../../lib/bus/transports/amqp/topology.ts'
 import { Hold } from '../../lib/bus/transports/engine/hold.ts'
 import { FakeQueue, FOR_EVER, newLine, WITHIN } from './amqp-fake.ts'
 import { deferred } from './support.ts'
@@ -258,6 +261,30 @@ test('who may not look for messages with a key leaves no consumer behind', async
   await expect(queue.receiveOnce(1)).rejects.toMatchObject({ code: 'ERR_BUS_ACCESS' })
   await settled()
   expect(queue.prefetches).toEqual([])
+})
+
+test('who hears which queues have partitions does so on another channel if the first ended as it began to', async () => {
+  let [opened, consumers] = [0, 0]
+  const open = async () => {
+    const isFirst = opened++ === 0
+    let isOpen = true
+    const ask = async () => {
+      if (!isOpen) throw Object.assign(new Error('Channel closed'), { name: 'IllegalOperationError' })
+    }
+    const consume = async () => {
+      isOpen = !isFirst
+      if (isFirst) channel.emit('close')
+      else consumers++
+    }
+    const parts = { assertQueue: ask, bindQueue: ask, checkQueue: ask, consume, close: async () => {} }
+    const channel = Object.assign(new EventEmitter(), parts)
+    return channel
+  }
+  const link = { up: async () => {}, check: () => {}, channel: open } as unknown as Link
+  const topology = { base: async () => {}, nameOf: (name: string) => name, forget: () => {} } as unknown as Topology
+  const ignore = () => {}
+  expect(await new Discovery(link, topology, ignore, ignore).isKeyed('q')).toBe(true)
+  expect(consumers).toBe(1)
 })
 
 test('what was once asked for is not fetched for who comes later', async () => {

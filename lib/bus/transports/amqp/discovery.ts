@@ -81,6 +81,10 @@ export class Discovery {
   async #open(): Promise<Channel> {
     await this.#topology.base()
     const channel = await this.#link.channel('receive', Number.POSITIVE_INFINITY)
+    let isClosed = false
+    channel.once('close', () => {
+      isClosed = true
+    })
     // Another each time: the server may take the one before for that of a connection that there still is.
     this.#name = `$hears/${randomUUID()}`
     const name = this.#topology.nameOf(this.#name)
@@ -90,6 +94,8 @@ export class Discovery {
       else this.#told(message.fields.routingKey, String(message.content) as Told)
     }
     await channel.consume(name, hear, { noAck: true })
+    // What closed it may have come with the answer, before anybody else listened.
+    if (isClosed) throw new Error('channel closed')
     return channel
   }
 }
