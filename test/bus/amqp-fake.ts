@@ -37,9 +37,9 @@ interface Unsettled {
 }
 
 /** A line on what stands for a link. */
-export function newLine(link: object, isKeyed = async () => false): Line {
+export function newLine(link: object, isKeyed = async () => false, again?: LineContext['again']): Line {
   const topology = { nameOf: (name: string) => name, queue: async () => {}, forget: () => {} }
-  return new Line('q', { link, topology, clock: systemClock, isKeyed } as unknown as LineContext)
+  return new Line('q', { link, topology, clock: systemClock, isKeyed, again } as unknown as LineContext)
 }
 
 /** What is on its way to a consumer as that is cancelled is the queue's again, and counts as handed out. */
@@ -52,6 +52,10 @@ export class FakeQueue {
   /** Has the next that is handed out never arrive. */
   losesOne = false
   isKeyed: () => boolean = () => false
+  /** What is sent again waits for it to be taken. */
+  taken: Promise<unknown> = Promise.resolve()
+  /** Messages that were sent again. */
+  copies = 0
   /** Answers wait for it. */
   held: Promise<unknown> = Promise.resolve()
   /** Is called with what a channel is asked. */
@@ -83,7 +87,12 @@ export class FakeQueue {
       ends: async (work: Promise<unknown>) => link.isUp && work.then(() => true),
     }
     this.#link = link
-    this.line = newLine(link, async () => this.isKeyed())
+    const again = async (held: Held) => {
+      this.copies++
+      await this.taken
+      return this.line.acknowledge([held])[0] as boolean
+    }
+    this.line = newLine(link, async () => this.isKeyed(), again)
   }
 
   /** So much may be sent to those that consume. */

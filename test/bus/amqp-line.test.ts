@@ -326,6 +326,26 @@ test('what nobody has asked for is given back although its consumer has gone by 
   queue.line.acknowledge(held)
 })
 
+test('what goes back as a copy that the server does not take for now keeps nobody from others', async () => {
+  const taken = deferred()
+  queue.taken = taken.promise
+  queue.ready.push({ id: 'back', count: 1 })
+  const back = queue.line.giveBack(await queue.receive(1))
+  await settled()
+  queue.send(1)
+  queue.line.acknowledge(await queue.receive(1))
+  // It is not sent once more, and what was there before goes first.
+  let isClosed = false
+  const closed = queue.line.close(new Error('closed')).then(() => {
+    isClosed = true
+  })
+  await settled()
+  expect([queue.copies, isClosed]).toEqual([1, false])
+  taken.resolve()
+  await Promise.all([back, closed])
+  expect([queue.copies, queue.ready.length]).toEqual([1, 0])
+})
+
 test('who asks as the server says that the consumer before has ended gets one of his own', async () => {
   for (let hops = 0; hops < 40; hops++) {
     let consumers = 0

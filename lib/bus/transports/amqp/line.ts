@@ -65,6 +65,8 @@ export class Line implements Holder {
   #asked = 0
   /** To be given back. */
   #returns: Plain[] = []
+  /** They go back as copies, which takes as long as the server takes nothing. */
+  readonly #copies = new Map<Plain, Promise<unknown>>()
   #tuning: Promise<void> | undefined
   #quiet: NodeJS.Timeout | undefined
   /** The point of performance.now() at which something came or was settled last, or the consumer was begun. */
@@ -93,9 +95,14 @@ export class Line implements Holder {
     return { ready: ready + buffered, leased: leased + this.#held.size - buffered, delayed, held }
   }
 
-  /** Resolves when what nobody here wants is the server's again; undefined if there is nothing to wait for. */
+  /** Resolves when what nobody here wants is the server's again, as far as it takes it; undefined if somebody waits. */
   get resting(): Promise<void> | undefined {
-    return this.#receivers.length === 0 ? this.#tuning : undefined
+    return this.#receivers.length === 0 ? this.#rested() : undefined
+  }
+
+  async #rested(): Promise<void> {
+    await this.#tuning
+    if (this.#copies.size > 0) await this.#context.link.ends(this.#copied())
   }
 
   async receive(options: ReceiveOptions): Promise<Held[]> {
@@ -513,7 +520,7 @@ export class Line implements Holder {
   /** Of those that are not settled, how many came by the consumer that stays. */
   #standing(): number {
     let count = 0
-    for (const { credit } of this.#held) if (credit !== undefined) count++
+    for (const held of this.#held) if (held.credit !== undefined && !this.#copies.has(held)) count++
     return count
   }
 
@@ -703,10 +710,16 @@ export class Line implements Holder {
     this.#returns.push(...(held as readonly Plain[]))
     if (this.#receivers.length === 0) this.#stop()
     await this.#tune()
+    await this.#copied()
+  }
+
+  #copied(): Promise<unknown> {
+    return Promise.all(this.#copies.values())
   }
 
   async #return(): Promise<void> {
-    const all = [...this.#returns.splice(0), ...this.#buffer.splice(0)].filter(({ isGone }) => !isGone)
+    const isHere = (held: Plain) => !held.isGone && !this.#copies.has(held)
+    const all = [...this.#returns.splice(0), ...this.#buffer.splice(0)].filter(isHere)
     if (all.length === 0) return
     all.sort((a, b) => a.message.fields.deliveryTag - b.message.fields.deliveryTag)
     const again: Plain[] = []
@@ -720,19 +733,25 @@ export class Line implements Holder {
       this.#remember(held.read.id)
       held.channel.nack(held.message)
     }
-    const send = (held: Plain) => {
-      // One of those times it was given back, perhaps by somebody else.
-      held.losses = held.read.losses + countOf(held.message) - 1
-      return this.#context.again(held, 0).catch(() => {
-        if (this.take(held)) held.channel.nack(held.message)
-      })
-    }
-    await Promise.all(again.map(send))
+    // Not waited for: a server that is short of room takes none until others have consumed what it has.
+    for (const held of again) this.#copy(held)
     // Whoever asks next how many there are is told of these, too.
     for (let look = 0; back.length > 0 && look < LOOKS; look++) {
       if ((await channel.checkQueue(this.#name)).messageCount >= before + back.length) break
       await new Promise((resolve) => setTimeout(resolve, LOOK_AGAIN))
     }
+  }
+
+  #copy(held: Plain): void {
+    // One of those times it was given back, perhaps by somebody else.
+    held.losses = held.read.losses + countOf(held.message) - 1
+    const copied = this.#context.again(held, 0).catch(() => {
+      if (this.take(held)) held.channel.nack(held.message)
+    })
+    this.#copies.set(
+      held,
+      copied.finally(() => this.#copies.delete(held)),
+    )
   }
 
   #remember(id: string): void {
@@ -753,6 +772,7 @@ export class Line implements Holder {
     for (const waiter of [...this.#waiters]) waiter.reject(error)
     this.#returns.push(...[...this.#held].filter((held) => !this.#buffer.includes(held)))
     await this.#tune()
+    await this.#copied()
     const channel = await this.#channel?.catch(() => undefined)
     await Promise.all([channel?.close().catch(() => {}), this.#keyed?.close()])
   }
