@@ -233,10 +233,12 @@ class FakeChannel extends EventEmitter {
   }
 
   ack(message: Given, upTo = false): void {
+    this.#check()
     void this.#write(() => this.#queue.acknowledge(message, upTo))
   }
 
   nack(message: Given): void {
+    this.#check()
     void this.#write(() => this.#queue.reject(message))
   }
 
@@ -247,6 +249,10 @@ class FakeChannel extends EventEmitter {
     await this.#write(() => this.#queue.remove(this))
     await this.#queue.held
     this.emit('close')
+  }
+
+  #check(): void {
+    if (this.#isClosing) throw Object.assign(new Error('Channel closing'), { name: 'IllegalOperationError' })
   }
 
   /** What it has asked for is not answered any more. */
@@ -267,7 +273,7 @@ class FakeChannel extends EventEmitter {
   #ask<R>(work: () => R): Promise<R> {
     const answered = this.#asked.then(async () => {
       this.#queue.onAsk()
-      if (this.#isClosing) throw Object.assign(new Error('Channel closing'), { name: 'IllegalOperationError' })
+      this.#check()
       const result = await this.#write(work)
       await this.#queue.held
       return result

@@ -346,6 +346,18 @@ test('what goes back as a copy that the server does not take for now keeps nobod
   expect([queue.copies, queue.ready.length]).toEqual([1, 0])
 })
 
+test('a lease that is over while its channel is being closed throws at nobody', async () => {
+  queue.send(1)
+  const [held] = await queue.line.receive({ ...FOR_EVER, max: 1, together: true, lease: 1000 })
+  const answers = deferred()
+  queue.held = answers.promise
+  const closed = held?.channel.close()
+  vi.advanceTimersByTime(1000)
+  expect(held?.isGone).toBe(true)
+  answers.resolve()
+  await closed
+})
+
 test('who asks as the server says that the consumer before has ended gets one of his own', async () => {
   for (let hops = 0; hops < 40; hops++) {
     let consumers = 0

@@ -178,9 +178,17 @@ export class Line implements Holder {
 
   limit(held: Held, ms: number): void {
     held.cancel?.()
-    held.cancel = this.#context.clock.after(ms, () => {
-      if (this.take(held as Plain)) held.channel.nack(held.message)
-    })
+    held.cancel = this.#context.clock.after(ms, () => this.#reject(held as Plain))
+  }
+
+  /** Back to the queue, if it is not gone. */
+  #reject(held: Plain): void {
+    if (!this.take(held)) return
+    try {
+      held.channel.nack(held.message)
+    } catch {
+      // Its channel is about to go, and what is not settled goes back with it.
+    }
   }
 
   /** From now on nobody has it here; false if it was gone. */
@@ -745,9 +753,7 @@ export class Line implements Holder {
   #copy(held: Plain): void {
     // One of those times it was given back, perhaps by somebody else.
     held.losses = held.read.losses + countOf(held.message) - 1
-    const copied = this.#context.again(held, 0).catch(() => {
-      if (this.take(held)) held.channel.nack(held.message)
-    })
+    const copied = this.#context.again(held, 0).catch(() => this.#reject(held))
     this.#copies.set(
       held,
       copied.finally(() => this.#copies.delete(held)),
