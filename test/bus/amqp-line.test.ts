@@ -4,9 +4,10 @@ import { setImmediate as turn } from 'node:timers/promises'
 import { afterEach, beforeEach, expect, test, vi } from 'vitest'
 import { Discovery } from '../../lib/bus/transports/amqp/discovery.ts'
 import { type Held, QUIET } from '../../lib/bus/transports/amqp/held.ts'
+import { Keyed } from '../../lib/bus/transports/amqp/keyed.ts'
 import { LINGER } from '../../lib/bus/transports/amqp/line.ts'
 import type { Link } from '../../lib/bus/transports/amqp/link.ts'
-import type { Topology } from '../../lib/bus/transports/amqp/topology.ts'
+import { PARTITIONS, type Topology } from '../../lib/bus/transports/amqp/topology.ts'
 import { Hold } from '../../lib/bus/transports/engine/hold.ts'
 import { FakeQueue, FOR_EVER, newLine, WITHIN } from './amqp-fake.ts'
 import { deferred } from './support.ts'
@@ -386,5 +387,42 @@ test('who asks as the server says that the consumer before has ended gets one of
     expect(consumers, `${hops} hops later`).toBe(1)
     cancelled.resolve()
     await Promise.all([expect(again).rejects.toThrow('closed'), line.close(new Error('closed'))])
+  }
+})
+
+test('who begins to wait for messages with a key just as it is found that nobody does gets a consumer', async () => {
+  for (let hops = 0; hops < 10; hops++) {
+    let [isWanted, consumers] = [true, 0]
+    const answer = deferred()
+    const open = async () => {
+      const channel = Object.assign(new EventEmitter(), {
+        prefetch: async () => {},
+        consume: async () => {
+          await answer.promise
+          consumers++
+        },
+        close: async () => {},
+      })
+      channels.push(channel)
+      return channel
+    }
+    const channels: EventEmitter[] = []
+    const link = { up: async () => {}, channel: open }
+    const topology = { nameOf: (name: string) => name, keys: async () => {} }
+    const context = { link, topology, queue: 'q', isWanted: () => isWanted, onFailure: () => {} }
+    const keyed = new Keyed(context as unknown as ConstructorParameters<typeof Keyed>[0])
+    keyed.want()
+    await turn()
+    const before = channels.splice(0)
+    isWanted = false
+    // With the answer.
+    for (const channel of before) channel.emit('close')
+    answer.resolve()
+    for (let hop = 0; hop < hops; hop++) await undefined
+    isWanted = true
+    keyed.want()
+    await turn()
+    expect([before.length, consumers], `${hops} hops later`).toEqual([PARTITIONS, 2 * PARTITIONS])
+    await keyed.close()
   }
 })

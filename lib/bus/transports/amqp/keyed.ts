@@ -188,41 +188,44 @@ class Partition implements Holder {
   }
 
   #begin(): Promise<void> {
-    if (this.#channel !== undefined || this.#closed) return Promise.resolve()
-    this.#beginning ??= this.#consume().finally(() => {
-      this.#beginning = undefined
-    })
+    if (this.#channel !== undefined || this.#closed || !this.#context.isWanted()) return Promise.resolve()
+    this.#beginning ??= this.#consume()
     return this.#beginning
   }
 
   async #consume(): Promise<void> {
     const { link, topology } = this.#context
-    while (!this.#closed && this.#context.isWanted()) {
-      try {
-        await link.up('receive', Number.POSITIVE_INFINITY)
-        await topology.keys(this.queue)
-        const channel = await link.channel('receive', Number.POSITIVE_INFINITY)
-        channel.on('close', () => this.#lost(channel))
-        if (this.#closed) return void (await channel.close())
-        this.#channel = channel
-        await channel.prefetch(IN_HAND)
-        await channel.consume(this.#name, (message) => {
-          if (message !== null) this.#arrive(channel, message)
-          // The queue was removed.
-          else this.#vanished(channel)
-        })
-        // It may have gone with the answer.
-        if (this.#channel !== channel) continue
-        this.#quiet ??= setInterval(() => this.#refresh(), QUIET).unref()
-        return
-      } catch (error) {
-        this.#channel = undefined
-        if (this.#closed) return
-        if (refusalOf(error) === 404) topology.forget(this.queue)
-        if (!passes(error)) throw refused(error, 'receive', this.queue)
-        link.check('receive')
-        await sleep(LINGER, undefined, { ref: false })
+    try {
+      while (!this.#closed && this.#context.isWanted()) {
+        try {
+          await link.up('receive', Number.POSITIVE_INFINITY)
+          await topology.keys(this.queue)
+          const channel = await link.channel('receive', Number.POSITIVE_INFINITY)
+          channel.on('close', () => this.#lost(channel))
+          if (this.#closed) return void (await channel.close())
+          this.#channel = channel
+          await channel.prefetch(IN_HAND)
+          await channel.consume(this.#name, (message) => {
+            if (message !== null) this.#arrive(channel, message)
+            // The queue was removed.
+            else this.#vanished(channel)
+          })
+          // It may have gone with the answer.
+          if (this.#channel !== channel) continue
+          this.#quiet ??= setInterval(() => this.#refresh(), QUIET).unref()
+          return
+        } catch (error) {
+          this.#channel = undefined
+          if (this.#closed) return
+          if (refusalOf(error) === 404) topology.forget(this.queue)
+          if (!passes(error)) throw refused(error, 'receive', this.queue)
+          link.check('receive')
+          await sleep(LINGER, undefined, { ref: false })
+        }
       }
+    } finally {
+      // At once: who begins to wait a moment after it was found that nobody does begins another time.
+      this.#beginning = undefined
     }
   }
 
@@ -234,10 +237,6 @@ class Partition implements Holder {
   /** See QUIET. */
   #refresh(): void {
     if (this.#counts.all === 0 && this.#arrived.length === 0) void this.#giveUp()
-  }
-
-  #again(): void {
-    if (!this.#closed && this.#context.isWanted()) this.begin()
   }
 
   /** Resolves when all has come that the server has for us. */
@@ -291,7 +290,7 @@ class Partition implements Holder {
     this.#notes = undefined
     this.#arrived = []
     this.#isLeaving = false
-    this.#again()
+    this.begin()
   }
 
   #arrive(channel: Channel, message: ConsumeMessage): void {
