@@ -37,7 +37,7 @@ test('whatever system call fails: a typed error or a retry, nothing lost or leak
   expect(wrong).toEqual([])
   expect(untouched).toEqual([])
   expect(cells).toBeGreaterThan(500)
-}, 240_000)
+}, 600_000)
 
 test.for([
   ['while calls are interrupted', 0],

@@ -117,7 +117,7 @@ beforeAll(async () => {
   })
   // npm would ask the registry for their versions.
   for (const path of optional) cpSync(path, join(app, relative(checkout, path)), { recursive: true })
-}, 300_000)
+}, 600_000)
 
 afterAll(() => rmSync(sandbox, { recursive: true, force: true }))
 
@@ -238,7 +238,7 @@ test('without a binary, the error names the paths that were tried, and its comma
   }
   await run('sh', ['-ec', command], { env })
   expect(await importError(folder)).toBe('none\n')
-}, 180_000)
+}, 600_000)
 
 test('a build that does not load is passed over, and named if nothing else loads', async () => {
   const { folder, root } = copyInstalled('spoilt')

@@ -279,15 +279,11 @@ describe('a process', () => {
     ['aborted', ''],
     ['left by break', ''],
     ['nothing', ''],
-  ])(
-    'is not held by %s (%s)',
-    async (what, how) => {
-      const queue = openQueue()
-      const { stdout, stderr, code } = await startFixture('hold.mjs', [queue.path ?? '', what, how]).outcome
-      expect([stdout, stderr, code]).toEqual(['waiting\n', '', 0])
-    },
-    10_000,
-  )
+  ])('is not held by %s (%s)', async (what, how) => {
+    const queue = openQueue()
+    const { stdout, stderr, code } = await startFixture('hold.mjs', [queue.path ?? '', what, how]).outcome
+    expect([stdout, stderr, code]).toEqual(['waiting\n', '', 0])
+  })
 
   test('whose wait is unreferenced still gets what comes while it runs', async () => {
     const queue = openQueue().unref()

@@ -15,7 +15,7 @@ describe.each([
   ['ubsan', 'g++', [/signed integer overflow/]],
   ['valgrind', 'valgrind', [/Invalid write of size 1/]],
 ] as const)('test:%s', (tool, program, reports) => {
-  test('fails, and counts what the worker of a child process does wrong', { timeout: 300_000 }, async ({ skip }) => {
+  test('fails, and counts what the worker of a child process does wrong', { timeout: 600_000 }, async ({ skip }) => {
     skip(!isInstalled(program), `${program} is not installed`)
     const failure = await run(process.execPath, [runner, tool, '--plant']).catch((error) => error)
     expect(failure).toMatchObject({ code: 1 })

@@ -24,10 +24,14 @@ describe('the judge', () => {
   })
 })
 
-test.each(['local', 'posix'])('npm run chaos:bridge, briefly: nothing is lost (from %s)', async (from) => {
-  const args = ['--messages', '1000', '--from', from, '--every', '300']
-  const { code, stdout, stderr } = await start(process.execPath, [program, ...args]).outcome
-  expect(stderr).toBe('')
-  expect(stdout).toMatch(/1000 confirmed, \d+ received .* 0 wrong\n$/)
-  expect(code).toBe(0)
-})
+test.each(['local', 'posix'])(
+  'npm run chaos:bridge, briefly: nothing is lost (from %s)',
+  async (from) => {
+    const args = ['--messages', '1000', '--from', from, '--every', '300']
+    const { code, stdout, stderr } = await start(process.execPath, [program, ...args]).outcome
+    expect(stderr).toBe('')
+    expect(stdout).toMatch(/1000 confirmed, \d+ received .* 0 wrong\n$/)
+    expect(code).toBe(0)
+  },
+  300_000,
+)

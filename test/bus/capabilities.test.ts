@@ -12,7 +12,7 @@ const cellsOf = (line: string) =>
 
 test.for(schemes)(
   'docs/transports.md says of %s: what it says of itself',
-  { timeout: 200_000 },
+  { timeout: 400_000 },
   async (scheme, { skip }) => {
     const missing = missingOf(scheme)
     if (missing !== undefined) skip(`install ${missing} (Debian)`)

@@ -19,7 +19,7 @@ test.for<[ServerName, NodeJS.Signals]>([
   ['rabbitmq', 'SIGTERM'],
 ])(
   '%s is gone with the process that started it, ended by %s',
-  { timeout: 120_000 },
+  { timeout: 400_000 },
   async ([name, signal], { skip }) => {
     const missing = missingFor(name)
     if (missing !== undefined) skip(`install ${missing} (Debian)`)

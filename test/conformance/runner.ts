@@ -60,7 +60,7 @@ export interface Case {
 const root = fileURLToPath(new URL('../..', import.meta.url))
 
 /** How long an actor may take to answer, and a process to begin, in milliseconds. */
-const PATIENCE = 20_000
+const PATIENCE = 60_000
 
 type Process = ChildProcessByStdio<Writable, Readable, null>
 
@@ -277,7 +277,7 @@ const comparisons: Record<string, (actual: Json | undefined, limit: Json) => boo
 }
 
 /** Milliseconds for which a busy machine may stop a process. What waits though it must not waits for ever. */
-const STALL = 1000
+const STALL = 10_000
 
 function fieldAgrees(reply: Reply, name: string, wanted: Json): boolean {
   if (name === 'msMin') return Number(reply.ms) >= Number(wanted)
