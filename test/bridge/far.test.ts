@@ -22,7 +22,7 @@ for (const [scheme, name] of Object.entries({ redis: 'redis', nats: 'nats', amqp
     continue
   }
   const server = await startServer(name)
-  fars.push({ name, server, url: async (prefix) => `${server.url}?prefix=${prefix}&timeout=500` })
+  fars.push({ name, server, url: async (prefix) => `${server.url}?prefix=${prefix}&timeout=3000` })
 }
 
 afterAll(async () => {

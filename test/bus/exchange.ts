@@ -190,7 +190,7 @@ export const exchange = (scheme: Scheme): void => {
         return new Promise(() => {})
       })
       // Where it has to pass, the handler begins within it.
-      const timeout = isSlow(scheme) ? 2000 : 50
+      const timeout = isSlow(scheme) ? 6000 : 50
       const slow = expect(queue.request('slow', { timeout })).rejects.toMatchObject({ code: 'ETIMEDOUT' })
       expect(await begun.promise).toBe('slow')
       await clock.advance(timeout)

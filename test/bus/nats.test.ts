@@ -341,11 +341,11 @@ await describeEngine('nats', (_, server) => {
   test('what was delayed and has a key is behind others of its key', async () => {
     const bus = await openBus(newUrl())
     const queue = bus.queue('q')
-    await queue.send('late', { key: 'k', delay: 100 })
+    await queue.send('late', { key: 'k', delay: 3000 })
     await queue.send('first', { key: 'k' })
     const first = await one(queue)
     expect(first.body).toBe('first')
-    await sleep(150)
+    await sleep(3100)
     expect(await queue.receive(nothing)).toEqual([])
     await first.ack()
     expect(await one(queue)).toMatchObject({ body: 'late', key: 'k' })
@@ -365,14 +365,14 @@ await describeEngine('nats', (_, server) => {
   })
 
   test('a handler may take longer than the server waits', async () => {
-    const bus = await openBus(newUrl('&lease=500'))
+    const bus = await openBus(newUrl('&lease=4000'))
     const queue = bus.queue('q')
     await queue.send('slow')
     const done = deferred()
     let calls = 0
     const consumer = queue.consume(async () => {
       calls++
-      await sleep(1500)
+      await sleep(9000)
       done.resolve()
     })
     await done.promise
@@ -463,17 +463,17 @@ await describeEngine('nats', (_, server) => {
   test('a server that says nothing is waited for no longer than the URL says', async () => {
     const silent = await startServer('nats')
     onTestFinished(() => silent.close())
-    const queue = (await openBus(`${silent.url}?timeout=300`)).queue('q')
+    const queue = (await openBus(`${silent.url}?timeout=2000`)).queue('q')
     await queue.send('x')
     silent.pause()
     onTestFinished(() => silent.resume())
     const first = queue.send('y').catch(({ code }) => code)
     // One answer is waited for 5 s.
-    expect(await Promise.race([first, sleep(4000)])).toBe('ERR_BUS_CONNECTION')
+    expect(await Promise.race([first, sleep(4500)])).toBe('ERR_BUS_CONNECTION')
   })
 
   test('a server that is away is waited for, and not for ever', async () => {
-    const bus = await openBus(`${server.url}?timeout=300`)
+    const bus = await openBus(`${server.url}?timeout=2000`)
     const patient = await openBus(server.url)
     const queue = bus.queue('q')
     const seen: unknown[] = []
@@ -537,7 +537,7 @@ await describeEngine('nats', () => {
     await queue.send(2, { key: 'k' })
     // Of what was acknowledged last some comes again.
     while (!(await take(queue, 1)).includes(2)) {}
-  }, 30_000)
+  })
 })
 
 test('a token that stands in place of a user is not shown', async () => {

@@ -119,7 +119,7 @@ await describeEngine('redis', (_, server) => {
       // What came twice is still to be handled.
       for (const message of await other.receive({ max: 100, wait: 0 })) await message.ack()
       expect(await other.stats()).toMatchObject({ ready: 0, leased: 0, held: 0, delayed: 0 })
-    }, 20_000)
+    }, 60_000)
   })
 
   test('killed and started again it goes on where it was; paused it is waited for', async () => {
@@ -144,7 +144,7 @@ await describeEngine('redis', (_, server) => {
   })
 
   test('away for longer than anybody waits, it is said where it was looked for', async () => {
-    const queue = await queueOf(newUrl('timeout=200'))
+    const queue = await queueOf(newUrl('timeout=2000'))
     await server.kill()
     onTestFinished(() => server.start())
     const gone = {
@@ -277,7 +277,7 @@ await describeEngine('redis', (_, server) => {
     expect(await bus.topic('t').publish('x')).toBe(1)
     child.kill('SIGKILL')
     const consumer = bus.queue('q').consume(() => {})
-    await vi.waitFor(async () => expect(await bus.topic('t').publish('y')).toBe(0), 20_000)
+    await vi.waitFor(async () => expect(await bus.topic('t').publish('y')).toBe(0), 60_000)
     await consumer.close()
   })
 
@@ -447,7 +447,7 @@ await describeEngine('redis', (_, server) => {
     await vi.waitFor(async () => {
       expect(await bus.queue('q').stats()).toMatchObject({ ready: 0, leased: 0, delayed: 0 })
       expect((await dead.list()).letters).toMatchObject([{ body: 'dead' }])
-    }, 20_000)
+    }, 60_000)
     expect(handled.sort()).toEqual(['again', 'again', 'dead', 'done', 'later', 'later', 'of a dead one'])
     for (const one of [consumer, ...others]) await one.close()
   })
