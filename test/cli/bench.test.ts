@@ -36,7 +36,8 @@ async function measuring(args: string[] = []) {
 
 async function expectNothingLeft({ id, peer }: { id: number; peer: number }) {
   await expect.poll(() => existsSync(`/proc/${peer}`)).toBe(false)
-  expect((await SysvQueue.list()).filter((row) => row.id === id || row.lastSender === peer)).toEqual([])
+  const left = async () => (await SysvQueue.list()).filter((row) => row.id === id || row.lastSender === peer)
+  await expect.poll(left).toEqual([])
   if (isMounted) expect(readdirSync('/dev/mqueue').filter((name) => name.startsWith('kmq-bench-'))).toEqual([])
 }
 

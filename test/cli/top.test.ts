@@ -10,6 +10,9 @@ type Options = ConstructorParameters<typeof TerminalOf>[1]
 const startTop = (args: string[] = [], options: Options = {}, nodeArgs: string[] = []) =>
   new TerminalOf([process.execPath, ...nodeArgs, command, 'top', '--interval', '50', ...args], options)
 
+/** Room for ours, however many others have. */
+const tall = { rows: 200 }
+
 /** Small queues of the test's own with a common part of their names, each with so many of 4 messages. */
 function openQueues(messages: Record<string, number>): { prefix: string } {
   const prefix = uniqueName()
@@ -48,7 +51,7 @@ describe('kmq top', () => {
     const name = `${queue.path} `
     const sysv = openSysv()
     sysv.trySend('hello')
-    const terminal = startTop()
+    const terminal = startTop([], tall)
     const text = await terminal.until(({ text }) => text.includes(`#${sysv.id} `) && text.includes(name))
     expect(terminal.isAlternate).toBe(true)
     expect(terminal.isCursorVisible).toBe(false)
@@ -69,7 +72,7 @@ describe('kmq top', () => {
   test('sees from the times that a queue is in use, though it is always empty', async () => {
     const posix = openQueue()
     const sysv = openSysv()
-    const terminal = startTop([])
+    const terminal = startTop([], tall)
     for (const [queue, name] of [
       [posix, `${posix.path} `],
       [sysv, `#${sysv.id} `],
@@ -207,7 +210,7 @@ describe('kmq top', () => {
   test('has a queue no more that was removed', async () => {
     const { prefix } = openQueues({ stays: 1 })
     const queue = openQueue()
-    const terminal = startTop()
+    const terminal = startTop([], tall)
     await terminal.until(({ text }) => text.includes(`${queue.path} `))
     PosixQueue.unlink(queue.path ?? '')
     await terminal.until(({ text }) => !text.includes(`${queue.path} `) && text.includes(prefix))
@@ -229,7 +232,7 @@ describe('kmq top', () => {
   test('without colors it says the same', async () => {
     const queue = openQueue()
     queue.trySend('x')
-    const terminal = startTop([], { env: { NO_COLOR: '1' } })
+    const terminal = startTop([], { ...tall, env: { NO_COLOR: '1' } })
     await terminal.until(() => / █{3}░{7} +1 +25% /.test(terminal.line(`${queue.path} `)))
     terminal.type('q')
     await expectRestored(terminal, 0)

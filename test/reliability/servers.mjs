@@ -57,8 +57,9 @@ const recipes = {
     },
     // It is nobody's child, and ends by itself only when it is asked, and has no node.
     // Not before it knows that its node is gone; it is when it can no longer be asked.
+    // Somebody else who has come to listen there may never answer.
     sweep: ([epmd]) =>
-      `export ERL_EPMD_PORT=${epmd}; for n in $(seq 100); do epmd -kill; epmd -names || break; sleep 0.1; done`,
+      `export ERL_EPMD_PORT=${epmd}; ask='timeout 20 epmd'; for n in $(seq 100); do $ask -kill; $ask -names || break; sleep 0.1; done`,
   },
 }
 
@@ -113,10 +114,14 @@ export async function freePort() {
   }
 }
 
-/** Whether somebody takes connections. */
+/** Whether somebody takes connections; who neither does nor refuses within a second does not. */
 function answers(port) {
   return new Promise((resolve) => {
     const socket = connectTo(port, '127.0.0.1')
+    socket.setTimeout(1000, () => {
+      socket.destroy()
+      resolve(false)
+    })
     socket.once('connect', () => {
       socket.destroy()
       resolve(true)
