@@ -58,7 +58,7 @@ queue.sendMany([{ data: '{"id":1}', type: 1 }, { data: '{"id":2}', type: 2 }])`,
 const programOf = (fragment: string, family: keyof typeof openings) => `
 import { PosixQueue, QueueError, SysvQueue } from 'kernelmq'
 const queue = ${openings[family]}
-setTimeout(() => queue.close(), 500).unref()
+setTimeout(() => queue.close(), 3000).unref()
 try {
 ${fragment}
 } finally {

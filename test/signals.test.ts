@@ -31,7 +31,7 @@ describe.each(families)('with a %s,', (family) => {
   describe.each(['receiveSync', 'receiveIntoSync', 'sendSync'])('%s', (what) => {
     test.each([
       ['', []],
-      [' with a timeout', ['timeout']],
+      [' with a timeout', ['patient']],
     ])('is ended by a signal that JavaScript listens for%s, and the listener runs', async (_, flags) => {
       const name = prepared(family, what)
       const child = startFixture('signals.mjs', [name, what, ...flags])

@@ -68,7 +68,7 @@ test('100,000 races of abort, timeout and close against arrival lose, double and
   expect(outcomes.gaveUp).toBeGreaterThan(RACES / 100)
   await reader.close()
   await expect.poll(countThreads).toBeLessThanOrEqual(before)
-}, 300_000)
+}, 600_000)
 
 test('sends that are given up were not sent, and all others were, in order', async () => {
   const queue = openSysv({ maxBytes: 64 })
@@ -151,12 +151,12 @@ test('a queue is never created without its limit, though another thread removes 
   const worker = new Worker(remover, { eval: true, workerData: { key, stopped } })
   const ended = once(worker, 'exit')
   await once(worker, 'message')
-  let created = 0
   const limits = new Set<number>()
-  for (const end = performance.now() + 1000; performance.now() < end; ) {
+  const begun = performance.now()
+  // The other thread may not let it have one to look at in so short a time.
+  while (performance.now() - begun < (limits.size === 0 ? 60_000 : 1000)) {
     try {
       const queue = SysvQueue.open(key, { create: true, maxBytes: 100 })
-      created++
       limits.add(queue.stat().maxBytes)
     } catch (error) {
       expect(error).toMatchObject({ code: 'EIDRM' })
@@ -164,6 +164,5 @@ test('a queue is never created without its limit, though another thread removes 
   }
   Atomics.store(stopped, 0, 1)
   await ended
-  expect(created).toBeGreaterThan(0)
   expect([...limits]).toEqual([100])
 })

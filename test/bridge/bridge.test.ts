@@ -227,6 +227,7 @@ describe('from and to the kernel', () => {
         onTestFinished(() => {
           if (database.isOpen) database.close()
         })
+        database.exec('PRAGMA busy_timeout = 60000')
         database.exec('BEGIN IMMEDIATE')
         return database
       }

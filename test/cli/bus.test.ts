@@ -504,7 +504,7 @@ describe('kmq bus URL dlq, redrive', () => {
   test('Ctrl-C in the middle leaves each in one of the two', async () => {
     const { bus, url } = await makeBus()
     await kill(bus, 'q', 50)
-    const redriving = startKmq(['bus', url, 'redrive', 'q', '--all', '--rate', '20'])
+    const redriving = startKmq(['bus', url, 'redrive', 'q', '--all', '--rate', '2'])
     while ((await bus.queue('q').stats()).ready + (await bus.queue('q').stats()).held === 0);
     process.kill(redriving.pid, 'SIGINT')
     expect(await redriving.outcome).toMatchObject({ code: null, signal: 'SIGINT', stdout: '', stderr: '' })

@@ -37,7 +37,7 @@ const BATCH = 100
 /** Milliseconds without progress after which what is missing is lost. */
 const PATIENCE = 60_000
 
-/** The same, when something may be lost. */
+/** The same, when no more is missing than may be lost. */
 const LAST = 5000
 
 const self = fileURLToPath(import.meta.url)
@@ -235,7 +235,9 @@ async function chaos({ messages, far, from, every }) {
       begin(role)
     }
   }
-  while (isGoing(from === 'posix' && confirmed === messages ? LAST : PATIENCE)) {
+  progress = performance.now()
+  const mayBeLost = () => from === 'posix' && confirmed === messages && messages - judge.seen <= kills.there
+  while (isGoing(mayBeLost() ? LAST : PATIENCE)) {
     await sleep(50)
     look()
   }
