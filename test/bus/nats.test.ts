@@ -540,6 +540,45 @@ await describeEngine('nats', () => {
   })
 })
 
+await describeEngine('nats', () => {
+  /** A server with an own directory, and what of it is a queue's stream. */
+  async function startStored() {
+    const directory = mkdtempSync(join(tmpdir(), 'kernelmq-nats-'))
+    const server = await startServer('nats', ['-sd', directory])
+    onTestFinished(async () => {
+      await server.close()
+      rmSync(directory, { recursive: true, force: true })
+    })
+    /** It comes back without the messages of the queue, and gives their sequences to others: so may one that was killed. */
+    const regress = async () => {
+      await server.kill('SIGTERM')
+      const messages = join(directory, 'jetstream', '$G', 'streams', 'kmq=q', 'msgs')
+      for (const name of readdirSync(messages)) rmSync(join(messages, name))
+      await server.start()
+    }
+    return { server, regress }
+  }
+
+  test('an acknowledgement that is told again removes no message that has the sequence of a forgotten one', async () => {
+    const { server, regress } = await startStored()
+    const wire = await wireTo(server.port)
+    onTestFinished(() => wire.close())
+    const queue = (await openBus(`nats://127.0.0.1:${wire.port}?lease=300000&timeout=300000`)).queue('q')
+    const other = (await openBus(server.url)).queue('q')
+    await other.send('done')
+    const message = await one(queue)
+    wire.mute()
+    const acknowledged = message.ack()
+    while ((await other.browse()).messages.length > 0) await sleep(10)
+    wire.cut()
+    await regress()
+    await other.send('new')
+    wire.mend()
+    await acknowledged
+    expect((await other.browse()).messages).toMatchObject([{ body: 'new' }])
+  }, 60_000)
+})
+
 test('a token that stands in place of a user is not shown', async () => {
   const url = 'nats://t0ken@localhost:1?prefix=a/b'
   await expect(connect(url)).rejects.toThrow("Received 'nats://***@localhost:1?prefix=a/b'")

@@ -84,7 +84,7 @@ const ZERO = 48
  * $JS.ACK.stream.consumer.count.sequence.sequence.time.pending, or with a domain and an account before the stream, and
  * more behind. Read as it stands: the strings that splitting it makes cost more than all else of a header.
  */
-export function placeOf({ reply = '' }: Msg): Place {
+export function placeOf({ reply = '' }: Pick<Msg, 'reply'>): Place {
   let dots = 0
   for (let at = 0; at < reply.length; at++) if (reply.charCodeAt(at) === DOT) dots++
   let at = 0

@@ -31,6 +31,7 @@ import { Ledger } from './ledger.ts'
 import { Link, Trouble } from './link.ts'
 import { nameOf, PARTITIONS } from './names.ts'
 import { Records, subjectOf } from './records.ts'
+import { isStored } from './state.ts'
 import { Stream, type StreamSettings } from './stream.ts'
 
 /** Bytes that a message may have beside its body. */
@@ -74,6 +75,9 @@ export async function openNats(url: URL, { clock }: { clock: Clock }): Promise<T
 
 /** Of many there is nothing to be encoded. */
 const ACK = Buffer.from('+ACK')
+
+/** What the server is told of one of a batch. */
+type Told = [at: number, held: Held, word: string]
 
 class Nats extends Refusals implements Transport {
   readonly capabilities: Capabilities
@@ -179,7 +183,7 @@ class Nats extends Refusals implements Transport {
     this.#check('settle')
     const settled = new Array<boolean>(batch.length).fill(false)
     /** What the server is told, by consumer. */
-    const words = new Map<object, [at: number, held: Held, word: string][]>()
+    const words = new Map<object, Told[]>()
     const tell = (at: number, held: Held, word: string) => {
       const list = words.get(held.hands)
       if (list === undefined) words.set(held.hands, [[at, held, word]])
@@ -260,20 +264,24 @@ class Nats extends Refusals implements Transport {
   }
 
   /** All of one consumer; it answers the last when it has done all that came before. */
-  async #tell(list: [at: number, held: Held, word: string][]): Promise<boolean> {
-    const last = list.sort(([, a], [, b]) => a.sequence - b.sequence).at(-1) as [number, Held, string]
+  async #tell(list: Told[]): Promise<boolean> {
+    list.sort(([, a], [, b]) => a.sequence - b.sequence)
     const until = Math.min(...list.map(([, { safe }]) => safe))
+    let left = list
     this.#link.hold(true)
     try {
-      while (performance.now() < until) {
+      for (let isFirst = true; performance.now() < until; isFirst = false) {
         try {
           await this.#link.ready('settle', until)
-          for (const one of list) if (one !== last) this.#link.tell(one[1].reply, one[2] === '+ACK' ? ACK : one[2])
-          await this.#link.ask(last[1].reply, last[2])
+          // What was told before may be done, and a server that was killed since may have given another the sequence.
+          if (!isFirst) left = await this.#stored(left)
+          const last = left.at(-1)
+          for (const one of left) if (one !== last) this.#link.tell(one[1].reply, one[2] === '+ACK' ? ACK : one[2])
+          if (last !== undefined) await this.#link.ask(last[1].reply, last[2])
           for (const [, { note }, word] of list) if (note !== undefined && !word.startsWith('-')) this.#forget(note)
           return true
         } catch (error) {
-          // It may have been done, or not: the same again does no harm as long as it is ours.
+          // It may have been done, or not: the same again does no harm as long as it is ours, and there.
           if (!(error instanceof Trouble || (error as QueueError).code === 'ERR_BUS_CONNECTION')) throw error
           await sleep(20)
         }
@@ -282,6 +290,12 @@ class Nats extends Refusals implements Transport {
     } finally {
       this.#link.hold(false)
     }
+  }
+
+  /** Those that are there; all of them are asked for over one connection, over which they can be told next. */
+  async #stored(list: readonly Told[]): Promise<Told[]> {
+    const stored = await Promise.all(list.map(([, { hands, reply }]) => isStored(hands.stream, reply, this.#link)))
+    return list.filter((_, at) => stored[at])
   }
 
   #forget(note: number): void {

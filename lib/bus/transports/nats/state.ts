@@ -1,10 +1,10 @@
 // What the server tells of a stream: how much is in it, and what.
 import { setTimeout as sleep } from 'node:timers/promises'
 import type { Delivery, Page, TransportStats } from '../../transport.ts'
-import { parse, read } from './envelope.ts'
+import { parse, placeOf, read } from './envelope.ts'
 import type { Hands } from './hands.ts'
 import { NO_MESSAGE, NO_STREAM } from './ledger.ts'
-import { ApiError, type Link } from './link.ts'
+import { ApiError, type Link, Trouble } from './link.ts'
 
 export interface StreamInfo {
   readonly config: { readonly duplicate_window: number }
@@ -85,6 +85,28 @@ export async function consumerOf(stream: string, name: string, link: Link): Prom
     if (performance.now() > until) throw new ApiError({ err_code: NO_CONSUMER, description: 'it is being removed' })
     await sleep(AGAIN)
   }
+}
+
+/**
+ * Whether the message of an acknowledgement is in the stream; false if it is not, or is another, which has its sequence
+ * from a server that was killed and has forgotten both. It is asked once, over the connection that there is.
+ *
+ * @throws {Trouble}
+ */
+export async function isStored(stream: string, reply: string, link: Link): Promise<boolean> {
+  const { sequence, time } = placeOf({ reply })
+  const found = await link.ask(`$JS.API.STREAM.MSG.GET.${stream}`, JSON.stringify({ seq: sequence }))
+  interface Found {
+    message?: StoredMessage
+    error?: { err_code: number; description: string }
+  }
+  const { message, error } = found.json<Found>()
+  if (error !== undefined && error.err_code !== NO_MESSAGE && error.err_code !== NO_STREAM) {
+    throw new Trouble('late', new ApiError(error))
+  }
+  if (message === undefined) return false
+  // Nanoseconds, in a number that cannot tell them exactly: the millisecond may be the next one.
+  return Math.abs(Date.parse(message.time) - time) <= 1
 }
 
 interface Asked {
