@@ -8,7 +8,7 @@ import { join } from 'node:path'
 import { setTimeout as sleep } from 'node:timers/promises'
 import { connect as connectTo, headers as newHeaders } from '@nats-io/transport-node'
 import { connect } from 'kernelmq/bus'
-import { describe, expect, onTestFinished, test } from 'vitest'
+import { describe, expect, onTestFinished, test, vi } from 'vitest'
 import { systemClock } from '../../lib/bus/clock.ts'
 import { addressOf } from '../../lib/bus/transports/engine/address.ts'
 import { fieldsOf, placeOf } from '../../lib/bus/transports/nats/envelope.ts'
@@ -17,6 +17,7 @@ import { Lane, type LaneOf } from '../../lib/bus/transports/nats/lane.ts'
 import { ApiError, Link, type Msg } from '../../lib/bus/transports/nats/link.ts'
 import type { LaneName } from '../../lib/bus/transports/nats/names.ts'
 import { consumerOf, consumersOf } from '../../lib/bus/transports/nats/state.ts'
+import { Stream, type StreamSettings } from '../../lib/bus/transports/nats/stream.ts'
 import { wireTo } from './engine-chaos.ts'
 import { startServer } from './servers.ts'
 import { deferred, describeEngine, nothing, one, openBus, startBus, take } from './support.ts'
@@ -577,6 +578,30 @@ await describeEngine('nats', () => {
     await acknowledged
     expect((await other.browse()).messages).toMatchObject([{ body: 'new' }])
   }, 60_000)
+
+  test.each([{}, { key: 'k' }])(
+    'a consumer that has handed out more than its stream ever had is made anew before anything is sent: %o',
+    async (options) => {
+      const { server, regress } = await startStored()
+      const queue = (await openBus(server.url)).queue('q')
+      const connection = await connectTo({ servers: server.url, waitOnFirstConnect: true, maxReconnectAttempts: -1 })
+      onTestFinished(() => connection.close())
+      /** The sequence of what its consumer has handed out last. */
+      const delivered = async () => {
+        const asked = await connection.request('$JS.API.CONSUMER.LIST.kmq=q').catch(() => undefined)
+        const { consumers } = asked?.json<{ consumers?: { name: string; delivered: { stream_seq: number } }[] }>() ?? {}
+        return consumers?.find(({ name }) => name.startsWith('key' in options ? 'k' : 'p'))?.delivered.stream_seq
+      }
+      await queue.send('before', options)
+      expect(await take(queue, 1)).toEqual(['before'])
+      await regress()
+      const coming = take(queue, 1)
+      while ((await delivered()) !== 0) await sleep(50)
+      await queue.send('after', options)
+      expect(await coming).toEqual(['after'])
+    },
+    60_000,
+  )
 })
 
 test('a token that stands in place of a user is not shown', async () => {
@@ -667,6 +692,58 @@ test('a message of which cannot be found out what it has been through is given b
   expect(await hands.admit({ reply, data: Buffer.from('x') } as unknown as Msg, performance.now())).toBe(undefined)
   expect(told).toEqual([[reply, '-NAK {"delay": 1000000000}']])
   expect(hands.isEmpty).toBe(true)
+})
+
+test('a server that may have forgotten something is searched once more if it is lost meanwhile, and now and then', async () => {
+  vi.useFakeTimers({ toFake: ['setInterval', 'performance'] })
+  onTestFinished(() => void vi.useRealTimers())
+  const answers: Record<string, object> = {
+    'STREAM.INFO': { config: { duplicate_window: 1 }, state: { messages: 0, last_seq: 0 } },
+    'CONSUMER.LIST': { consumers: [{ name: 'p0' }], total: 1 },
+    'CONSUMER.INFO': { config: {}, num_ack_pending: 0, delivered: { stream_seq: 0 }, ack_floor: { stream_seq: 0 } },
+  }
+  const subscriptions = new Map<string, (message: Msg) => void>()
+  let connected = () => {}
+  let searches = 0
+  const link = {
+    client: { createInbox: () => 'inbox' },
+    hold() {},
+    subscribe: (subject: string, callback: (message: Msg) => void) => subscriptions.set(subject, callback),
+    tell(_: string, body: string, reply = '') {
+      if (body.includes('no_wait'))
+        subscriptions.get(reply.replace(/\d+$/, '*'))?.({ subject: reply, headers: { code: 404 } } as Msg)
+    },
+    onConnection(callback: () => void) {
+      connected = callback
+      return () => {}
+    },
+    async api(call: string) {
+      const answer = answers[call.split('.', 2).join('.')]
+      if (answer !== undefined) return answer
+      // Where the first message is, is what a search asks last.
+      if (++searches === 1) connected()
+      throw new ApiError({ err_code: 10_037, description: 'no message found' })
+    },
+  } as unknown as Link
+  const settings = {
+    prefix: 'kmq',
+    lease: 30_000,
+    replicas: 1,
+    link,
+    notes: {},
+    clock: {},
+  } as unknown as StreamSettings
+  const stream = new Stream('q', settings)
+  const options = { max: 1, deadline: Number.POSITIVE_INFINITY, signal: undefined, lease: 0, together: false }
+  const waiting = stream.receive(options)
+  const after: number[] = []
+  for (const seconds of [3, 2, 30, 30, 2]) {
+    await vi.advanceTimersByTimeAsync(seconds * 1000)
+    after.push(searches)
+  }
+  expect(after).toEqual([1, 2, 2, 3, 3])
+  stream.close()
+  await expect(waiting).rejects.toMatchObject({ code: 'ERR_MQ_CLOSED' })
 })
 
 test.each([

@@ -45,6 +45,8 @@ const MAKING = 5000
 const AGAIN = 50
 /** It is not wrong for certain. */
 const UNCERTAIN = ''
+/** It has handed out more than its stream ever had: one look is enough. */
+const AHEAD = 'ahead'
 /** Nanoseconds in a millisecond. */
 const NANOS = 1_000_000
 
@@ -302,7 +304,7 @@ export class Lane {
     this.#wrongBefore = wrong
     if (wrong === undefined) return true
     // An acknowledgement takes a moment.
-    if (wrong === UNCERTAIN || this.#seen < CERTAIN) return false
+    if (wrong === UNCERTAIN || (wrong !== AHEAD && this.#seen < CERTAIN)) return false
     // All who receive see it, at the same time if the server stood still: the first makes it anew.
     await sleep(Math.random() * APART, undefined, { ref: false })
     if ((await this.#wrong()) === wrong) await this.#reset()
@@ -311,16 +313,18 @@ export class Lane {
 
   /** What may be wrong, told apart from what else may be; undefined if all is in order. */
   async #wrong(): Promise<string | undefined> {
-    const before = this.isSerial ? undefined : await this.#count()
+    const before = await this.#count()
     const { created, num_pending, num_ack_pending, delivered, ack_floor } = await this.#info()
+    const after = await this.#count()
+    // What is sent next has a sequence that it believes to be done; it is not there yet to be missed.
+    if (delivered.stream_seq > after.last) return AHEAD
     const first = await this.#first()
     // Up to here it has no business with any.
     const done = num_ack_pending > 0 ? ack_floor.stream_seq : delivered.stream_seq
     if (first <= done) return `${created} ${first}`
     if (num_ack_pending === 0) return undefined
     // It waits for one that is gone.
-    if (before === undefined) return first > delivered.stream_seq ? `${created} -${delivered.consumer_seq}` : undefined
-    const after = await this.#count()
+    if (this.isSerial) return first > delivered.stream_seq ? `${created} -${delivered.consumer_seq}` : undefined
     const known = num_pending + num_ack_pending
     const sent = after.last - before.last
     if (before.messages + sent <= known) return undefined

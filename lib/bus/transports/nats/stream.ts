@@ -27,6 +27,8 @@ const REMOVED = 250
 const STASHED = 10
 /** Milliseconds between looks for lanes that others have made, and for pulls that were forgotten. */
 const REFRESH = 2000
+/** Milliseconds between searches for what a server has forgotten that was killed behind a connection that there is. */
+const SEARCH = 60_000
 /** Milliseconds after which nobody seems to want messages any more. */
 const RESTING = 60_000
 /** Milliseconds between beats, by which a process knows that it was stopped; at most a part of the lease. */
@@ -64,8 +66,9 @@ export class Stream {
   #stash: Delivery[] = []
   #turn = 0
   #refresh: NodeJS.Timeout | undefined
-  /** The server may have been killed. */
-  #isSuspicious = true
+  /** From this point of performance.now() on the server may have been killed. */
+  #suspicious = 0
+  #searching: Promise<void> | undefined
   /** When somebody last wanted a message, as performance.now() says. */
   #received = 0
   #stashed: NodeJS.Timeout | undefined
@@ -310,7 +313,7 @@ export class Stream {
     if (this.#line.isEmpty && performance.now() > this.#received + RESTING) return
     await this.#findLanes()
     this.#stand()
-    if (this.#isSuspicious) await this.#search()
+    if (performance.now() >= this.#suspicious) await this.#search()
   }
 
   /** There is a new lane, or a consumer was made anew, and with the one before went the pulls that waited. */
@@ -320,17 +323,32 @@ export class Stream {
   }
 
   /** What a server that was killed has forgotten. */
-  async #search(): Promise<void> {
-    const clean: boolean[] = []
-    for (const lane of this.#open) clean.push(await lane.search())
-    this.#isSuspicious = clean.includes(false)
+  #search(): Promise<void> {
+    // Two at a time would each count what the other has seen.
+    this.#searching ??= this.#searchAll().finally(() => {
+      this.#searching = undefined
+    })
+    return this.#searching
+  }
+
+  async #searchAll(): Promise<void> {
+    // Before it begins: a connection that is made meanwhile asks for another one, after it.
+    this.#suspicious = performance.now() + SEARCH
+    let isClean = false
+    try {
+      const clean: boolean[] = []
+      for (const lane of this.#open) clean.push(await lane.search())
+      isClean = !clean.includes(false)
+    } finally {
+      if (!isClean) this.#suspicious = 0
+    }
   }
 
   /** All that was asked for on the connection before is forgotten. */
   #connected(): void {
     this.#settings.link.subscribe(this.#of.news, (news) => void this.#onNews(news.string()).catch(() => {}))
     for (const lane of this.#open) lane.connected()
-    this.#isSuspicious = true
+    this.#suspicious = 0
     // They look for themselves; there may be more now than there was.
     this.#line.wake()
   }
