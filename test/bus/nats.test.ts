@@ -447,6 +447,28 @@ await describeEngine('nats', (_, server) => {
     await expect(flushed).rejects.toThrow('the connection was lost')
   })
 
+  test.each([
+    ['CONSUMER.INFO', 'has just begun'],
+    ['CONSUMER.MSG.NEXT', 'asks for more'],
+  ])('a consumer is closed that waits for an answer to %s', async (call, when) => {
+    const wire = await wireTo(server.port)
+    onTestFinished(() => wire.close())
+    const url = new URL(newUrl('&timeout=600000'))
+    url.port = String(wire.port)
+    const queue = (await openBus(url.href)).queue('q')
+    await queue.send('x')
+    if (when === 'asks for more') expect(await take(queue, 1)).toEqual(['x'])
+    const { connection } = await bare()
+    const asked = connection.subscribe(`$JS.API.${call}.${prefixOf(url.href)}=q.>`, { max: 1 })
+    await connection.flush()
+    wire.mute()
+    // Nobody listens there.
+    wire.turn(1)
+    const consumer = queue.consume(() => {})
+    for await (const _ of asked) break
+    await consumer.close()
+  })
+
   test('a request is answered by another process, and what a killed one had borrowed goes with it', async () => {
     const url = newUrl()
     const bus = await openBus(url)

@@ -1,6 +1,7 @@
 // A queue as a stream of JetStream: made, sent to and received from.
 import { setTimeout as sleep } from 'node:timers/promises'
-import { AbortError, QueueError } from '../../../errors.ts'
+import { QueueError } from '../../../errors.ts'
+import { checkSignal, Waiter } from '../../../waiting.ts'
 import type { Delivery, Outgoing, Page, Receipt, ReceiveOptions, TransportStats } from '../../transport.ts'
 import { toHeaders } from './envelope.ts'
 import type { Held, Means } from './hands.ts'
@@ -25,6 +26,8 @@ const NANOS = 1_000_000
 const REMOVED = 250
 /** Milliseconds for which somebody may still come for what arrives when nobody waits. */
 const STASHED = 10
+/** Milliseconds for what is on its way to somebody who gives up. */
+const COMING = 1000
 /** Milliseconds between looks for lanes that others have made, and for pulls that were forgotten. */
 const REFRESH = 2000
 /** Milliseconds between searches for what a server has forgotten that was killed behind a connection that there is. */
@@ -262,28 +265,30 @@ export class Stream {
   }
 
   async #receive({ max, deadline, signal, lease }: ReceiveOptions): Promise<Delivery[]> {
-    const { link } = this.#settings
-    if (signal?.aborted) throw new AbortError(signal.reason)
     this.#received = performance.now()
-    this.#receives ??= this.#begin().catch((error: unknown) => {
-      this.#receives = undefined
-      throw error
-    })
-    await this.#receives
     for (;;) {
+      checkSignal(signal)
       const waits = performance.now() < deadline
-      if (!waits) await link.ready('receive')
-      const taken = await this.#take(max, waits)
-      if (this.#isClosed) {
-        giveBack(taken)
-        throw closed()
-      }
+      const taken = await unlessAborted(this.#takeBegun(max, waits), signal)
       if (taken.length > 0 || !waits) return this.#grant(taken, lease)
       const waiting = this.#line.wait(deadline, signal)
       this.#stand()
       const handed = await waiting
       if (handed.length > 0 || performance.now() >= deadline) return this.#grant(handed, lease)
     }
+  }
+
+  async #takeBegun(max: number, waits: boolean): Promise<Delivery[]> {
+    this.#receives ??= this.#begin().catch((error: unknown) => {
+      this.#receives = undefined
+      throw error
+    })
+    await this.#receives
+    if (!waits) await this.#settings.link.ready('receive')
+    const taken = await this.#take(max, waits)
+    if (!this.#isClosed) return taken
+    giveBack(taken)
+    throw closed()
   }
 
   async #begin(): Promise<void> {
@@ -432,6 +437,25 @@ export class Stream {
     const all = this.#open.flatMap(({ hands }) => hands.all)
     for (const held of all.sort((a, b) => a.sequence - b.sequence)) if (held.hands.has(held)) held.hands.return(held, 0)
   }
+}
+
+/** What is on its way to somebody who gives up still comes to him, unless its server is away; then it goes back. */
+function unlessAborted(taking: Promise<Delivery[]>, signal: AbortSignal | undefined): Promise<Delivery[]> {
+  if (signal === undefined) return taking
+  let late: NodeJS.Timeout | undefined
+  const waiter: Waiter<Delivery[]> = new Waiter<Delivery[]>(Number.POSITIVE_INFINITY, signal, (ended, reason) => {
+    late = setTimeout(() => {
+      taking.then(giveBack, () => {})
+      ended.reject(reason)
+    }, COMING)
+  })
+  taking
+    .then(
+      (taken) => waiter.resolve(taken),
+      (error: unknown) => waiter.reject(error),
+    )
+    .finally(() => clearTimeout(late))
+  return waiter.promise
 }
 
 /** In the order in which they are to come again. */
