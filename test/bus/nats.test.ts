@@ -495,6 +495,21 @@ await describeEngine('nats', (_, server) => {
     expect(await Promise.race([first, sleep(4500)])).toBe('ERR_BUS_CONNECTION')
   })
 
+  test('a message is not ours any more that cannot be acknowledged for as long as the URL says', async () => {
+    const wire = await wireTo(server.port)
+    onTestFinished(() => wire.close())
+    const patient = await openBus(`${server.url}?prefix=patience`)
+    for (const absent of [wire.cut, wire.mute]) {
+      const bus = await openBus(`nats://127.0.0.1:${wire.port}?prefix=patience&lease=600000&timeout=2000`)
+      await patient.queue('q').send('x')
+      const message = await one(bus.queue('q'))
+      absent()
+      await expect(message.ack()).rejects.toMatchObject({ code: 'ERR_BUS_LEASE_LOST' })
+      await bus.close()
+      wire.mend()
+    }
+  })
+
   test('a server that is away is waited for, and not for ever', async () => {
     const bus = await openBus(`${server.url}?timeout=2000`)
     const patient = await openBus(server.url)

@@ -22,7 +22,7 @@ import {
   type TransportStats,
   unsupported,
 } from '../../transport.ts'
-import { addressOf } from '../engine/address.ts'
+import { type Address, addressOf } from '../engine/address.ts'
 import { Bindings } from './bindings.ts'
 import { Borrowed, FULL, Lent, outgoing } from './borrowed.ts'
 import { toHeaders } from './envelope.ts'
@@ -70,7 +70,7 @@ export async function openNats(url: URL, { clock }: { clock: Clock }): Promise<T
   const address = addressOf(url, ['lease', 'replicas'])
   const { lease = LEASE, replicas = 1 } = address.numbers
   const link = await Link.open(url, address)
-  return new Nats(link, address.prefix, { lease, replicas }, clock)
+  return new Nats(link, address, { lease, replicas }, clock)
 }
 
 /** Of many there is nothing to be encoded. */
@@ -84,6 +84,8 @@ class Nats extends Refusals implements Transport {
   readonly overflow = 'reject'
   readonly #link: Link
   readonly #prefix: string
+  /** Milliseconds to wait for a server that is away. */
+  readonly #patience: number
   readonly #clock: Clock
   readonly #settings: StreamSettings
   readonly #records: Records
@@ -97,10 +99,16 @@ class Nats extends Refusals implements Transport {
   readonly #nonce = randomUUID()
   #closed: Promise<void> | undefined
 
-  constructor(link: Link, prefix: string, { lease, replicas }: { lease: number; replicas: number }, clock: Clock) {
+  constructor(
+    link: Link,
+    { prefix, patience }: Address,
+    { lease, replicas }: { lease: number; replicas: number },
+    clock: Clock,
+  ) {
     super()
     this.#link = link
     this.#prefix = prefix
+    this.#patience = patience
     this.#clock = clock
     const ledger = (name: string, more: object) =>
       new Ledger(link, `${prefix}~${name}`, `${prefix}~${name}`, { num_replicas: replicas, ...more })
@@ -266,7 +274,8 @@ class Nats extends Refusals implements Transport {
   /** All of one consumer; it answers the last when it has done all that came before. */
   async #tell(list: Told[]): Promise<boolean> {
     list.sort(([, a], [, b]) => a.sequence - b.sequence)
-    const until = Math.min(...list.map(([, { safe }]) => safe))
+    // What cannot be told in time comes again.
+    const until = Math.min(performance.now() + this.#patience, ...list.map(([, { safe }]) => safe))
     let left = list
     this.#link.hold(true)
     try {
@@ -274,10 +283,10 @@ class Nats extends Refusals implements Transport {
         try {
           await this.#link.ready('settle', until)
           // What was told before may be done, and a server that was killed since may have given another the sequence.
-          if (!isFirst) left = await this.#stored(left)
+          if (!isFirst) left = await this.#stored(left, until)
           const last = left.at(-1)
           for (const one of left) if (one !== last) this.#link.tell(one[1].reply, one[2] === '+ACK' ? ACK : one[2])
-          if (last !== undefined) await this.#link.ask(last[1].reply, last[2])
+          if (last !== undefined) await this.#link.ask(last[1].reply, last[2], undefined, until)
           for (const [, { note }, word] of list) if (note !== undefined && !word.startsWith('-')) this.#forget(note)
           return true
         } catch (error) {
@@ -293,8 +302,10 @@ class Nats extends Refusals implements Transport {
   }
 
   /** Those that are there; all of them are asked for over one connection, over which they can be told next. */
-  async #stored(list: readonly Told[]): Promise<Told[]> {
-    const stored = await Promise.all(list.map(([, { hands, reply }]) => isStored(hands.stream, reply, this.#link)))
+  async #stored(list: readonly Told[], until: number): Promise<Told[]> {
+    const stored = await Promise.all(
+      list.map(([, { hands, reply }]) => isStored(hands.stream, reply, until, this.#link)),
+    )
     return list.filter((_, at) => stored[at])
   }
 

@@ -93,9 +93,10 @@ export async function consumerOf(stream: string, name: string, link: Link): Prom
  *
  * @throws {Trouble}
  */
-export async function isStored(stream: string, reply: string, link: Link): Promise<boolean> {
+export async function isStored(stream: string, reply: string, until: number, link: Link): Promise<boolean> {
   const { sequence, time } = placeOf({ reply })
-  const found = await link.ask(`$JS.API.STREAM.MSG.GET.${stream}`, JSON.stringify({ seq: sequence }))
+  const query = JSON.stringify({ seq: sequence })
+  const found = await link.ask(`$JS.API.STREAM.MSG.GET.${stream}`, query, undefined, until)
   interface Found {
     message?: StoredMessage
     error?: { err_code: number; description: string }
