@@ -168,6 +168,21 @@ await describeEngine('nats', (_, server) => {
     expect(await waiting).toEqual([3])
   })
 
+  test.each([{ priority: 3 }, { key: 'k' }, { delay: 1 }])(
+    'a consumer that somebody has removed while nobody received is made by who does: %o',
+    async (options) => {
+      const url = newUrl()
+      const from = (await openBus(url)).queue('q')
+      await from.send('before', options)
+      const { api } = await bare()
+      const { consumers } = await api(`CONSUMER.LIST.${prefixOf(url)}=q`)
+      for (const { name } of consumers as { name: string }[]) await api(`CONSUMER.DELETE.${prefixOf(url)}=q.${name}`)
+      await from.send('after', options)
+      const bodies = await take((await openBus(url)).queue('q'), 2)
+      expect(bodies.sort()).toEqual(['after', 'before'])
+    },
+  )
+
   test('bindings that somebody has removed are not remembered by those who publish', async () => {
     const url = newUrl()
     const [bus, other] = [await openBus(url), await openBus(url)]
@@ -754,11 +769,11 @@ test('a server that may have forgotten something is searched once more if it is 
       connected = callback
       return () => {}
     },
-    async api(call: string) {
+    async api(call: string, query?: { next_by_subj?: string }) {
       const answer = answers[call.split('.', 2).join('.')]
       if (answer !== undefined) return answer
-      // Where the first message is, is what a search asks last.
-      if (++searches === 1) connected()
+      // What was delayed is what a search asks for last.
+      if (query?.next_by_subj === 'kmq.q.d.>' && ++searches === 1) connected()
       throw new ApiError({ err_code: 10_037, description: 'no message found' })
     },
   } as unknown as Link

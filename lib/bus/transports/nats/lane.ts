@@ -4,7 +4,7 @@ import type { Delivery } from '../../transport.ts'
 import { Hands, type HandsOf } from './hands.ts'
 import { ApiError, type Msg } from './link.ts'
 import { filterOf, type LaneName } from './names.ts'
-import { type ConsumerInfo, consumerOf, NO_CONSUMER, type StreamInfo, unless } from './state.ts'
+import { type ConsumerInfo, consumerOf, firstOf, NO_CONSUMER, type StreamInfo } from './state.ts'
 
 /** What it is a part of. */
 export interface LaneOf extends HandsOf {
@@ -334,11 +334,7 @@ export class Lane {
   /** The sequence of the first message that is there. */
   async #first(): Promise<number> {
     const { link, stream, root } = this.#of
-    const query = { seq: 1, next_by_subj: `${root}.${filterOf(this.name)}` }
-    const found = await link
-      .api<{ message: { seq: number } }>(`STREAM.MSG.GET.${stream}`, query)
-      .catch(unless(undefined))
-    return found?.message.seq ?? Number.POSITIVE_INFINITY
+    return (await firstOf(stream, `${root}.${filterOf(this.name)}`, link))?.seq ?? Number.POSITIVE_INFINITY
   }
 
   async #count(): Promise<{ messages: number; last: number }> {

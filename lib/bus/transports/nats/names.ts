@@ -35,6 +35,13 @@ export function filterOf(lane: LaneName): string {
   return lane === 'd' ? 'd.>' : `${lane[0]}.${lane.slice(1)}`
 }
 
+/** The other way round; undefined if it is none of ours. */
+export function laneAt(end: string): LaneName | undefined {
+  const [kind = '', number = ''] = end.split('.')
+  const lane = kind === 'd' ? kind : `${kind}${number}`
+  return isLane(lane) && filterOf(lane) === (lane === 'd' ? 'd.>' : end) ? lane : undefined
+}
+
 export function laneOf({ key, priority, due }: Pick<Outgoing, 'key' | 'priority' | 'due'>, now: number): LaneName {
   if (due > now) return 'd'
   return key === undefined ? `p${priority}` : `k${partitionOf(key)}`

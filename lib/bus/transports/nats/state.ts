@@ -29,6 +29,7 @@ export interface ConsumerInfo {
 }
 
 interface StoredMessage {
+  readonly subject: string
   readonly seq: number
   readonly time: string
   readonly hdrs?: string
@@ -164,6 +165,27 @@ export async function statsOf(
     bytes: state.bytes,
     oldest: all > 0 ? Date.parse(state.first_ts) : undefined,
   }
+}
+
+/** What the subjects of lanes that hold messages end with, whether anybody has a consumer for them or not. */
+export async function heldOf({ link, stream, root }: Asked): Promise<string[]> {
+  const held = await Promise.all([
+    ...['p', 'k'].map(async (kind) => {
+      const filter = { subjects_filter: `${root}.${kind}.*` }
+      const info = await link.api<StreamInfo>(`STREAM.INFO.${stream}`, filter).catch(unless(undefined))
+      return Object.keys(info?.state.subjects ?? {})
+    }),
+    // Each of these has a subject of its own: one tells that there are some.
+    firstOf(stream, `${root}.d.>`, link).then((first) => (first === undefined ? [] : [first.subject])),
+  ])
+  return held.flat().map((subject) => subject.slice(root.length + 1))
+}
+
+/** The first message of subjects that a filter means, if there is one. */
+export async function firstOf(stream: string, filter: string, link: Link): Promise<StoredMessage | undefined> {
+  const query = { seq: 1, next_by_subj: filter }
+  const found = await link.api<{ message: StoredMessage }>(`STREAM.MSG.GET.${stream}`, query).catch(unless(undefined))
+  return found?.message
 }
 
 const dueOf = (subject: string): number => Number(subject.slice(subject.lastIndexOf('.') + 1))

@@ -9,8 +9,8 @@ import { Lane, type LaneOf, PULL } from './lane.ts'
 import { NAME_IN_USE, NO_STREAM, type PubAck } from './ledger.ts'
 import { Line } from './line.ts'
 import { ApiError } from './link.ts'
-import { filterOf, isLane, type LaneName, laneOf, nameOf } from './names.ts'
-import { browse, consumersOf, statsOf, unless } from './state.ts'
+import { filterOf, isLane, type LaneName, laneAt, laneOf, nameOf } from './names.ts'
+import { browse, consumersOf, heldOf, statsOf, unless } from './state.ts'
 
 /** What the streams and consumers of a bus are to be. */
 export interface StreamSettings extends Means {
@@ -313,6 +313,17 @@ export class Stream {
     await Promise.all(names.filter(isLane).map((name) => this.#lane(name)))
   }
 
+  /** Who sends believes in a consumer that was there: when somebody removes it, who receives has to make it. */
+  async #findHeld(): Promise<void> {
+    const held = await heldOf(this.#of)
+    await Promise.all(
+      held
+        .map(laneAt)
+        .filter((name) => name !== undefined)
+        .map((name) => this.#lane(name)),
+    )
+  }
+
   /** Whether there are new lanes, whether those who wait are waited for, and what the server has forgotten. */
   async #look(): Promise<void> {
     if (this.#line.isEmpty && performance.now() > this.#received + RESTING) return
@@ -343,6 +354,7 @@ export class Stream {
     try {
       const clean: boolean[] = []
       for (const lane of this.#open) clean.push(await lane.search())
+      await this.#findHeld()
       isClean = !clean.includes(false)
     } finally {
       if (!isClean) this.#suspicious = 0
