@@ -20,7 +20,7 @@ import { consumerOf, consumersOf } from '../../lib/bus/transports/nats/state.ts'
 import { Stream, type StreamSettings } from '../../lib/bus/transports/nats/stream.ts'
 import { wireTo } from './engine-chaos.ts'
 import { startServer } from './servers.ts'
-import { deferred, describeEngine, nothing, one, openBus, startBus, take } from './support.ts'
+import { deferred, describeEngine, gather, nothing, one, openBus, startBus, take } from './support.ts'
 
 /** A server as it is when nobody asks for JetStream; its URL. */
 async function startPlain(): Promise<string> {
@@ -182,6 +182,19 @@ await describeEngine('nats', (_, server) => {
       expect(bodies.sort()).toEqual(['after', 'before'])
     },
   )
+
+  test('an acknowledgement does not wait for a retry that is settled with it and cannot be written down', async () => {
+    const url = newUrl('&lease=600000&timeout=600000')
+    const name = `${prefixOf(url)}~notes`
+    const { api } = await bare()
+    await api(`STREAM.CREATE.${name}`, { name, subjects: [`${name}.>`], no_ack: true })
+    const queue = (await openBus(url)).queue('q')
+    await queue.sendMany(['retried', 'done'].map((body) => ({ body })))
+    const [retried, done] = await gather(queue, 2)
+    // Until the bus is closed.
+    retried?.retry(0).catch(() => {})
+    await done?.ack()
+  })
 
   test('bindings that somebody has removed are not remembered by those who publish', async () => {
     const url = newUrl()

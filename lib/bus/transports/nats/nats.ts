@@ -187,6 +187,14 @@ class Nats extends Refusals implements Transport {
     return deliveries
   }
 
+  /** What is sent or written down before the server is told is answered by itself, if at all. */
+  isApart(settlement: Settlement): boolean {
+    const { outcome, token } = settlement
+    if (outcome === 'ack') return settlement.send !== undefined
+    if (outcome === 'retry') return settlement.counted || (token instanceof Held && token.begun)
+    return outcome !== 'extend'
+  }
+
   async settle(batch: readonly Settlement[]): Promise<boolean[]> {
     this.#check('settle')
     const settled = new Array<boolean>(batch.length).fill(false)
