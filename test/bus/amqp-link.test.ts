@@ -1,12 +1,14 @@
 // What no server is needed for: a connection that ends at the worst moment.
 import { EventEmitter } from 'node:events'
+import { setImmediate as turn } from 'node:timers/promises'
 import type { ChannelModel } from 'amqplib'
 import { expect, test } from 'vitest'
-import { Link } from '../../lib/bus/transports/amqp/link.ts'
+import { isLoss, Link } from '../../lib/bus/transports/amqp/link.ts'
 import { Publisher } from '../../lib/bus/transports/amqp/publisher.ts'
 import type { Topology } from '../../lib/bus/transports/amqp/topology.ts'
 import { Hold } from '../../lib/bus/transports/engine/hold.ts'
 import { QueueError } from '../../lib/errors.ts'
+import { deferred } from './support.ts'
 
 /** Connections, of which the first ends with the answer that opens a channel on it. */
 async function openLink(): Promise<Link> {
@@ -31,11 +33,53 @@ async function openLink(): Promise<Link> {
     const parts = { connection: {}, createChannel: open, createConfirmChannel: open, close: async () => {} }
     return Object.assign(model, parts) as unknown as ChannelModel
   }
+  return linkOf(connect)
+}
+
+async function linkOf(connect: () => Promise<ChannelModel>): Promise<Link> {
   const explain = () => new QueueError('ERR_BUS_CONNECTION', { syscall: 'connect' })
-  const link = new Link({ connect, explain, patience: 5000, hold: new Hold(), gathers: false })
+  const link = new Link({ connect, explain, patience: 60_000, limit: 20, hold: new Hold(), gathers: false })
   await link.open()
   return link
 }
+
+/** What a server that says nothing on a channel says besides, on its connection. */
+const besides = { isSilent: false, looks: 0 }
+
+/** A connection on which channels are opened by these, one after the other. */
+function linkWith(...opens: (() => Promise<object>)[]): Promise<Link> {
+  const open = () => (opens.shift() ?? (() => Promise.reject(new Error('no more channels'))))()
+  besides.isSilent = false
+  const stream = {
+    unref: () => {},
+    setNoDelay: () => {},
+    write: () => true,
+    get bytesRead() {
+      besides.looks++
+      return besides.isSilent ? 0 : besides.looks
+    },
+  }
+  const parts = { connection: { stream }, createChannel: open, createConfirmChannel: open, close: async () => {} }
+  return linkOf(async () => Object.assign(new EventEmitter(), parts) as unknown as ChannelModel)
+}
+
+const never = () => new Promise<never>(() => {})
+
+/** A channel that answers so what it is asked of a queue, and is closed as often as `closed` says. */
+function channelWith(checkQueue: () => Promise<unknown>) {
+  const channel = Object.assign(new EventEmitter(), {
+    closed: 0,
+    checkQueue,
+    get: never,
+    close: async () => {
+      channel.closed++
+      await never()
+    },
+  })
+  return channel
+}
+
+const ask = (link: Link) => link.ask('declare', (channel) => channel.checkQueue('q') as Promise<unknown>)
 
 test('a channel whose connection ended as it was opened is opened again', async () => {
   const link = await openLink()
@@ -49,5 +93,98 @@ test('what is sent as its connection ends with the answer that opens its channel
   const publisher = new Publisher(link, {} as Topology)
   const posting = { exchange: '', key: 'q', content: Buffer.of(), options: {}, prepare: () => undefined }
   expect(await publisher.publish('send', [posting])).toEqual({ unroutable: [], refused: [] })
+  await link.close()
+})
+
+test('a channel on which nothing is answered is given up, and what was asked is asked on another', async () => {
+  const silent = channelWith(never)
+  const link = await linkWith(
+    async () => silent,
+    async () => channelWith(async () => 'here'),
+  )
+  expect(await ask(link)).toBe('here')
+  expect(silent.closed).toBe(1)
+  await link.close()
+})
+
+test('who has a channel that is given up sees it closed, once, and whatever else was asked on it ends', async () => {
+  const silent = channelWith(never)
+  const link = await linkWith(async () => silent)
+  const channel = await link.channel('receive', Number.POSITIVE_INFINITY)
+  let closed = 0
+  channel.on('close', () => closed++)
+  const asked = await Promise.allSettled([channel.checkQueue('q'), channel.get('q')])
+  expect(asked.map((one) => isLoss((one as PromiseRejectedResult).reason))).toEqual([true, true])
+  // When the server has answered after all.
+  silent.emit('close')
+  expect([closed, silent.closed]).toEqual([1, 1])
+  await link.close()
+})
+
+test('the close of a channel that is not answered ends, too', async () => {
+  const link = await linkWith(async () => channelWith(never))
+  const channel = await link.channel('receive', Number.POSITIVE_INFINITY)
+  await channel.close()
+  await link.close()
+})
+
+test('of a server that says nothing at all no channel is given up', async () => {
+  const answer = deferred<unknown>()
+  const silent = channelWith(() => answer.promise)
+  const link = await linkWith(async () => silent)
+  besides.isSilent = true
+  const asked = ask(link)
+  const { looks } = besides
+  await expect.poll(() => besides.looks).toBeGreaterThan(looks + 3)
+  expect(silent.closed).toBe(0)
+  answer.resolve('here')
+  expect(await asked).toBe('here')
+  await link.close()
+})
+
+test('a channel that answers is not given up, however long all of it takes', async () => {
+  let left = 20
+  const slow = channelWith(async () => {
+    for (const end = performance.now() + 5; performance.now() < end; ) await turn()
+    return left--
+  })
+  const link = await linkWith(async () => slow)
+  const channel = await link.channel('receive', Number.POSITIVE_INFINITY)
+  while (left > 0) await channel.checkQueue('q')
+  expect(slow.closed).toBe(0)
+  await link.close()
+})
+
+test('a channel that does not open is not waited for, and closed when it opens after all', async () => {
+  const late = deferred()
+  const [first, second] = [channelWith(never), channelWith(never)]
+  const link = await linkWith(
+    () => late.promise.then(() => first),
+    async () => second,
+  )
+  expect(await link.channel('receive', Number.POSITIVE_INFINITY)).toBe(second)
+  late.resolve()
+  await expect.poll(() => first.closed).toBe(1)
+  await link.close()
+})
+
+test('why the server has closed a channel is told to who has asked', async () => {
+  const closing = channelWith(() => {
+    const refusal = Promise.reject(Object.assign(new Error('no queue'), { code: 404 }))
+    closing.emit('close')
+    return refusal.then(() => {})
+  })
+  const link = await linkWith(async () => closing)
+  await expect(ask(link)).rejects.toMatchObject({ code: 404 })
+  await link.close()
+})
+
+test('a message that is half there when its channel goes is lost with it', async () => {
+  const channel = channelWith(never)
+  const link = await linkWith(async () => channel)
+  const { get } = await link.channel('receive', Number.POSITIVE_INFINITY)
+  const got = get('q')
+  channel.emit('close')
+  await expect(got).rejects.toSatisfy(isLoss)
   await link.close()
 })

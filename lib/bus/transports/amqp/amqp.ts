@@ -109,6 +109,8 @@ export async function openAmqp(url: URL, clock: Clock): Promise<Amqp> {
     connect: () => connect(address, { keepAlive: true, timeout: HANDSHAKE }),
     explain,
     patience,
+    // A queue takes seconds to be made on a busy machine.
+    limit: Math.max(patience, HANDSHAKE),
     hold,
   }
   const inward = new Link({ ...options, gathers: false })

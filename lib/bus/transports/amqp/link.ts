@@ -1,7 +1,7 @@
 // A connection to RabbitMQ that is made again when it was lost, which its client leaves to us.
 import type { Socket } from 'node:net'
 import { setTimeout as sleep } from 'node:timers/promises'
-import type { Channel, ChannelModel } from 'amqplib'
+import type { Channel, ChannelModel, ConfirmChannel } from 'amqplib'
 import { QueueError } from '../../../errors.ts'
 import { Waiter } from '../../../waiting.ts'
 import type { Hold } from '../engine/hold.ts'
@@ -28,6 +28,23 @@ const DENIED = /deprecated|not permitted/
 const REMAINS = /Cannot declare quorum queue '[^/']*\/([^']+)'.*(?:cluster_not_formed|\.\.\.)"?$/s
 /** After how many it is believed, a second and a half at least: without a majority of a cluster it says the same. */
 const DENIALS = 6
+
+/** What is asked on a channel, and answered. */
+const QUESTIONS = [
+  'assertExchange',
+  'assertQueue',
+  'bindExchange',
+  'bindQueue',
+  'cancel',
+  'checkQueue',
+  'close',
+  'consume',
+  'deleteExchange',
+  'deleteQueue',
+  'get',
+  'prefetch',
+  'unbindQueue',
+] as const
 
 /** The server said so itself. */
 const isAnswer = (error: unknown): boolean => typeof (error as { code?: unknown }).code === 'number'
@@ -80,6 +97,8 @@ export interface LinkOptions {
   /** What is told of an error of the connection. */
   explain(cause: unknown, call: string): QueueError
   readonly patience: number
+  /** Milliseconds for which a channel on which something is asked may say nothing. */
+  readonly limit: number
   readonly hold: Hold
   /** The kernel may wait with what is small until the server has read what went before. */
   readonly gathers: boolean
@@ -274,26 +293,43 @@ export class Link {
     }
   }
 
-  /** Where a channel was just opened: what ended that may have come with the answer, before anybody listened. */
-  checkOpen(model: ChannelModel): void {
-    if (this.#model !== model) throw new Error('channel closed')
+  /** A new channel; whoever asked closes it. */
+  channel(call: string, deadline: number): Promise<Channel> {
+    return this.#open(call, deadline, (model) => model.createChannel())
   }
 
-  /** A new channel; whoever asked closes it. */
-  async channel(call: string, deadline: number): Promise<Channel> {
+  /** One on which the server confirms what is published. */
+  confirmChannel(call: string, deadline: number): Promise<ConfirmChannel> {
+    return this.#open(call, deadline, (model) => model.createConfirmChannel())
+  }
+
+  #open<C extends Channel>(call: string, deadline: number, create: (model: ChannelModel) => Promise<C>): Promise<C> {
+    return this.#tryUntil(call, deadline, async () => this.#create(await this.up(call, deadline), create, deadline))
+  }
+
+  async #create<C extends Channel>(
+    model: ChannelModel,
+    create: (model: ChannelModel) => Promise<C>,
+    deadline = Number.POSITIVE_INFINITY,
+  ): Promise<C> {
+    const { limit } = this.#options
     let isLate = false
-    const open = async () => {
-      const model = await this.up(call, deadline)
-      const channel = quiet(await model.createChannel())
-      this.checkOpen(model)
+    const late = new Waiter<never>(Math.min(performance.now() + limit, deadline), undefined, (ended) => {
+      isLate = true
+      ended.reject(new Error('channel closed: it did not open in time'))
+    })
+    const creating = create(model).then((channel) => {
+      limited(quiet(channel), model.connection as Inside, limit)
       if (isLate) void channel.close().catch(() => {})
       return channel
-    }
+    })
     try {
-      return await this.#tryUntil(call, deadline, open)
-    } catch (error) {
-      isLate = true
-      throw error
+      const channel = await Promise.race([creating, late.promise])
+      // What ended it may have come with the answer, before anybody listened.
+      if (this.#model !== model) throw new Error('channel closed')
+      return channel
+    } finally {
+      late.resolve(undefined as never)
     }
   }
 
@@ -325,7 +361,7 @@ export class Link {
 
   #adminOf(model: ChannelModel): Promise<Channel> {
     if (this.#admin?.model !== model) {
-      const admin = { model, channel: model.createChannel().then(quiet) }
+      const admin = { model, channel: this.#create(model, () => model.createChannel()) }
       this.#admin = admin
       const forget = (): void => {
         if (this.#admin === admin) this.#admin = undefined
@@ -401,4 +437,54 @@ function closing<C extends Channel | ChannelModel>(one: C): C {
       close().then(resolve, reject)
     })
   return one
+}
+
+/**
+ * What is asked on a channel ends with it. And it ends if nothing is answered on it for so long, although the server says
+ * other things: it may wait for a queue, and answers nothing else there meanwhile, not even its end. Who has it sees it
+ * closed, and goes on with another.
+ */
+function limited(channel: Channel, { stream }: Inside, ms: number): void {
+  const asked = new Set<(error: Error) => void>()
+  let timer: NodeJS.Timeout | undefined
+  let heard = stream?.bytesRead
+  const look = (): void => {
+    const before = timer
+    // This process may have stood still itself: what has come meanwhile is read first.
+    setImmediate(() => {
+      if (timer !== before) return
+      if (stream?.bytesRead === heard) return wait()
+      void channel.close().catch(() => {})
+      channel.emit('close')
+      channel.removeAllListeners('close')
+    })
+  }
+  const wait = (): void => {
+    clearTimeout(timer)
+    heard = stream?.bytesRead
+    timer = asked.size === 0 ? undefined : setTimeout(look, ms).unref()
+  }
+  channel.on('close', () => {
+    const left = [...asked]
+    asked.clear()
+    wait()
+    // Why it was closed comes with the answer.
+    setImmediate(() => {
+      for (const reject of left) reject(new Error('channel closed: no answer in time'))
+    })
+  })
+  for (const name of QUESTIONS) {
+    const question = channel[name] as (...args: unknown[]) => Promise<unknown>
+    const ask = (...args: unknown[]) =>
+      new Promise((resolve, reject) => {
+        asked.add(reject)
+        if (asked.size === 1) wait()
+        const answered = (): void => {
+          if (asked.delete(reject)) wait()
+        }
+        const answer = (async () => Reflect.apply(question, channel, args))()
+        answer.finally(answered).then(resolve, reject)
+      })
+    Object.assign(channel, { [name]: ask })
+  }
 }

@@ -69,9 +69,7 @@ export class Publisher {
   }
 
   async #open(call: string, deadline: number): Promise<ConfirmChannel> {
-    const model = await this.#link.up(call, deadline)
-    const channel = await model.createConfirmChannel()
-    this.#link.checkOpen(model)
+    const channel = await this.#link.confirmChannel(call, deadline)
     channel.on('error', (error) => {
       this.#failure = error
       if (refusalOf(error) === 404) this.#topology.forget()
