@@ -48,6 +48,10 @@ const besides = { isSilent: false, looks: 0 }
 
 /** A connection on which channels are opened by these, one after the other. */
 function linkWith(...opens: (() => Promise<object>)[]): Promise<Link> {
+  return linkOf(async () => modelWith(...opens))
+}
+
+function modelWith(...opens: (() => Promise<object>)[]): ChannelModel {
   const open = () => (opens.shift() ?? (() => Promise.reject(new Error('no more channels'))))()
   besides.isSilent = false
   const stream = {
@@ -60,7 +64,7 @@ function linkWith(...opens: (() => Promise<object>)[]): Promise<Link> {
     },
   }
   const parts = { connection: { stream }, createChannel: open, createConfirmChannel: open, close: async () => {} }
-  return linkOf(async () => Object.assign(new EventEmitter(), parts) as unknown as ChannelModel)
+  return Object.assign(new EventEmitter(), parts) as unknown as ChannelModel
 }
 
 const never = () => new Promise<never>(() => {})
@@ -85,6 +89,17 @@ test('a channel whose connection ended as it was opened is opened again', async 
   const link = await openLink()
   const channel = await link.channel('receive', Number.POSITIVE_INFINITY)
   expect(channel.publish('', 'q', Buffer.of(), {})).toBe(true)
+  await link.close()
+})
+
+test('a connection that the server ends as it opens is made again', async () => {
+  const ended = modelWith()
+  Object.assign(ended.connection, { expectSocketClose: true })
+  const [first, third] = [modelWith(), modelWith(async () => channelWith(async () => 'here'))]
+  const models = [first, ended, third]
+  const link = await linkOf(async () => models.shift() as ChannelModel)
+  first.emit('close')
+  expect(await ask(link)).toBe('here')
   await link.close()
 })
 

@@ -89,6 +89,8 @@ export function passes(error: unknown): boolean {
 /** What the client does not say of its connection. */
 interface Inside {
   stream?: Socket
+  /** It has ended. */
+  expectSocketClose?: boolean
   heartbeater?: { sendTimer?: NodeJS.Timeout; recvTimer?: NodeJS.Timeout }
 }
 
@@ -155,10 +157,17 @@ export class Link {
   /** The first time: what is wrong with the URL is told at once. */
   async open(): Promise<void> {
     try {
-      this.#use(await this.#options.connect())
+      this.#use(await this.#make())
     } catch (error) {
       throw this.explain(error, 'connect')
     }
+  }
+
+  async #make(): Promise<ChannelModel> {
+    const model = await this.#options.connect()
+    // What ended it may have come with the answer, before anybody listened.
+    if ((model.connection as Inside).expectSocketClose) throw new Error('the server has closed the connection at once')
+    return model
   }
 
   #use(model: ChannelModel): void {
@@ -208,7 +217,7 @@ export class Link {
   async #again(): Promise<void> {
     for (let wait = FIRST_WAIT; !this.#closed; wait = Math.min(2 * wait, LONGEST_WAIT)) {
       try {
-        const model = await this.#options.connect()
+        const model = await this.#make()
         this.#connecting = false
         this.#use(model)
         this.onUp()
