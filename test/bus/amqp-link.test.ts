@@ -83,6 +83,43 @@ function channelWith(checkQueue: () => Promise<unknown>) {
   return channel
 }
 
+/** Channels that confirm what is published, and nothing any more from what goes to the queue `dead` on; of so many at once. */
+function confirming(channelMax: number) {
+  const open = new Set<EventEmitter>()
+  const published: string[] = []
+  const model = modelWith()
+  const createConfirmChannel = async () => {
+    if (open.size === channelMax) throw new Error('No channels left to allocate')
+    let isDead = false
+    const channel = Object.assign(new EventEmitter(), {
+      publish: (...[, key, , , confirm]: [string, string, Buffer, object, (error: Error | null) => void]) => {
+        published.push(key)
+        isDead ||= key === 'dead'
+        if (isDead) channel.once('close', () => confirm(new Error('channel closed')))
+        else setImmediate(() => confirm(null))
+        return true
+      },
+      close: async () => {
+        await turn()
+        open.delete(channel)
+        channel.emit('close')
+      },
+    })
+    open.add(channel)
+    return channel
+  }
+  Object.assign(model.connection, { channelMax })
+  Object.assign(model, { createConfirmChannel })
+  return { open, published, model }
+}
+
+const postingTo = (key: string) => {
+  const to = { exchange: '', key, lane: key }
+  return { ...to, content: Buffer.of(), options: {}, prepare: () => undefined }
+}
+
+const ARRIVED = { unroutable: [], refused: [] }
+
 const ask = (link: Link) => link.ask('declare', (channel) => channel.checkQueue('q') as Promise<unknown>)
 
 test('a channel whose connection ended as it was opened is opened again', async () => {
@@ -106,8 +143,7 @@ test('a connection that the server ends as it opens is made again', async () => 
 test('what is sent as its connection ends with the answer that opens its channel goes on the next', async () => {
   const link = await openLink()
   const publisher = new Publisher(link, {} as Topology)
-  const posting = { exchange: '', key: 'q', content: Buffer.of(), options: {}, prepare: () => undefined }
-  expect(await publisher.publish('send', [posting])).toEqual({ unroutable: [], refused: [] })
+  expect(await publisher.publish('send', [postingTo('q')])).toEqual(ARRIVED)
   await link.close()
 })
 
@@ -201,5 +237,48 @@ test('a message that is half there when its channel goes is lost with it', async
   const got = get('q')
   channel.emit('close')
   await expect(got).rejects.toSatisfy(isLoss)
+  await link.close()
+})
+
+test('a queue that confirms nothing holds up only what is sent to it', async () => {
+  const { model } = confirming(10)
+  const link = await linkOf(async () => model)
+  const publisher = new Publisher(link, {} as Topology)
+  const given = new AbortController()
+  const stuck = publisher.publish('send', [postingTo('a'), postingTo('dead')], given.signal)
+  stuck.catch(() => {})
+  expect(await publisher.publish('send', [postingTo('a'), postingTo('b')])).toEqual(ARRIVED)
+  expect(await publisher.publish('send', [postingTo('b')])).toEqual(ARRIVED)
+  given.abort()
+  await expect(stuck).rejects.toMatchObject({ name: 'AbortError' })
+  await link.close()
+})
+
+test('what is sent to one queue goes on one channel, in its order', async () => {
+  const { model, open, published } = confirming(10)
+  const link = await linkOf(async () => model)
+  const publisher = new Publisher(link, {} as Topology)
+  const keys = ['a', 'b', 'a', 'a', 'b', 'a']
+  await Promise.all(keys.map((key, at) => publisher.publish('send', [{ ...postingTo(`${key}${at}`), lane: key }])))
+  expect(published.filter((key) => key.startsWith('a'))).toEqual(['a0', 'a2', 'a3', 'a5'])
+  expect(published.filter((key) => key.startsWith('b'))).toEqual(['b1', 'b4'])
+  expect(open.size).toBe(2)
+  await link.close()
+})
+
+test('channels that were not used for the longest make room for others', async () => {
+  const { model, open } = confirming(3)
+  const link = await linkOf(async () => model)
+  const publisher = new Publisher(link, {} as Topology)
+  const send = (key: string) => publisher.publish('send', [postingTo(key)])
+  for (const key of ['a', 'b', 'c']) await send(key)
+  const [a, b, c] = [...open]
+  await send('a')
+  expect(await send('d')).toEqual(ARRIVED)
+  expect([...open].slice(0, 2)).toEqual([a, c])
+  expect(open.has(b as EventEmitter)).toBe(false)
+  // More than there are at once.
+  const sent = ['e', 'f', 'g', 'h', 'i'].map(send)
+  expect(await Promise.all(sent)).toEqual(sent.map(() => ARRIVED))
   await link.close()
 })

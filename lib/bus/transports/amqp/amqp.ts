@@ -193,17 +193,21 @@ export class Amqp extends Refusals implements Transport {
     if (delay <= 0) {
       const exchange = queue === undefined ? topology.topics : ''
       const key = 'topic' in to ? topicKey(to.topic) : topology.nameOf(place as string)
-      return { exchange, key, content, options, prepare: make }
+      // Borrowed queues are many, and for a short time; no majority of servers is waited for there.
+      const lane = queue === undefined ? exchange : queue.startsWith(BORROWED) ? BORROWED : key
+      return { exchange, key, content, options, lane, prepare: make }
     }
     if (queue !== undefined) this.#count(queue, now + rounded(delay))
     const key = 'topic' in to ? topicKey(to.topic) : `q.${place}`
     // Its own time would be over in the queue that delays it.
     const { expiration: _, ...kept } = options
+    const exchange = topology.delayOf(delay)
     return {
-      exchange: topology.delayOf(delay),
+      exchange,
       key,
       content,
       options: kept,
+      lane: exchange,
       prepare: () => make()?.then(() => topology.delay(delay)) ?? topology.delay(delay),
     }
   }
@@ -393,7 +397,8 @@ export class Amqp extends Refusals implements Transport {
   /** Of those who hear it; perhaps nobody does. */
   async #tell(queue: string, what: Told): Promise<void> {
     const topology = this.#topology
-    const posting = { exchange: topology.keyed, key: queue, content: Buffer.from(what), options: {} }
+    const exchange = topology.keyed
+    const posting = { exchange, key: queue, content: Buffer.from(what), options: {}, lane: exchange }
     await this.#publisher.publish('send', [{ ...posting, prepare: () => topology.base() }])
   }
 
@@ -403,7 +408,9 @@ export class Amqp extends Refusals implements Transport {
     const key = this.#topology.nameOf(queue)
     const options = { messageId: randomUUID(), mandatory: true, persistent: true }
     const prepare = () => this.#topology.keys(held.line.queue)
-    return this.#deliverOf(held, [{ exchange: '', key, content: Buffer.from(notes), options, prepare, queue }])
+    return this.#deliverOf(held, [
+      { exchange: '', key, content: Buffer.from(notes), options, lane: key, prepare, queue },
+    ])
   }
 
   /** False if the message is no longer ours. */

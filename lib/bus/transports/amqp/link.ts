@@ -91,6 +91,7 @@ interface Inside {
   stream?: Socket
   /** It has ended. */
   expectSocketClose?: boolean
+  channelMax?: number
   heartbeater?: { sendTimer?: NodeJS.Timeout; recvTimer?: NodeJS.Timeout }
 }
 
@@ -139,6 +140,11 @@ export class Link {
   /** The first number of the server's version. */
   get version(): number {
     return Number.parseInt(String(this.#model?.connection.serverProperties.version), 10)
+  }
+
+  /** How many channels the server permits. */
+  get channelMax(): number {
+    return (this.#model?.connection as Inside | undefined)?.channelMax ?? Number.POSITIVE_INFINITY
   }
 
   get hold(): Hold {

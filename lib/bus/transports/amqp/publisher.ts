@@ -10,6 +10,8 @@ export interface Posting {
   readonly key: string
   readonly content: Buffer
   readonly options: Options.Publish
+  /** What the server waits for holds up what is in the same lane, in its order, and nothing else. */
+  readonly lane: string
   /** Makes what it needs to arrive; undefined if that is there. */
   prepare(): Promise<unknown> | undefined
 }
@@ -20,6 +22,26 @@ export interface Outcome {
   readonly unroutable: Posting[]
   /** Their queue takes no more. */
   readonly refused: Posting[]
+}
+
+/** Channels that may stay open, used or not. */
+const MOST = 256
+
+/** What the client says of more channels than the server permits. */
+const NO_MORE = /^No channels left/
+
+interface Lane {
+  readonly name: string
+  channel: ConfirmChannel | undefined
+  opening: Promise<void> | undefined
+  /** Calls that send. */
+  users: number
+  /** Counts up, over all lanes. */
+  usedAt: number
+  /** Returned, and not confirmed yet: the server confirms what it could not route. */
+  readonly returned: Set<string>
+  /** Why its channel was closed. */
+  failure: unknown
 }
 
 const sign = (exchange: string, key: string, id: string | undefined): string => `${exchange}\n${key}\n${id}`
@@ -41,15 +63,15 @@ function tooLong(call: string, path: string, detail: string, cause: unknown): Qu
 
 export class Publisher {
   readonly #link: Link
-  #opened: Promise<ConfirmChannel> | undefined
-  #ready: ConfirmChannel | undefined
-  /** Returned, and not confirmed yet: the server confirms what it could not route. */
-  readonly #returned = new Set<string>()
+  /** A server that waits for a queue confirms nothing else on that channel. */
+  readonly #lanes = new Map<string, Lane>()
+  /** Those that are open, or about to be. */
+  #channels = 0
+  #uses = 0
   /** What waits to be confirmed, with one timer for all: one for each would be much of what is done with it here. */
   readonly #late = new Map<Waiter<void>, { call: string; deadline: number; path: string | undefined }>()
   #watch: NodeJS.Timeout | undefined
   #end = Number.POSITIVE_INFINITY
-  #failure: unknown
   /** What messages need to arrive; it may be there no more. */
   readonly #topology: Topology
 
@@ -58,39 +80,110 @@ export class Publisher {
     this.#topology = topology
   }
 
-  #channel(call: string, deadline: number): Promise<ConfirmChannel> {
-    if (this.#opened !== undefined) return this.#opened
-    const opened = this.#open(call, deadline)
-    this.#opened = opened
-    opened.catch(() => {
-      if (this.#opened === opened) this.#opened = undefined
-    })
-    return opened
+  #enter(postings: readonly Posting[]): Lane[] {
+    const lanes: Lane[] = []
+    let last: Lane | undefined
+    for (const { lane: name } of postings) {
+      if (name === last?.name) continue
+      last = this.#lanes.get(name)
+      if (last === undefined) {
+        last = {
+          name,
+          channel: undefined,
+          opening: undefined,
+          users: 0,
+          usedAt: 0,
+          returned: new Set(),
+          failure: undefined,
+        }
+        this.#lanes.set(name, last)
+      }
+      if (lanes.includes(last)) continue
+      lanes.push(last)
+      last.users++
+      last.usedAt = ++this.#uses
+    }
+    return lanes
   }
 
-  async #open(call: string, deadline: number): Promise<ConfirmChannel> {
-    const channel = await this.#link.confirmChannel(call, deadline)
-    channel.on('error', (error) => {
-      this.#failure = error
-      if (refusalOf(error) === 404) this.#topology.forget()
+  #leave(lanes: readonly Lane[]): void {
+    for (const lane of lanes) {
+      lane.users--
+      this.#rest(lane)
+    }
+  }
+
+  /** Without a channel, or room for it, one that nobody uses is forgotten. */
+  #rest(lane: Lane): void {
+    if (lane.users > 0 || lane.opening !== undefined) return
+    if (lane.channel === undefined) this.#lanes.delete(lane.name)
+    else if (this.#channels > this.#most) this.#close(lane)
+  }
+
+  get #most(): number {
+    return Math.min(MOST, this.#link.channelMax)
+  }
+
+  #open(lane: Lane, call: string, deadline: number): Promise<void> {
+    lane.opening ??= this.#openChannel(lane, call, deadline).finally(() => {
+      lane.opening = undefined
+      this.#rest(lane)
     })
-    channel.on('return', ({ fields, properties }: Message) => {
-      const { exchange, routingKey } = fields as { exchange: string; routingKey: string }
-      this.#returned.add(sign(exchange, routingKey, properties.messageId as string | undefined))
-    })
-    channel.on('close', () => {
-      this.#returned.clear()
-      this.#opened = undefined
-      this.#ready = undefined
-    })
-    this.#ready = channel
-    return channel
+    return lane.opening
+  }
+
+  async #openChannel(lane: Lane, call: string, deadline: number): Promise<void> {
+    if (this.#channels >= this.#most) this.#closeUnused()
+    this.#channels++
+    try {
+      const channel = await this.#link.confirmChannel(call, deadline)
+      channel.on('error', (error) => {
+        lane.failure = error
+        if (refusalOf(error) === 404) this.#topology.forget()
+      })
+      channel.on('return', ({ fields, properties }: Message) => {
+        const { exchange, routingKey } = fields as { exchange: string; routingKey: string }
+        lane.returned.add(sign(exchange, routingKey, properties.messageId as string | undefined))
+      })
+      channel.on('close', () => this.#lost(lane, channel))
+      lane.channel = channel
+    } catch (error) {
+      this.#channels--
+      if (!NO_MORE.test((error as Error).message)) throw error
+      lane.failure = error
+      throw new Error('channel closed: others are to be closed first')
+    }
+  }
+
+  #lost(lane: Lane, channel: ConfirmChannel): void {
+    if (lane.channel !== channel) return
+    lane.returned.clear()
+    lane.channel = undefined
+    this.#channels--
+    this.#rest(lane)
+  }
+
+  /** That of the lane that was unused the longest. */
+  #closeUnused(): void {
+    let oldest: Lane | undefined
+    for (const lane of this.#lanes.values()) {
+      if (lane.users > 0 || lane.channel === undefined) continue
+      if (oldest === undefined || lane.usedAt < oldest.usedAt) oldest = lane
+    }
+    if (oldest !== undefined) this.#close(oldest)
+  }
+
+  #close(lane: Lane): void {
+    const channel = lane.channel as ConfirmChannel
+    this.#lost(lane, channel)
+    void channel.close().catch(() => {})
   }
 
   /** Resolves when the server has all of them, or has said no. */
   async publish(call: string, postings: readonly Posting[], signal?: AbortSignal): Promise<Outcome> {
     const { hold } = this.#link
     hold.take()
+    const lanes = this.#enter(postings)
     try {
       const outcome: Outcome = { unroutable: [], refused: [] }
       const deadline = this.#link.patience()
@@ -105,12 +198,15 @@ export class Publisher {
           }
           // Whoever is short of room blocks those that publish.
           if (!this.#link.isFree) await this.#link.up(call, deadline, signal, true)
-          this.#failure = undefined
           gone = undefined
           // Of most messages, waiting for what is there would be a good part of all that is done with them here.
-          const channel =
-            this.#ready ?? (await this.#link.inTime(call, deadline, this.#channel(call, deadline), signal))
-          left = await this.#try(channel, left, outcome, call, deadline, signal)
+          const closed = lanes.filter(({ channel }) => channel === undefined)
+          if (closed.length > 0) {
+            const opened = Promise.all(closed.map((lane) => this.#open(lane, call, deadline)))
+            await this.#link.inTime(call, deadline, opened, signal)
+          }
+          for (const lane of lanes) lane.failure = undefined
+          left = await this.#try(left, outcome, call, deadline, signal)
         } catch (error) {
           if (refusalOf(error) === 404) {
             // Somebody removed it while it was made.
@@ -119,25 +215,27 @@ export class Publisher {
           } else if (!isLoss(error) && (gone === undefined || performance.now() < deadline)) throw error
           if (gone !== undefined && performance.now() >= deadline) throw gone
         }
-        if (left.length > 0) await this.#check(call, left, deadline)
+        if (left.length > 0) await this.#check(call, left, lanes, deadline)
       }
       return outcome
     } finally {
+      this.#leave(lanes)
       hold.release()
     }
   }
 
   /** Of what went with its channel; throws if it was the reason. */
-  async #check(call: string, left: readonly Posting[], deadline: number): Promise<void> {
+  async #check(call: string, left: readonly Posting[], lanes: readonly Lane[], deadline: number): Promise<void> {
     this.#link.check(call)
-    const code = refusalOf(this.#failure)
-    const [, size, limit] = TOO_LARGE.exec((this.#failure as Error | undefined)?.message ?? '') ?? []
+    const { failure } = lanes.find((lane) => lane.failure !== undefined) ?? {}
+    const code = refusalOf(failure)
+    const [, size, limit] = TOO_LARGE.exec((failure as Error | undefined)?.message ?? '') ?? []
     if (size !== undefined) {
       // What others sent goes again.
       const long = left.find(({ content }) => content.length >= Number(size))
-      if (long !== undefined) throw tooLong(call, long.key, `${size} > ${limit} bytes`, this.#failure)
-    } else if (code !== undefined && code !== 404) throw refused(this.#failure, call, (left[0] as Posting).key)
-    if (performance.now() >= deadline) throw this.#link.explain(this.#failure, call)
+      if (long !== undefined) throw tooLong(call, long.key, `${size} > ${limit} bytes`, failure)
+    } else if (code !== undefined && code !== 404) throw refused(failure, call, (left[0] as Posting).key)
+    if (performance.now() >= deadline) throw this.#link.explain(failure, call)
     await new Promise((resolve) => setTimeout(resolve, 20))
   }
 
@@ -161,7 +259,6 @@ export class Publisher {
 
   /** Those of which it is not known whether the server has them. */
   async #try(
-    channel: ConfirmChannel,
     postings: readonly Posting[],
     outcome: Outcome,
     call: string,
@@ -179,10 +276,13 @@ export class Publisher {
     }
     for (const posting of postings) {
       const { exchange, key, content, options } = posting
+      const lane = this.#lanes.get(posting.lane) as Lane
       try {
-        channel.publish(exchange, key, content, options, (error: Error | null) => {
+        // It may have gone while that of another was opened.
+        if (lane.channel === undefined) throw new Error('channel closed')
+        lane.channel.publish(exchange, key, content, options, (error: Error | null) => {
           if (error !== null) (error.message === 'message nacked' ? outcome.refused : lost).push(posting)
-          else if (this.#returned.size > 0 && this.#returned.delete(sign(exchange, key, options.messageId)))
+          else if (lane.returned.size > 0 && lane.returned.delete(sign(exchange, key, options.messageId)))
             outcome.unroutable.push(posting)
           settle()
         })
