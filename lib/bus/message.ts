@@ -107,6 +107,7 @@ export class Settler {
   /** From now on nothing is tried more than once again. */
   end(): void {
     this.#over.abort()
+    this.#transport.end?.()
   }
 
   flush(): void {

@@ -224,6 +224,8 @@ export interface Transport {
   settle(batch: readonly Settlement[]): Promise<boolean[]>
   /** Whether one waits for an answer of its own, and would hold up the others of its batch. */
   isApart?(settlement: Settlement): boolean
+  /** The bus is being closed: what cannot be settled is tried once more, at most. */
+  end?(): void
   stats(queue: string): Promise<TransportStats>
   /** The names of all queues that there are. */
   queues(): Promise<string[]>

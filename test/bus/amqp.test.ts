@@ -520,6 +520,24 @@ await describeEngine('amqp', (_, server) => {
     expect(await take(queue, 1)).toEqual([4])
   }, 300_000)
 
+  test('a bus is closed although the server does not take what is to be tried again, which comes again', async () => {
+    const url = newPrefix()
+    await (await open(url)).queue('q').send(1)
+    const bus = await open(`${url}&timeout=2000`)
+    await server.control('set_vm_memory_high_watermark', '0')
+    onTestFinished(() => server.control('set_vm_memory_high_watermark', '0.4'))
+    const failed = deferred()
+    const consumer = bus.queue('q').consume(() => {
+      failed.resolve()
+      throw new Error('once more')
+    })
+    await failed.promise
+    await bus.close()
+    await consumer.closed
+    await server.control('set_vm_memory_high_watermark', '0.4')
+    expect(await take((await open(url)).queue('q'), 1)).toEqual([1])
+  })
+
   describe('a message is refused', () => {
     test('if it is larger than the server takes, and another that is sent at the same time is not', async () => {
       // It is read from the one or, since 3.13, from the other.

@@ -144,6 +144,8 @@ export class Amqp extends Refusals implements Transport {
   readonly #bindings = new Map<string, Binding>()
   /** Of each queue, when what this process has delayed comes to it, and how much. */
   readonly #delayed = new Map<string, Map<number, number>>()
+  /** Since the bus is being closed: where it was not confirmed. */
+  #stuck: Set<string> | undefined
   #closed: Promise<void> | undefined
 
   constructor(inward: Link, outward: Link, prefix: string, clock: Clock) {
@@ -238,7 +240,8 @@ export class Amqp extends Refusals implements Transport {
       unroutable.push(...outcome.unroutable)
       left = outcome.refused
       if (left.length === 0) return unroutable
-      if (overflow !== 'wait') {
+      const isGivenUp = call === 'settle' && this.#stuck !== undefined
+      if (overflow !== 'wait' || isGivenUp) {
         const full = new QueueError('ERR_BUS_QUEUE_FULL', { syscall: call, path: left[0]?.key })
         throw Object.assign(full, { retryAfter: FULL, sent: postings.length - left.length })
       }
@@ -423,14 +426,23 @@ export class Amqp extends Refusals implements Transport {
       },
     }))
     for (;;) {
+      // Of what waits its turn, each would have to be waited for.
+      if (owned.some(({ lane }) => this.#stuck?.has(lane))) throw this.#outward.late('settle')
       try {
         await this.#deliver('settle', owned, WAITING)
         return true
       } catch (error) {
         if (held.isGone) return false
         if (!PASSING.includes((error as QueueError).code)) throw error
+        if (this.#stuck === undefined) continue
+        for (const { lane } of owned) this.#stuck.add(lane)
+        throw error
       }
     }
+  }
+
+  end(): void {
+    this.#stuck ??= new Set()
   }
 
   /** What this process has, and what waits for all; what others have, or have delayed, the server tells nobody. */
