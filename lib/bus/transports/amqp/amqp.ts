@@ -31,7 +31,7 @@ import { loadClient } from '../engine/client.ts'
 import { Hold } from '../engine/hold.ts'
 import type { Past } from '../engine/wire.ts'
 import { Discovery } from './discovery.ts'
-import { firstOf, type Held, type Holder, type Told } from './held.ts'
+import type { Held, Holder, Told } from './held.ts'
 import { partitionOf } from './keyed.ts'
 import { Line, LOOK_AGAIN, LOOKS } from './line.ts'
 import { Link, refusalOf } from './link.ts'
@@ -523,7 +523,7 @@ export class Amqp extends Refusals implements Transport {
       const taken: GetMessage[] = []
       try {
         while (taken.length <= from + max) {
-          const message = await firstOf(channel, name)
+          const message = await channel.get(name)
           if (message === false) break
           taken.push(message)
         }

@@ -1,5 +1,5 @@
 // A message of RabbitMQ's in hand, and what those need who have some.
-import type { Channel, ConsumeMessage, GetMessage } from 'amqplib'
+import type { Channel, ConsumeMessage } from 'amqplib'
 import type { Cancel, Clock } from '../../clock.ts'
 import type { Read } from '../engine/wire.ts'
 import type { Link } from './link.ts'
@@ -14,20 +14,6 @@ export const QUIET = 5000
 
 /** What processes tell each other: a queue has come to have partitions; one waits, and has nothing of them. */
 export type Told = 'keyed' | 'idle'
-
-/**
- * The first message of a queue, if it has one. The client forgets whom to tell when the answer has come, and waits for the
- * content also when its connection has gone.
- */
-export function firstOf(channel: Channel, name: string): Promise<GetMessage | false> {
-  return new Promise((resolve, reject) => {
-    // A turn later: why it was closed is told first.
-    const lose = () => void setImmediate(reject, new Error('channel closed'))
-    channel.once('close', lose)
-    const got = channel.get(name).finally(() => channel.off('close', lose))
-    got.then(resolve, reject)
-  })
-}
 
 /** Who has a message in hand. */
 export interface Holder {

@@ -4,7 +4,7 @@ import { createHash } from 'node:crypto'
 import { setTimeout as sleep } from 'node:timers/promises'
 import type { Channel, ConsumeMessage } from 'amqplib'
 import type { Read } from '../engine/wire.ts'
-import { firstOf, type Held, type Holder, type LineContext, QUIET } from './held.ts'
+import { type Held, type Holder, type LineContext, QUIET } from './held.ts'
 import { passes, refusalOf } from './link.ts'
 import { notesOf, PARTITIONS, partitionName, refused } from './topology.ts'
 import { countOf, read } from './wire.ts'
@@ -324,7 +324,7 @@ class Partition implements Holder {
       // Then all is lost, too.
       if (channel === undefined) return new Map()
       try {
-        const message = await firstOf(channel, topology.nameOf(notesOf(this.#partition)))
+        const message = await channel.get(topology.nameOf(notesOf(this.#partition)))
         if (message === false) return new Map()
         channel.nack(message)
         return new Map(Object.entries(JSON.parse(String(message.content)) as Record<string, Note>))
