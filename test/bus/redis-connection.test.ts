@@ -173,6 +173,25 @@ await describeEngine('redis', (_, server) => {
     expect(await handled.promise).toBe('before')
   })
 
+  test('who has waited once gets what is larger than a server has in store for who has subscribed', async () => {
+    const { bus, direct } = await openBoth()
+    const admin = client(server.port)
+    // 32 MiB, unless it is told otherwise.
+    await admin.config('SET', 'client-output-buffer-limit', 'pubsub 1mb 0 0')
+    onTestFinished(async () => void (await admin.config('SET', 'client-output-buffer-limit', 'pubsub 32mb 8mb 60')))
+    const queue = bus.queue('q')
+    const waiting = one(queue)
+    await expect.poll(() => admin.pubsub('NUMSUB', `wire-${count}:bell:q`)).toMatchObject([{}, 1])
+    await direct.queue('q').send(Buffer.alloc(2 ** 23, 1))
+    const message = await waiting
+    expect(message.data).toHaveLength(2 ** 23)
+    await message.ack()
+    await direct.queue('q').sendMany(Array.from({ length: 80 }, () => ({ body: Buffer.alloc(2 ** 16) })))
+    const again = await queue.receive({ max: 80 })
+    await Promise.all(again.map((one) => one.ack()))
+    expect(await queue.stats()).toMatchObject({ ready: 0, leased: 0 })
+  })
+
   test('a server that became a copy of another is left for that one', async () => {
     const { wire, bus } = await openBoth()
     const next = await startServer('redis')

@@ -73,6 +73,8 @@ export class Connection {
   readonly #listeners: Listeners
   readonly #channels = new Set<string>()
   readonly #subscribing = new Map<string, Promise<void>>()
+  /** Of each connection the one beside it that hears what is published; both end together. */
+  readonly #ears = new WeakMap<Client, Promise<Client>>()
   readonly #hold = new Hold()
   readonly #waiting = new Set<{ resolve: (client: Client) => void; reject: (error: unknown) => void }>()
   #client: Client | undefined
@@ -105,6 +107,32 @@ export class Connection {
   }
 
   async #connect(): Promise<Client> {
+    const client = await this.#dial()
+    try {
+      if (this.#channels.size > 0) {
+        const ear = await this.#earOf(client)
+        await this.watched(ear, () => ear.subscribe(...this.#channels))
+      }
+      return client
+    } catch (error) {
+      client.disconnect()
+      throw error
+    }
+  }
+
+  /** Servers hang up on who has subscribed and is answered 32 MiB: what is asked for may be more. */
+  #earOf(client: Client): Promise<Client> {
+    const known = this.#ears.get(client)
+    if (known !== undefined) return known
+    const ear = this.#dial()
+    this.#ears.set(client, ear)
+    client.once('end', () => ear.then((one) => one.disconnect()).catch(() => {}))
+    const lose = () => client.stream?.destroy()
+    ear.then((one) => one.once('end', lose), lose)
+    return ear
+  }
+
+  async #dial(): Promise<Client> {
     const { protocol, hostname, port, username, password } = this.#url
     const client = new this.#Client({
       host: hostname.replace(/^\[|\]$/g, '') || 'localhost',
@@ -132,17 +160,24 @@ export class Connection {
     })
     client.on('message', (channel) => this.#listeners.rung(channel))
     client.once('connect', () => client.stream?.unref())
-    // It takes connections even when it is stopped.
-    const watchdog = setTimeout(() => client.stream?.destroy(), Math.min(this.#address.patience, 10_000)).unref()
     try {
-      await client.connect()
-      await loaded(client)
-      await this.#select(client)
-      if (this.#channels.size > 0) await client.subscribe(...this.#channels)
+      await this.watched(client, async () => {
+        await client.connect()
+        await loaded(client)
+        await this.#select(client)
+      })
       return client
     } catch (error) {
       client.disconnect()
       throw reason ?? error
+    }
+  }
+
+  /** What is asked for beside {@link run}: a server takes connections even when it is stopped. */
+  async watched<T>(client: Client, work: () => Promise<T>): Promise<T> {
+    const watchdog = setTimeout(() => client.stream?.destroy(), Math.min(this.#address.patience, 10_000)).unref()
+    try {
+      return await work()
     } finally {
       clearTimeout(watchdog)
     }
@@ -308,7 +343,17 @@ export class Connection {
   async #subscribe(channel: string, how: How): Promise<void> {
     this.#channels.add(channel)
     try {
-      await this.#patiently('receive', (client) => client.subscribe(channel), how)
+      const subscribe = async (client: Client) => {
+        let ear: Client
+        try {
+          ear = await this.#earOf(client)
+        } catch (cause) {
+          // The connection ends with it, and is made again: then it is seen whether that can be had.
+          throw new Error('the connection was lost', { cause })
+        }
+        return ear.subscribe(channel)
+      }
+      await this.#patiently('receive', subscribe, how)
     } catch (error) {
       this.#channels.delete(channel)
       throw error
@@ -320,7 +365,11 @@ export class Connection {
   }
 
   async ignore(channel: string): Promise<void> {
-    if (this.#channels.delete(channel)) await this.#client?.unsubscribe(channel).catch(() => {})
+    if (!this.#channels.delete(channel) || this.#client === undefined) return
+    await this.#ears
+      .get(this.#client)
+      ?.then((ear) => ear.unsubscribe(channel))
+      .catch(() => {})
   }
 
   #explain(error: unknown, call: string): unknown {

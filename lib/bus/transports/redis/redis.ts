@@ -110,7 +110,7 @@ export class Redis extends Refusals implements Transport {
   async #open(): Promise<void> {
     const client = await this.#connection.open()
     try {
-      const said = await client.config('GET', 'appendonly', 'appendfsync')
+      const said = await this.#connection.watched(client, () => client.config('GET', 'appendonly', 'appendfsync'))
       const [, appends, , syncs] = said.map(String)
       if ([appends, syncs].sort().join() === 'always,yes') this.capabilities = { ...capabilities, persist: 'disk' }
     } catch {
