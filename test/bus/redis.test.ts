@@ -157,6 +157,41 @@ await describeEngine('redis', (_, server) => {
     await expect(connect(`${server.url}?prefix=x`)).rejects.toMatchObject(gone)
   })
 
+  /** One that holds the only message there may be, and another bus that has waited for room once. */
+  const fullQueue = async () => {
+    const url = newUrl()
+    const sender = (await openBus(url)).queue('q', { maxMessages: 1, overflow: 'wait' })
+    const queue = await queueOf(url)
+    await sender.send('first')
+    const first = await one(queue)
+    const waiting = sender.send('second')
+    await expect.poll(() => newClient().pubsub('NUMSUB', `${prefixOf(url)}:room:q`)).toMatchObject([{}, 1])
+    await first.ack()
+    await waiting
+    return { sender, queue, message: await one(queue) }
+  }
+
+  test('room that comes together with the answer that there is none is not missed', async () => {
+    const { sender, queue, message } = await fullQueue()
+    server.pause()
+    const sent = sender.send('third')
+    await new Promise((resolve) => setTimeout(resolve, 50))
+    const done = message.ack()
+    await new Promise((resolve) => setTimeout(resolve, 50))
+    server.resume()
+    await Promise.all([sent, done])
+    expect(await take(queue, 1)).toEqual(['third'])
+  })
+
+  test('who waits for room in a queue that somebody removes goes on', async () => {
+    const { sender, queue } = await fullQueue()
+    const sent = sender.send('third')
+    await new Promise((resolve) => setTimeout(resolve, 50))
+    await newClient().flushall()
+    await sent
+    expect(await take(queue, 1)).toEqual(['third'])
+  })
+
   test('what others have added comes as bytes, with its other fields as headers', async () => {
     const url = newUrl()
     const queue = await queueOf(url)

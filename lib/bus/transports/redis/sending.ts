@@ -17,6 +17,9 @@ const PLENTY = 2 ** 22
 /** When room may be expected: milliseconds. */
 const RETRY_AFTER = 1000
 
+/** Milliseconds after which who waits for room looks by himself: nobody tells him of a queue that was removed by hand. */
+const LOOK = 5000
+
 /** A send that goes with the others of its turn. */
 interface Sending {
   readonly batch: readonly Addressed[]
@@ -35,6 +38,9 @@ export class Sender {
   #sendings: Sending[] = []
   /** Who waits for room, by queue. */
   readonly #rooms = new Map<string, Set<() => void>>()
+  /** How often there was word of room; how often there had been when the last came, by queue. */
+  #words = 0
+  readonly #heard = new Map<string, number>()
 
   constructor(calls: Calls, hold: Hold) {
     this.#calls = calls
@@ -45,12 +51,13 @@ export class Sender {
     checkInteger('number of messages', batch.length, 1, BUS_BATCH)
     checkSignal(signal)
     for (;;) {
+      const words = this.#words
       try {
         return await this.#gather(batch, overflow)
       } catch (error) {
         const { code, path = '' } = error as QueueError
         if (overflow !== 'wait' || code !== 'ERR_BUS_QUEUE_FULL' || (error as Full).never !== false) throw error
-        await this.#room(path, signal)
+        await this.#room(path, signal, words)
       }
     }
   }
@@ -113,7 +120,7 @@ export class Sender {
   }
 
   /** Resolves when something may have been taken out of a queue. */
-  async #room(queue: string, signal: AbortSignal | undefined): Promise<void> {
+  async #room(queue: string, signal: AbortSignal | undefined, words: number): Promise<void> {
     const { connection, prefix } = this.#calls
     const channel = `${prefix}room:${queue}`
     if (!connection.hears(channel)) {
@@ -122,7 +129,12 @@ export class Sender {
       return
     }
     checkSignal(signal)
-    const waiter = new Waiter<void>(Number.POSITIVE_INFINITY, signal, (ended, reason) => ended.reject(reason))
+    // The word came before the answer that it was full.
+    if ((this.#heard.get(queue) ?? 0) > words) return
+    const waiter = new Waiter<void>(performance.now() + LOOK, signal, (ended, reason) => {
+      if (reason === 'timeout') ended.resolve()
+      else ended.reject(reason)
+    })
     const tell = () => waiter.resolve()
     const waiting = this.#rooms.get(queue) ?? new Set()
     this.#rooms.set(queue, waiting.add(tell))
@@ -138,6 +150,7 @@ export class Sender {
 
   /** There may be room in a queue. */
   ring(queue: string): void {
+    this.#heard.set(queue, ++this.#words)
     for (const tell of this.#rooms.get(queue) ?? []) tell()
   }
 
