@@ -173,6 +173,29 @@ await describeEngine('redis', (_, server) => {
     expect(await handled.promise).toBe('before')
   })
 
+  test('what waits to know what is held is given up in time, where the server refuses to tell', async () => {
+    const own = await startServer('redis')
+    onTestFinished(() => own.close())
+    const bus = await openBus(`${own.url}?timeout=500`)
+    await bus.queue('mine').send('x')
+    const message = await one(bus.queue('mine'))
+    const admin = client(own.port)
+    await admin.config('SET', 'min-replicas-to-write', 1)
+    await admin.call('CLIENT', 'KILL', 'TYPE', 'normal', 'SKIPME', 'yes')
+    const refused = { code: 'ERR_BUS_CONNECTION', message: expect.stringContaining('NOREPLICAS') }
+    // It is to find out first what it was handed when the connection was lost, and may not.
+    await expect
+      .poll(() =>
+        bus
+          .queue('mine')
+          .receive(nothing)
+          .catch(({ code }) => code),
+      )
+      .toBe('ERR_BUS_CONNECTION')
+    await expect(message.ack()).rejects.toMatchObject(refused)
+    await expect(bus.topic('t').subscribe(undefined, () => {})).rejects.toMatchObject(refused)
+  })
+
   test('who has waited once gets what is larger than a server has in store for who has subscribed', async () => {
     const { bus, direct } = await openBoth()
     const admin = client(server.port)

@@ -264,18 +264,34 @@ export class Connection {
     args: (isAgain: boolean) => Args | undefined | Promise<Args | undefined>,
     how: How = {},
   ): Promise<T> {
-    const work = async (client: Client, isAgain: boolean) => {
+    const work = async (client: Client, isAgain: boolean, end: number) => {
       const made = args(isAgain)
-      const list = made instanceof Promise ? await made : made
+      const list = made instanceof Promise ? await this.#inTime(made, call, end) : made
       if (list === undefined) return undefined as T
       return (client as unknown as Record<string, Script>)[`${script}Buffer`]?.(...list) as Promise<T>
     }
     return this.#patiently(call, work, how)
   }
 
+  /** What has to be known first may be asked for for ever. */
+  async #inTime<T>(known: Promise<T>, call: string, end: number): Promise<T> {
+    const left = Math.max(end - performance.now(), 0)
+    if (left > MAX_TIMER) return known
+    let timer: NodeJS.Timeout | undefined
+    const late = new Promise<never>((_, reject) => {
+      const giveUp = () => reject(this.#failureOf(call) ?? this.#explain(new Error('it does not answer'), call))
+      timer = setTimeout(giveUp, left).unref()
+    })
+    try {
+      return await Promise.race([known, late])
+    } finally {
+      clearTimeout(timer)
+    }
+  }
+
   async #patiently<T>(
     call: string,
-    work: (client: Client, isAgain: boolean) => Promise<T>,
+    work: (client: Client, isAgain: boolean, end: number) => Promise<T>,
     { patience = this.#address.patience, background = false }: How = {},
   ): Promise<T> {
     const end = performance.now() + patience
@@ -286,7 +302,7 @@ export class Connection {
         const client = ready instanceof Promise ? await ready : ready
         this.#asking(client, 1)
         try {
-          const result = await work(client, isAgain)
+          const result = await work(client, isAgain, end)
           this.#refusal = undefined
           return result
         } catch (error) {
@@ -326,8 +342,12 @@ export class Connection {
 
   /** What somebody who waits for it is told while there is no connection, or its server refuses what it is asked. */
   get failure(): unknown {
+    return this.#failureOf('receive')
+  }
+
+  #failureOf(call: string): unknown {
     const reason = this.#client === undefined ? this.#reason : this.#refusal
-    return reason === undefined ? undefined : this.#explain(reason, 'receive')
+    return reason === undefined ? undefined : this.#explain(reason, call)
   }
 
   /** Resolves when what is published to a channel from now on is heard. */
