@@ -352,6 +352,24 @@ await describeEngine('redis', (_, server) => {
     await expect.poll(() => bounded.send('x').catch(({ code }) => code)).toBe('ERR_BUS_QUEUE_FULL')
   })
 
+  test('a server that was emptied is told again what is bound and bounded, as soon as it lets that be done', async () => {
+    const admin = newClient()
+    await admin.acl('SETUSER', 'bea', 'on', '>secret', '~*', '&*', '+@all')
+    const bus = await openBus(newUrl('lease=600').replace('//', '//bea:secret@'))
+    await bus.topic('t').subscribe('named', () => {})
+    const bounded = bus.queue('bounded', { maxMessages: 1 })
+    await bounded.send('x')
+    await admin.flushall()
+    await expect.poll(() => bus.topic('t').publish('x')).toBe(1)
+    // Bounds cannot be said again, for now.
+    await admin.acl('SETUSER', 'bea', '-hset')
+    await admin.acl('LOG', 'RESET')
+    await admin.flushall()
+    await expect.poll(async () => JSON.stringify(await admin.acl('LOG'))).toContain('"hset"')
+    await admin.acl('SETUSER', 'bea', '+hset')
+    await expect.poll(() => bounded.send('x').catch(({ code }) => code)).toBe('ERR_BUS_QUEUE_FULL')
+  })
+
   test('what a server has forgotten was acknowledged is not leased for ever by who acknowledged it', async () => {
     const forgetful = await startServer('redis', ['--appendonly', 'no'])
     onTestFinished(() => forgetful.close())

@@ -89,7 +89,7 @@ export class Redis extends Refusals implements Transport {
     })
     const calls = new Calls(connection, `${address.prefix}:`, clock)
     // Nothing that is to be told goes only one way.
-    const member = new Member(calls, address.numbers.lease ?? LEASE, () => this.#ringAll())
+    const member = new Member(calls, address.numbers.lease ?? LEASE, () => this.#heard())
     const settling = new Settling(calls, member)
     const standings = new Standings(calls, member)
     const { patience } = address
@@ -128,6 +128,12 @@ export class Redis extends Refusals implements Transport {
   #ringAll(): void {
     this.#receiving.ringAll()
     this.#sender.ringAll()
+  }
+
+  /** A server may be emptied without anybody losing his connection. */
+  #heard(): void {
+    this.#ringAll()
+    this.#standings.up()
   }
 
   #up(): void {

@@ -54,7 +54,7 @@ export class Standings {
     return this.#calls.run<Buffer>(script, script, queue, ...args, randomUUID())
   }
 
-  /** The connection is there again: has the server what it had? */
+  /** The server is there: has it what it had? */
   up(): void {
     if (this.#standing.size === 0) return
     const args = () => [...this.#calls.begin(), randomUUID()]
@@ -68,8 +68,11 @@ export class Standings {
     const mark = String(seen)
     const isOther = this.#mark !== undefined && this.#mark !== mark
     this.#mark = mark
-    // If it is lost once more, that is seen as this was.
-    if (isOther) void this.#restore(() => true).catch(() => {})
+    if (!isOther) return
+    this.#restore(() => true).catch(() => {
+      // What could not be said now is said when it is seen again.
+      this.#mark = ''
+    })
   }
 
   async #restore(isMeant: (queue: string) => boolean): Promise<void> {
