@@ -149,11 +149,17 @@ end
 
 local function unlimit(queue, place) call('ZREM', at(queue, 'lease'), '0:' .. place, '1:' .. place) end
 
--- To its old place, where the next who asks gets it.
+-- To its old place, where the next who asks gets it; false if somebody has removed it, or its stream.
 local function give(queue, rank, id)
   unlimit(queue, rank .. ':' .. id)
-  call('XCLAIM', stream(queue, rank), G, BACK, 0, id, 'JUSTID')
+  local name = stream(queue, rank)
+  local given = redis.pcall('XCLAIM', name, G, BACK, 0, id, 'JUSTID')
+  -- Anything else fails as it would have.
+  if given.err and not string.find(given.err, 'NOGROUP', 1, true) then call('XCLAIM', name, G, BACK, 0, id, 'JUSTID') end
   ring(queue)
+  if #given > 0 then return true end
+  call('HDEL', at(queue, 'wear'), rank .. ':' .. id)
+  return false
 end
 
 -- What was lost alone, or had begun, has to answer for it; of the others it is not known.
@@ -163,8 +169,40 @@ local function lose(queue, rank, id, alone)
   if alone or wear[4] == 1 then wear[2] = wear[2] + 1 end
   wear[3], wear[4] = 1, 0
   -- The first needs no memory; see afford().
-  give(queue, rank, id)
-  setWear(queue, place, wear)
+  if give(queue, rank, id) then setWear(queue, place, wear) end
+end
+
+local function keyOf(head)
+  local isOurs, fields = pcall(cjson.decode, head)
+  return isOurs and type(fields) == 'table' and fields['kmq-key']
+end
+
+-- Somebody has removed the stream of a priority, or its group: what was behind one that went with it waits no more, and what
+-- is not there has no bytes.
+local function mend(queue, rank)
+  afford()
+  redis.pcall('XGROUP', 'CREATE', stream(queue, rank), G, '0', 'MKSTREAM')
+  local first, bytes = {}, 0
+  for _, one in ipairs(ranksOf(queue)) do
+    local from = '-'
+    repeat
+      local entries = call('XRANGE', stream(queue, one), from, '+', 'COUNT', 100)
+      for _, e in ipairs(entries) do
+        local key = keyOf(headOf(e[2]))
+        if key then first[key] = true end
+        if e[2][1] == 'kmq' then bytes = bytes + #bodyOf(e[2]) end
+        from = '(' .. e[1]
+      end
+    until #entries < 100
+  end
+  for _, packed in ipairs(call('HVALS', at(queue, 'parked'))) do
+    bytes = bytes + #bodyOf({ 'kmq', cmsgpack.unpack(packed)[3] })
+  end
+  call('HSET', at(queue, 'conf'), 'bytes', bytes)
+  for _, key in ipairs(call('HKEYS', at(queue, 'keys'))) do
+    if not first[key] then freeKey(queue, key) end
+  end
+  rooms[queue] = true
 end
 
 local function drop(queue)
@@ -240,6 +278,17 @@ end
 
 local function isGone(queue) return string.sub(queue, 1, 9) == 'borrowed/' and call('SISMEMBER', P .. 'queues', queue) == 0 end
 
+local function isWhole(queue)
+  local whole = true
+  for _, rank in ipairs(ranksOf(queue)) do
+    if redis.pcall('XPENDING', stream(queue, rank), G).err then
+      mend(queue, rank)
+      whole = false
+    end
+  end
+  return whole
+end
+
 local function count(queue)
   local n = call('HLEN', at(queue, 'parked'))
   for _, rank in ipairs(ranksOf(queue)) do n = n + call('XLEN', stream(queue, rank)) end
@@ -280,6 +329,17 @@ local function lines(text)
   return all
 end
 
+-- How far so much more is beyond the bounds: messages, bytes, and what is said of it.
+local function beyond(queue, messages, bytes)
+  local conf = call('HMGET', at(queue, 'conf'), 'maxMessages', 'maxBytes', 'bytes')
+  local maxMessages, maxBytes = tonumber(conf[1] or 0), tonumber(conf[2] or 0)
+  if messages == 0 or (maxMessages == 0 and maxBytes == 0) then return 0, 0 end
+  local all, sum = count(queue) + messages, tonumber(conf[3] or 0) + bytes
+  local over = maxMessages > 0 and all - maxMessages or 0
+  local heavy = maxBytes > 0 and sum - maxBytes or 0
+  return over, heavy, { 'full', queue, all, maxMessages, sum, maxBytes, messages, bytes }
+end
+
 -- From argument 'from' on: how many queues, and of each its name, the bytes of all bodies, how many messages, what is to
 -- be known of each, in lines, if there is anything, and the messages, each behind its length. All or nothing: which of them
 -- are duplicates, by their places, or what is full.
@@ -304,18 +364,11 @@ local function send(from, overflow)
       end
     end
     group.bytes = bytes
-    local conf = call('HMGET', at(queue, 'conf'), 'maxMessages', 'maxBytes', 'bytes')
-    local maxMessages, maxBytes = tonumber(conf[1] or 0), tonumber(conf[2] or 0)
-    if messages > 0 and (maxMessages > 0 or maxBytes > 0) then
-      local all, sum = count(queue) + messages, tonumber(conf[3] or 0) + bytes
-      local over = maxMessages > 0 and all - maxMessages or 0
-      local heavy = maxBytes > 0 and sum - maxBytes or 0
-      if over > 0 or heavy > 0 then
-        group.victims = overflow == 'drop-oldest' and victims(queue, over, heavy)
-        if not group.victims then
-          return { 'full', queue, all, maxMessages, sum, maxBytes, messages, bytes }
-        end
-      end
+    local over, heavy, full = beyond(queue, messages, bytes)
+    if (over > 0 or heavy > 0) and not isWhole(queue) then over, heavy, full = beyond(queue, messages, bytes) end
+    if over > 0 or heavy > 0 then
+      group.victims = overflow == 'drop-oldest' and victims(queue, over, heavy)
+      if not group.victims then return full end
     end
   end
   local receipts, place = { 'sent' }, -1
@@ -326,8 +379,7 @@ local function send(from, overflow)
       call('XDEL', stream(queue, v[1]), v[2])
       call('HDEL', at(queue, 'wear'), v[1] .. ':' .. v[2])
       group.bytes = group.bytes - v[3]
-      local isOurs, head = pcall(cjson.decode, v[4])
-      local key = isOurs and type(head) == 'table' and head['kmq-key']
+      local key = keyOf(v[4])
       if key then freeKey(queue, key) end
     end
     local messages, from, message = group.messages, 1, nil

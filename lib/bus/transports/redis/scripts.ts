@@ -45,8 +45,8 @@ for _, rank in ipairs(ranks) do
   local name = stream(queue, rank)
   local back = redis.pcall('XPENDING', name, G, '-', '+', max - taken, BACK)
   if back.err then
-    -- Somebody has removed the stream, or its group.
-    redis.pcall('XGROUP', 'CREATE', name, G, '0', 'MKSTREAM')
+    mend(queue, rank)
+    ringAll()
     back = {}
   end
   if #back > 0 then
