@@ -445,6 +445,19 @@ await describeEngine('redis', (_, server) => {
     expect(left.filter((key) => /:(?:lease|wear)$/.test(key))).toEqual([])
   })
 
+  test('a name among the consumers goes with its process, also where it has taken nothing', async () => {
+    const url = newUrl()
+    const bus = await openBus(url)
+    await bus.queue('q').receive(nothing)
+    const client = newClient()
+    const stream = `${prefixOf(url)}:q:q:s0`
+    const [name = ''] = await client.zrange(`${prefixOf(url)}:alive`, '0', '-1')
+    // What a server does by itself since 7.2.
+    await client.xgroup('CREATECONSUMER', stream, 'kmq', name)
+    await bus.close()
+    expect(await client.xinfo('CONSUMERS', stream, 'kmq')).toEqual([])
+  })
+
   test('what a process had goes back when it is closed while it gets another name', async () => {
     const url = newUrl('lease=3000')
     const [bus, client] = [await openBus(url), newClient()]

@@ -69,6 +69,8 @@ for _, rank in ipairs(ranks) do
     taken = taken + #read[1][2]
   end
 end
+-- Since 7.2 it is a consumer there as soon as it has asked, which is to go with it.
+call('SADD', P .. 'c:' .. consumer, queue)
 if taken == 0 then
   local first
   for _, part in ipairs({ 'later', 'retry', 'lease' }) do
@@ -78,7 +80,6 @@ if taken == 0 then
   -- What was promoted may have come to nothing: then there is nothing to wait for.
   return { 'none', first and tostring(math.max(first - now, 0)) or '' }
 end
-call('SADD', P .. 'c:' .. consumer, queue)
 if limit ~= '' then
   for _, chunk in ipairs(out) do
     for id in string.gmatch(chunk[2], '[^,]+') do
