@@ -493,6 +493,21 @@ await describeEngine('redis', (_, server) => {
     expect(visits).toEqual([[], [], [], ['x']])
   })
 
+  test('what a dead process had comes back in time, also when the clock of the server is set back', async () => {
+    const url = newUrl()
+    const queue = await queueOf(url)
+    await queue.send('x')
+    const child = startBus(url, 'hold', { max: 1 })
+    expect(await child.line()).toBe('["x"]')
+    child.kill('SIGKILL')
+    await child.outcome
+    // It went an hour ahead until now.
+    const [client, prefix, hour] = [newClient(), prefixOf(url), 3_600_000]
+    const [name = ''] = await client.zrange(`${prefix}:alive`, '0', '-1')
+    await client.multi().incrby(`${prefix}:beat`, hour).zincrby(`${prefix}:alive`, hour, name).exec()
+    expect((await one(queue)).body).toBe('x')
+  })
+
   test('a server that is paused again and again costs nobody a lease', async () => {
     const url = newUrl('lease=600')
     const [queue, other] = [await queueOf(url), await queueOf(url)]

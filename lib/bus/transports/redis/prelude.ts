@@ -259,14 +259,15 @@ local function scatter(consumer, isLost, held, heir)
 end
 
 -- When somebody was heard. In a time in which nobody was, the server was away, or all were: for nobody did it pass. Whoever
--- lives says so as soon as it is there again: who did not after ${SPARED} such times is spared no more.
+-- lives says so as soon as it is there again: who did not after ${SPARED} such times is spared no more. Where the clock was set
+-- back, nobody lives for longer by that.
 local function hear(t, ttl)
   afford()
   local gap = t - tonumber(call('GET', P .. 'beat') or t)
   call('SET', P .. 'beat', t)
-  if gap <= ttl / 2 then return end
+  if gap >= 0 and gap <= ttl / 2 then return end
   for _, one in ipairs(call('ZRANGE', P .. 'alive', 0, -1)) do
-    if call('HINCRBY', P .. 'spared', one, 1) <= ${SPARED} then call('ZINCRBY', P .. 'alive', gap, one) end
+    if gap < 0 or call('HINCRBY', P .. 'spared', one, 1) <= ${SPARED} then call('ZINCRBY', P .. 'alive', gap, one) end
   end
 end
 
