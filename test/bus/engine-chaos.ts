@@ -59,9 +59,9 @@ export async function wireTo(port: number) {
     cut()
     server.close()
   }
-  /** What is said from now on does not arrive, on the connections that there are. */
-  const swallow = () => {
-    for (const near of nears) near.unpipe().resume()
+  /** What is said from now on does not arrive, on the connections that there are, but the first so many. */
+  const swallow = (but = 0) => {
+    for (const near of [...nears].slice(but)) near.unpipe().resume()
   }
   /** What is answered from now on does not arrive, on the connections that there are. */
   const mute = () => {

@@ -196,6 +196,29 @@ await describeEngine('redis', (_, server) => {
     await expect(bus.topic('t').subscribe(undefined, () => {})).rejects.toMatchObject(refused)
   })
 
+  test('a connection that hears nothing any more holds up nobody who has another that is well', async () => {
+    const { wire, bus, direct } = await openBoth('&timeout=3000')
+    const waiting = one(bus.queue('a'))
+    await expect.poll(() => client(server.port).pubsub('NUMSUB', `wire-${count}:bell:a`)).toMatchObject([{}, 1])
+    wire.swallow(1)
+    const asking = setInterval(
+      () =>
+        void bus
+          .queue('c')
+          .stats()
+          .catch(() => {}),
+      50,
+    )
+    onTestFinished(() => clearInterval(asking))
+    const second = one(bus.queue('b'))
+    // It has looked, and is about to listen.
+    await expect.poll(() => client(server.port).exists(`wire-${count}:q:b:s0`)).toBe(1)
+    await direct.queue('b').send('b')
+    expect((await second).body).toBe('b')
+    await direct.queue('a').send('a')
+    expect((await waiting).body).toBe('a')
+  })
+
   test('who has waited once gets what is larger than a server has in store for who has subscribed', async () => {
     const { bus, direct } = await openBoth()
     const admin = client(server.port)

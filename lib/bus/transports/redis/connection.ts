@@ -174,8 +174,12 @@ export class Connection {
   }
 
   /** What is asked for beside {@link run}: a server takes connections even when it is stopped. */
-  async watched<T>(client: Client, work: () => Promise<T>): Promise<T> {
-    const watchdog = setTimeout(() => client.stream?.destroy(), Math.min(this.#address.patience, 10_000)).unref()
+  async watched<T>(
+    client: Client,
+    work: () => Promise<T>,
+    patience: number = Math.min(this.#address.patience, 10_000),
+  ): Promise<T> {
+    const watchdog = setTimeout(() => client.stream?.destroy(), patience).unref()
     try {
       return await work()
     } finally {
@@ -371,7 +375,7 @@ export class Connection {
           // The connection ends with it, and is made again: then it is seen whether that can be had.
           throw new Error('the connection was lost', { cause })
         }
-        return ear.subscribe(channel)
+        return this.watched(ear, () => ear.subscribe(channel), this.#address.patience)
       }
       await this.#patiently('receive', subscribe, how)
     } catch (error) {
@@ -388,7 +392,7 @@ export class Connection {
     if (!this.#channels.delete(channel) || this.#client === undefined) return
     await this.#ears
       .get(this.#client)
-      ?.then((ear) => ear.unsubscribe(channel))
+      ?.then((ear) => this.watched(ear, () => ear.unsubscribe(channel), this.#address.patience))
       .catch(() => {})
   }
 
