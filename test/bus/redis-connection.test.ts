@@ -159,18 +159,24 @@ await describeEngine('redis', (_, server) => {
     const bus = await openBus(`${own.url}?timeout=2000`)
     const queue = bus.queue('q')
     await queue.send('before')
+    const other = bus.queue('other')
+    await other.send('held')
+    const message = await one(other)
     await begin(client(own.port))
     const refused = {
       code: 'ERR_BUS_CONNECTION',
       message: expect.stringContaining(word),
       hint: expect.stringContaining('refuses'),
     }
+    await expect(message.ack()).rejects.toMatchObject(refused)
     await expect(queue.send('x')).rejects.toMatchObject(refused)
     await expect(queue.receive(nothing)).rejects.toMatchObject(refused)
     const handled = deferred<unknown>()
     queue.consume(({ body }) => handled.resolve(body))
     await end(client(own.port))
     expect(await handled.promise).toBe('before')
+    // It was not known whether that was done.
+    expect(await take(other, 1)).toEqual(['held'])
   })
 
   test('what waits to know what is held is given up in time, where the server refuses to tell', async () => {

@@ -111,7 +111,7 @@ for g = 1, tonumber(ARGV[6]) do
   local queue, rank, bytes, ids = ARGV[i], ARGV[i + 1], tonumber(ARGV[i + 2]), lines(ARGV[i + 3])
   -- As long as its consumer is thought to live nobody takes anything from it: they are all there, or their stream is not;
   -- what a server has forgotten that it had handed out is done all the same, and would be there for ever.
-  local gone = alive and redis.pcall('XACK', stream(queue, rank), G, unpack(ids)) or 0
+  local gone = alive and call('XACK', stream(queue, rank), G, unpack(ids)) or 0
   if gone > 0 then
     discard(stream(queue, rank), ids)
     size(queue, bytes)
