@@ -7,7 +7,7 @@ import { fileURLToPath } from 'node:url'
 import { connect, ManualClock } from 'kernelmq/bus'
 import { describe, expect, test } from 'vitest'
 import { judge, judgeTicks } from '../reliability/chaos-bus.mjs'
-import { canUnshare, isRoot, overhead, start, stranger } from '../support.ts'
+import { canUnshare, fixture, isRoot, overhead, start, stranger } from '../support.ts'
 import { DatabaseSync } from './sqlite.mjs'
 import { deferred, newBus, nothing, one, openBus, startBus, take, temporaryDirectory } from './support.ts'
 
@@ -333,6 +333,14 @@ describe('a large body', () => {
 })
 
 describe('a directory', () => {
+  test('that is new is opened by threads of one process at once', async () => {
+    const urls = Array.from({ length: 5 }, newUrl)
+    expect(await start(process.execPath, [fixture('bus-threads.mjs'), ...urls]).outcome).toMatchObject({
+      code: 0,
+      stdout: '',
+    })
+  })
+
   test('of a long path works', async () => {
     const directory = join(temporaryDirectory(), 'a'.repeat(120), 'b'.repeat(120))
     const [bus, other] = [await openBus(`local:${directory}`), await openBus(`local:${directory}`)]

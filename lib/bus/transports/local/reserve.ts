@@ -1,4 +1,5 @@
 // Room that is kept for a full disk: with it what is in a bus can still be received and acknowledged.
+import { randomUUID } from 'node:crypto'
 import { closeSync, existsSync, openSync, renameSync, rmSync, writeFileSync, writeSync } from 'node:fs'
 import { join } from 'node:path'
 
@@ -9,42 +10,44 @@ const CHUNK = new Uint8Array(2 ** 20)
 export class Reserve {
   readonly #path: string
 
+  /** Nobody else's: threads have the same number of a process, and so may processes of two containers. */
+  readonly #part: string
+
   readonly #mode: number
 
   constructor(directory: string, mode: number) {
     this.#mode = mode
     this.#path = join(directory, 'reserve')
+    this.#part = `${this.#path}.${randomUUID()}`
   }
 
   /** False while there is no room for it: then nothing may be sent. */
   restore(): boolean {
     if (existsSync(this.#path)) return true
-    const part = `${this.#path}.${process.pid}`
     try {
-      const file = openSync(part, 'w', this.#mode)
+      const file = openSync(this.#part, 'w', this.#mode)
       try {
         for (let written = 0; written < BYTES; ) written += writeSync(file, CHUNK)
       } finally {
         closeSync(file)
       }
     } catch {
-      rmSync(part, { force: true })
+      rmSync(this.#part, { force: true })
       return false
     }
-    renameSync(part, this.#path)
+    renameSync(this.#part, this.#path)
     return true
   }
 
   /** Whether the disk has no room for a part of it. */
   isNeeded(): boolean {
-    const part = `${this.#path}.${process.pid}`
     try {
-      writeFileSync(part, CHUNK, { mode: this.#mode })
+      writeFileSync(this.#part, CHUNK, { mode: this.#mode })
       return false
     } catch (error) {
       return ['ENOSPC', 'EDQUOT'].includes((error as NodeJS.ErrnoException).code ?? '')
     } finally {
-      rmSync(part, { force: true })
+      rmSync(this.#part, { force: true })
     }
   }
 
