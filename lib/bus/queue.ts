@@ -179,6 +179,9 @@ export interface Scope {
 /** Bytes of what is told of an error in a header of its reply. */
 const LONGEST_ERROR = 500
 
+/** With fewer any wait has come to its cap. */
+const MOST_DOUBLINGS = 100
+
 const NAME = /^[\w.:-]{1,128}$/
 const VERSION = 'version'
 /** The most messages received together of which each is measured. */
@@ -256,7 +259,8 @@ export class Queue<T = unknown> {
 
   #backoff(attempts: number): number {
     const { base, cap } = this.#retry
-    return Math.random() * Math.min(cap, base * 2 ** (attempts - 1))
+    // Without end it would be Infinity, and 0 times that is no number.
+    return Math.random() * Math.min(cap, base * 2 ** Math.min(attempts - 1, MOST_DOUBLINGS))
   }
 
   /** Sets the bounds of the queue, once; whatever is done next comes after it. */

@@ -152,6 +152,17 @@ test('on a full disk a reply is sent when there is room', async ({ skip }) => {
   expect(said.map((line) => JSON.parse(line))).toEqual(['ERR_BUS_DISK_FULL', 'ERR_BUS_DISK_FULL', 4_000_000])
 })
 
+test('a handler that fails more than a thousand times without a wait between is called again', async () => {
+  const queue = (await newBus('memory')).queue('q', { retry: { base: 0, max: 1e9 } })
+  await queue.send('x')
+  const consumer = queue.consume(({ attempts }) => {
+    if (attempts < 1100) throw new Error('not yet')
+  })
+  while ((await queue.stats()).totals.acknowledged === 0) {
+    await Promise.race([consumer.closed, new Promise((resolve) => setImmediate(resolve))])
+  }
+})
+
 describe('what ends a consumer', () => {
   const failing = async () => {
     let isBroken = false
