@@ -488,8 +488,8 @@ export class Queue<T = unknown> {
     const { timeout, signal, ...rest } = options
     const { replies, clock } = this.#context
     return this.#traced('request', (carry) => {
-      const send = (headers: Record<string, string>, ttl: number) =>
-        this.#sendOne(body, { ...rest, ttl, signal }, carry, headers)
+      const send = (headers: Record<string, string>, ttl: number, over: AbortSignal) =>
+        this.#sendOne(body, { ...rest, ttl, signal: over }, carry, headers)
       return replies.request(send, clock.now(), { timeout, signal }) as Promise<R>
     })
   }

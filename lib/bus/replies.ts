@@ -85,9 +85,9 @@ export class Replies {
     }
   }
 
-  /** Sends by `send`, with headers that bring the reply back, and waits for it. */
+  /** Sends by `send`, with headers that bring the reply back, as long as nobody has given up, and waits for it. */
   async request(
-    send: (headers: Record<string, string>, ttl: number) => Promise<unknown>,
+    send: (headers: Record<string, string>, ttl: number, over: AbortSignal) => Promise<unknown>,
     now: number,
     { timeout = 30_000, signal }: RequestOptions,
   ): Promise<unknown> {
@@ -95,12 +95,14 @@ export class Replies {
     checkSignal(signal)
     const id = randomUUID()
     const until = now + timeout
+    const over = new AbortController()
     const waiter = new Waiter<unknown>(deadline, signal, (ended, reason) => {
       // That its time is over, its handler knows by itself; and of one that was not sent there is none.
       if (reason !== 'timeout' && this.#waiting.has(id)) this.#cancellations.cancel(id, until)
       ended.reject(
         reason === 'timeout' ? new QueueError('ETIMEDOUT', { syscall: 'request', detail: `${timeout} ms` }) : reason,
       )
+      over.abort()
     })
     // Nobody looks at it before it is sent.
     waiter.promise.catch(() => {})
@@ -110,12 +112,14 @@ export class Replies {
       this.#waiting.set(id, { waiter, deadline: until })
       this.#hold ??= setInterval(() => {}, MAX_TIMER)
       const headers = { [RPC.replyTo]: queue, [RPC.replyId]: id, [RPC.deadline]: String(until) }
-      await send(headers, timeout)
-      return await waiter.promise
+      // To wait for room may take longer than there is time.
+      const sent = send(headers, timeout, over.signal)
+      return await Promise.race([waiter.promise, sent.then(() => waiter.promise)])
     } catch (error) {
       waiter.reject(error)
       throw error
     } finally {
+      over.abort()
       this.#waiting.delete(id)
       if (this.#waiting.size === 0) {
         clearInterval(this.#hold)

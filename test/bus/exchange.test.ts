@@ -12,6 +12,17 @@ import { deferred, newBus, nothing, one, openBus, schemes, take, temporaryDirect
 
 describe.each(schemes)('%s:', exchange)
 
+test.each(['memory', 'local'] as const)(
+  '%s: a request for which there is no room in time rejects, and is not sent when there is',
+  async (scheme) => {
+    const queue = (await newBus(scheme)).queue('q', { maxMessages: 1, overflow: 'wait' })
+    await queue.send('before')
+    await expect(queue.request('late', { timeout: 20 })).rejects.toMatchObject({ code: 'ETIMEDOUT' })
+    expect(await take(queue, 1)).toEqual(['before'])
+    expect(await queue.stats()).toMatchObject({ ready: 0, totals: { sent: 1 } })
+  },
+)
+
 /** Of what nobody may ask for by its name. */
 const withStore = async <R>(
   directory: string,
