@@ -166,6 +166,15 @@ test('a disk that fails is not taken for a full one', async () => {
   expect(readdirSync(directory).filter((name) => name.startsWith('reserve'))).toEqual(['reserve'])
 })
 
+test('a large body to a queue that went with its process leaves no file', async () => {
+  const directory = temporaryDirectory()
+  const engine = await openLocal(directory, new ManualClock(1), { mode: 0o700, create: true, patience: 1000 })
+  onTestFinished(() => engine.close())
+  const reply = to('borrowed/gone', ['x'], { body: Buffer.alloc(70_000) })
+  await engine.send(reply, { overflow: 'reject', disk: false, signal: undefined })
+  await vi.waitFor(() => expect(readdirSync(join(directory, 'bodies'))).toEqual([]), 10_000)
+})
+
 test('a queue goes in parts, each a transaction, also if its process ends meanwhile, with all that there is of it', () => {
   const store = newStore()
   const name = 'borrowed/@n/x'

@@ -508,7 +508,8 @@ export class Store {
       while (batch[to]?.queue === name) to++
       // One that went with its process is not made again: nobody would ever look into it.
       const isGone = name.startsWith(BORROWED) && !this.#exists(name)
-      if (!isGone) this.#sendTo(this.#queue(name), name, batch, receipts, from, to, overflow, now, files)
+      if (isGone) for (let at = from; at < to; at++) this.#dropFile((batch[at] as Addressed).message, files)
+      else this.#sendTo(this.#queue(name), name, batch, receipts, from, to, overflow, now, files)
       from = to
     }
     return receipts
