@@ -739,6 +739,15 @@ export const conformance = (scheme: Scheme): void => {
       expect(await queue.stats()).toMatchObject({ ready: 0, bytes: 0 })
     })
 
+    testOf(scheme, 'bounds')('drops what was given back like any other', async () => {
+      const queue = await make('q', { maxMessages: 3, overflow: 'drop-oldest' })
+      await queue.sendMany(['a', 'b', 'c'].map((body) => ({ body })))
+      for (const message of await gather(queue, 3)) await message.release()
+      await queue.send('d')
+      expect((await take(queue, 3)).sort()).toEqual(['b', 'c', 'd'])
+      expect(await queue.stats()).toMatchObject({ ready: 0, leased: 0, bytes: 0 })
+    })
+
     testOf(scheme, 'bounds')('never drops what somebody has', async () => {
       const queue = await make('q', { maxMessages: 1, overflow: 'drop-oldest' })
       await queue.send('x')

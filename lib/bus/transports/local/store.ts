@@ -640,11 +640,19 @@ export class Store {
     for (const { rank, sequence } of this.#sql(
       'SELECT rank, sequence FROM cursors WHERE queue = ? ORDER BY rank DESC',
     ).all(queue)) {
-      const first = this.#rows(
-        `SELECT ${handed} FROM messages WHERE queue = ? AND rank = ? AND sequence > ? ORDER BY sequence LIMIT 1`,
-      ).get(queue, rank as number, sequence as number)
+      // What was given back lies before all that comes after the cursor.
+      const first =
+        this.#rows(
+          `SELECT ${handed} FROM released r CROSS JOIN messages m USING (queue, rank, sequence)
+           WHERE r.queue = ? AND r.rank = ? ORDER BY r.sequence LIMIT 1`,
+        ).get(queue, rank as number) ??
+        this.#rows(
+          `SELECT ${handed} FROM messages WHERE queue = ? AND rank = ? AND sequence > ? ORDER BY sequence LIMIT 1`,
+        ).get(queue, rank as number, sequence as number)
       if (first === undefined) continue
       const token = toDelivery(first, { id: 0, queue, left: 0 }).token as Token
+      const place = [queue, rank as number, token.sequence] as const
+      this.#sql('DELETE FROM released WHERE queue = ? AND rank = ? AND sequence = ?').run(...place)
       this.#remove(token)
       row.messages = Number(row.messages) - 1
       row.bytes = Number(row.bytes) - token.size
