@@ -3,7 +3,7 @@ import { setTimeout as sleep } from 'node:timers/promises'
 import { checkInteger, checkOptions, outOfRange } from '../errors.ts'
 import { decode } from './body.ts'
 import type { Codecs } from './codecs.ts'
-import { DEAD, deadOf } from './message.ts'
+import { DEAD, deadOf, type Settler } from './message.ts'
 import { BUS_BATCH, type Delivery, demand, type Outgoing, type Transport, withoutOwn } from './transport.ts'
 
 export interface DeadLetter {
@@ -34,12 +34,17 @@ export class DeadLetters {
   readonly #queue: string
   readonly #transport: Transport
   readonly #codecs: Codecs
+  readonly #settler: Settler
 
   /** @internal */
-  constructor(queue: string, { transport, codecs }: { transport: Transport; codecs: Codecs }) {
+  constructor(
+    queue: string,
+    { transport, codecs, settler }: { transport: Transport; codecs: Codecs; settler: Settler },
+  ) {
     this.#queue = queue
     this.#transport = transport
     this.#codecs = codecs
+    this.#settler = settler
   }
 
   /** A page of them, the oldest first; `after` is the `next` of the page before. */
@@ -104,7 +109,7 @@ export class DeadLetters {
       return count
     } finally {
       // Only now: they would be received again at once.
-      await this.#giveBack(others)
+      await this.#settler.giveBack(others)
     }
   }
 
@@ -117,16 +122,6 @@ export class DeadLetters {
       together: false,
     }
     return this.#transport.receive(deadOf(this.#queue), options)
-  }
-
-  async #giveBack(deliveries: Delivery[]): Promise<void> {
-    for (let at = 0; at < deliveries.length; at += BUS_BATCH) {
-      await this.#transport.settle(
-        deliveries
-          .slice(at, at + BUS_BATCH)
-          .map(({ token }) => ({ token, outcome: 'retry', due: 0, counted: false }) as const),
-      )
-    }
   }
 }
 

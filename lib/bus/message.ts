@@ -104,6 +104,16 @@ export class Settler {
     }
   }
 
+  /** As if they had never been received. What is in the way may pass: they are nobody's else as long as this process lives. */
+  async giveBack(deliveries: readonly Delivery[]): Promise<void> {
+    for (let at = 0; at < deliveries.length; at += BUS_BATCH) {
+      const some = deliveries.slice(at, at + BUS_BATCH)
+      const back = some.map(({ token }) => ({ token, outcome: 'retry', due: 0, counted: false }) as const)
+      const settle = () => this.#transport.settle(back)
+      await settle().catch(() => void this.persist(settle, { background: true }).catch(() => {}))
+    }
+  }
+
   /** From now on nothing is tried more than once again. */
   end(): void {
     this.#over.abort()

@@ -544,9 +544,7 @@ export class Queue<T = unknown> {
       } catch (error) {
         // Taken away meanwhile: somebody else's.
         if ((error as QueueError).code === 'ERR_BUS_LEASE_LOST') continue
-        const back = deliveries.map(({ token }) => ({ token, outcome: 'retry', due: 0, counted: false }) as const)
-        const giveBack = () => transport.settle(back)
-        await giveBack().catch(() => void this.#context.settler.persist(giveBack).catch(() => {}))
+        await this.#context.settler.giveBack(deliveries)
         throw error
       }
     }
@@ -820,7 +818,7 @@ export class Queue<T = unknown> {
    * Resolves to how many there were.
    */
   async purge({ signal }: { signal?: AbortSignal | undefined } = {}): Promise<number> {
-    const { transport } = this.#context
+    const { transport, settler } = this.#context
     // Who takes from a queue of the kernel does not know how many messages are in its packs.
     const isCounted = transport.capabilities.lease !== false
     const { ready, held } = await transport.stats(this.name)
@@ -836,7 +834,11 @@ export class Queue<T = unknown> {
         together: false,
       })
       if (deliveries.length === 0) break
-      const settled = await transport.settle(deliveries.map(({ token }) => ({ token, outcome: 'ack' }) as const))
+      const acks = deliveries.map(({ token }) => ({ token, outcome: 'ack' }) as const)
+      const settled = await transport.settle(acks).catch(async (error: unknown) => {
+        await settler.giveBack(deliveries)
+        throw error
+      })
       count += settled.filter((held) => held).length
     }
     return count

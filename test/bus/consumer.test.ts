@@ -1,11 +1,12 @@
 // What ends a consumer, and what does not.
-import { mkdirSync } from 'node:fs'
+import { spawnSync } from 'node:child_process'
+import { mkdirSync, readdirSync, rmSync, writeFileSync } from 'node:fs'
 import { join } from 'node:path'
 import { connect, type Queue } from 'kernelmq/bus'
 import { describe, expect, onTestFinished, test } from 'vitest'
 import { canUnshare } from '../support.ts'
 import { DatabaseSync } from './sqlite.mjs'
-import { deferred, newBus, openBus, startBus, temporaryDirectory } from './support.ts'
+import { deferred, newBus, one, openBus, startBus, take, temporaryDirectory } from './support.ts'
 
 /** Keeps all others from writing to a bus, until the function that this returns is called. */
 function lockIn(directory: string): () => void {
@@ -21,7 +22,7 @@ function lockIn(directory: string): () => void {
 async function withLock() {
   const directory = join(temporaryDirectory(), 'bus')
   const bus = await openBus(`local:${directory}`, { busyTimeout: 50 })
-  return { bus, queue: bus.queue('q'), lock: () => lockIn(directory) }
+  return { bus, directory, queue: bus.queue('q'), lock: () => lockIn(directory) }
 }
 
 /** What was asked for before, or at about the same time, has failed, too. */
@@ -90,6 +91,37 @@ describe('while another process writes for longer than "busyTimeout"', () => {
     await busy(queue)
     free()
     expect(await Promise.race([handled.promise, consumer.closed.then(() => 'closed')])).toBe('before')
+  })
+
+  test('a dead letter that could be neither sent back nor given back is given back later', async () => {
+    const { queue, lock } = await withLock()
+    await queue.send('x')
+    await (await one(queue)).dead('no')
+    let free: (() => void) | undefined
+    const filter = () => {
+      free ??= lock()
+      return true
+    }
+    await expect(queue.dead.redrive({ filter })).rejects.toMatchObject({ code: 'ERR_BUS_BUSY' })
+    free?.()
+    while ((await queue.dead.redrive()) === 0) await new Promise((resolve) => setImmediate(resolve))
+    expect(await take(queue, 1)).toEqual(['x'])
+  })
+
+  test('what could not be purged is given back later', async () => {
+    const { directory, queue, lock } = await withLock()
+    await queue.send('x'.repeat(70_000))
+    const body = join(directory, 'bodies', readdirSync(join(directory, 'bodies'))[0] as string)
+    rmSync(body)
+    // Whoever reads it waits.
+    expect(spawnSync('mkfifo', [body]).status).toBe(0)
+    const purged = expect(queue.purge()).rejects.toMatchObject({ code: 'ERR_BUS_BUSY' })
+    while ((await queue.stats()).leased === 0) await new Promise((resolve) => setImmediate(resolve))
+    const free = lock()
+    writeFileSync(body, 'x')
+    await purged
+    free()
+    while ((await queue.stats()).ready === 0) await new Promise((resolve) => setImmediate(resolve))
   })
 
   test('closing the bus waits for it no longer', async () => {

@@ -3,6 +3,7 @@ import { readdirSync } from 'node:fs'
 import { join } from 'node:path'
 import { ManualClock } from 'kernelmq/bus'
 import { expect, onTestFinished, test, vi } from 'vitest'
+import { systemClock } from '../../lib/bus/clock.ts'
 import { openLocal } from '../../lib/bus/transports/local/local.ts'
 import type * as Sqlite from '../../lib/bus/transports/local/sqlite.ts'
 import { openDatabase, prepareArrays } from '../../lib/bus/transports/local/sqlite.ts'
@@ -251,6 +252,23 @@ test('a claim that fails with the send that has brought its message does not fai
   await engine.send(to('q', ['a']), { overflow: 'reject', disk: false, signal: undefined })
   expect(await received).toMatchObject([{ id: 'a' }])
   expect(claims).toHaveBeenCalledTimes(2)
+})
+
+test('what came for one who has given up goes back also if that fails at first', async () => {
+  const engine = openMemory(systemClock)
+  onTestFinished(() => engine.close())
+  const receive = { max: 1, deadline: forever, signal: undefined, lease: forever, together: false }
+  await engine.send(to('q', ['a']), { overflow: 'reject', disk: false, signal: undefined })
+  const settles = vi.spyOn(Store.prototype, 'settle').mockImplementationOnce(() => {
+    throw new Error('of the store')
+  })
+  onTestFinished(() => settles.mockRestore())
+  const given = new AbortController()
+  const first = engine.receive('q', { ...receive, signal: given.signal })
+  given.abort()
+  await expect(first).rejects.toMatchObject({ name: 'AbortError' })
+  expect(await engine.receive('q', receive)).toMatchObject([{ id: 'a' }])
+  expect(settles).toHaveBeenCalledTimes(2)
 })
 
 test('what is sent together is received as it was sent', async () => {

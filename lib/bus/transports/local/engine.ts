@@ -119,7 +119,7 @@ interface Committed {
 /** Between two attempts to write while another process does, in milliseconds. */
 const RETRY = 1
 
-/** Before a bell that could not be passed on is, in milliseconds. */
+/** Before what could not be passed on is, in milliseconds. */
 const LATER = 1000
 
 export class Engine implements Transport {
@@ -555,7 +555,16 @@ export class Engine implements Transport {
       taker.waiter.resolve(deliveries)
       return
     }
-    await this.settle(deliveries.map(({ token }) => ({ token, outcome: 'retry', due: 0, counted: false }) as const))
+    await this.#giveBack(deliveries)
+  }
+
+  /** Until it is done, or closing does it: nobody knows of them, and they would be this process's as long as it lives. */
+  async #giveBack(deliveries: readonly Delivery[]): Promise<void> {
+    try {
+      await this.settle(deliveries.map(({ token }) => ({ token, outcome: 'retry', due: 0, counted: false }) as const))
+    } catch {
+      if (this.#closed === undefined) setTimeout(() => void this.#giveBack(deliveries), LATER).unref()
+    }
   }
 
   async settle(batch: readonly Settlement[]): Promise<boolean[]> {
