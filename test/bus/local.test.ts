@@ -1,11 +1,12 @@
 // What `local:` has to do beyond the conformance of all transports: processes, files, disks, users.
 import { spawnSync } from 'node:child_process'
 import { chmodSync, mkdirSync, readdirSync, readFileSync, rmSync, statSync, truncateSync, writeFileSync } from 'node:fs'
+import { createServer } from 'node:net'
 import { join } from 'node:path'
 import { setTimeout as sleep } from 'node:timers/promises'
 import { fileURLToPath } from 'node:url'
 import { connect, ManualClock } from 'kernelmq/bus'
-import { describe, expect, test } from 'vitest'
+import { describe, expect, onTestFinished, test } from 'vitest'
 import { judge, judgeTicks } from '../reliability/chaos-bus.mjs'
 import { canUnshare, fixture, isRoot, overhead, start, stranger } from '../support.ts'
 import { DatabaseSync } from './sqlite.mjs'
@@ -51,6 +52,48 @@ test('what a killed process had goes to one that waits, at once', async () => {
   }
   // No timer has to expire; a busy machine is slow nevertheless.
   expect(Math.min(...times)).toBeLessThan(500)
+})
+
+describe('a process that has no descriptor for those who connect', () => {
+  test('is told when it has of what came for it meanwhile', async () => {
+    const url = newUrl()
+    const names = Array.from({ length: 10 }, (_, i) => `q${i}`)
+    const child = startBus(url, 'crowd', names, ['sh', '-c', 'ulimit -n 60 && exec "$@"', 'sh'])
+    expect(await heard(child)).toBe('EMFILE')
+    const bus = await openBus(url)
+    for (const name of names) {
+      await bus.queue(name).send(name)
+      await sleep(2)
+    }
+    child.kill('SIGUSR2')
+    const said = []
+    while (said.length < names.length) said.push(await heard(child))
+    expect(said.sort()).toEqual(names)
+    child.kill('SIGKILL')
+  })
+
+  test('is not connected to again and again without a pause', async () => {
+    const url = newUrl()
+    await (await openBus(url)).close()
+    const database = new DatabaseSync(join(directoryOf(url), 'bus.db'))
+    database.exec("INSERT INTO processes (pid, socket) VALUES (1, 'crowded')")
+    database.close()
+    const heardOf: string[] = []
+    const enough = deferred()
+    const server = createServer((socket) => {
+      socket.setEncoding('latin1').once('data', (text: string) => {
+        socket.destroy()
+        if (heardOf.push(text) === 5) enough.resolve()
+      })
+    })
+    server.listen(join(directoryOf(url), 'peers/crowded'))
+    onTestFinished(() => void server.close())
+    const began = performance.now()
+    await openBus(url)
+    await enough.promise
+    expect(performance.now() - began).toBeGreaterThan(2000)
+    expect(heardOf).toEqual([expect.stringMatching(/^\d+\n$/), ...Array(4).fill(expect.stringMatching(/^\d+\n0\n$/))])
+  })
 })
 
 test('who knew when a message is due tells the next when he gives up, also if he looks once more', async () => {

@@ -155,6 +155,7 @@ class Local implements Surroundings {
     this.#reserve = new Reserve(directory, mode)
     this.#peers = new Peers(join(directory, 'peers'), mode, {
       ring: (queue) => this.#engine.rung(queue),
+      missed: () => this.#engine.ringAll(),
       lost: () => void this.#check(),
     })
   }
@@ -286,6 +287,7 @@ class Local implements Surroundings {
       this.#checkAgain = false
       try {
         const others = (await this.#processes()).filter(({ owner }) => owner !== this.#engine.owner)
+        this.#peers.keep(others.map(({ owner }) => owner))
         await Promise.all(others.map((other) => this.#meet(other)))
       } catch {
         // The store is not to be had: somebody is stopped while he writes, or the disk fails. It may be later.

@@ -14,12 +14,23 @@ interface Peer {
 export interface PeersEvents {
   /** A bell: there is something for us in that queue. */
   ring(queue: number): void
+  /** Bells for us may have been lost. */
+  missed(): void
   /** A connection has ended: somebody may be no more. */
   lost(): void
 }
 
 /** The most bytes of a socket's address, less the zero at its end: unix(7). */
 const LONGEST = 106
+
+/** Instead of the number of a queue, none of which has this one: any. */
+const ANY = 0
+
+/** Milliseconds; who had no descriptor for a connection has ended it sooner. */
+const BRIEF = 1000
+
+/** So many such connections in a row are enough. */
+const TRIES = 2
 
 /** Nobody listens there any more. */
 const GONE = new Set(['ECONNREFUSED', 'ENOENT', 'ECONNRESET', 'EPIPE'])
@@ -32,6 +43,8 @@ export class Peers {
   /** Two processes may have two connections: each has made one. */
   readonly #sockets = new Set<Socket>()
   readonly #bells = new Map<number, Set<number>>()
+  /** How many connections that we have made to somebody have ended so soon, in a row, or one that lasted longer. */
+  readonly #ended = new Map<number, number>()
   readonly #mode: number
   readonly #handle: number | undefined
   #closed = false
@@ -77,6 +90,12 @@ export class Peers {
 
   connect(owner: number, name: string): Promise<'met' | 'gone' | 'unknown'> {
     if (this.#peers.has(owner)) return Promise.resolve('met')
+    const ended = this.#ended.get(owner)
+    if (ended !== undefined && ended >= TRIES) {
+      // He is there, and out of descriptors: once more in a while.
+      this.#ended.set(owner, TRIES - 1)
+      return Promise.resolve('unknown')
+    }
     return new Promise((resolve) => {
       const socket = createConnection(join(this.#directory, name))
       const refused = (error: NodeJS.ErrnoException) => resolve(GONE.has(error.code ?? '') ? 'gone' : 'unknown')
@@ -88,10 +107,22 @@ export class Peers {
           return resolve('met')
         }
         socket.write(`${this.owner}\n`)
+        // What the connection before had in it he may never have read.
+        if (ended !== undefined) socket.write(`${ANY}\n`)
+        // First: who is told that it has ended looks at that.
+        this.#watch(owner, socket)
         this.#listen({ socket, owner })
         this.#welcome(owner, socket)
         resolve('met')
       })
+    })
+  }
+
+  #watch(owner: number, socket: Socket): void {
+    const since = performance.now()
+    socket.on('close', () => {
+      const before = performance.now() - since < BRIEF ? (this.#ended.get(owner) ?? 0) : 0
+      this.#ended.set(owner, before + 1)
     })
   }
 
@@ -111,8 +142,11 @@ export class Peers {
       const lines = (text + chunk).split('\n')
       text = lines.pop() ?? ''
       for (const line of lines) {
-        if (peer.owner !== undefined) this.#events.ring(Number(line))
-        else {
+        if (peer.owner !== undefined) {
+          const queue = Number(line)
+          if (queue === ANY) this.#events.missed()
+          else this.#events.ring(queue)
+        } else {
           peer.owner = Number(line)
           this.#welcome(peer.owner, socket)
         }
@@ -133,9 +167,15 @@ export class Peers {
     else this.#bells.set(owner, (this.#bells.get(owner) ?? new Set()).add(queue))
   }
 
+  /** Those of others are no more. */
+  keep(owners: readonly number[]): void {
+    for (const owner of this.#ended.keys()) if (!owners.includes(owner)) this.#ended.delete(owner)
+  }
+
   /** Of one who is no more. */
   forget(owner: number, name: string): void {
     this.#bells.delete(owner)
+    this.#ended.delete(owner)
     rmSync(join(this.#directory, name), { force: true })
   }
 
