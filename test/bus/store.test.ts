@@ -254,6 +254,21 @@ test('a claim that fails with the send that has brought its message does not fai
   expect(claims).toHaveBeenCalledTimes(2)
 })
 
+test('what is due by a clock that was put forward is found within a minute', async () => {
+  const time = new ManualClock(1)
+  let ahead = 0
+  const engine = openMemory({ now: () => time.now() + ahead, after: (ms, callback) => time.after(ms, callback) })
+  onTestFinished(() => engine.close())
+  const receive = { max: 1, deadline: forever, signal: undefined, lease: forever, together: false }
+  const received = engine.receive('q', receive)
+  const sent = { overflow: 'reject', disk: false, signal: undefined } as const
+  await engine.send(to('q', ['a'], { due: 3_600_000 }), sent)
+  await engine.stats('q')
+  ahead = 3_600_000
+  time.advance(60_000)
+  expect(await received).toMatchObject([{ id: 'a' }])
+})
+
 test('what came for one who has given up goes back also if that fails at first', async () => {
   const engine = openMemory(systemClock)
   onTestFinished(() => engine.close())

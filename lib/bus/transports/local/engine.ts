@@ -119,6 +119,9 @@ interface Committed {
 /** Between two attempts to write while another process does, in milliseconds. */
 const RETRY = 1
 
+/** A timer does not know that the clock was put forward: who waits for what is due looks again after so many milliseconds. */
+const LOOK = 60_000
+
 /** Before what could not be passed on is, in milliseconds. */
 const LATER = 1000
 
@@ -532,7 +535,7 @@ export class Engine implements Transport {
     if (due === undefined) return
     // What was there was of no use, and there may be more.
     if (due <= this.#clock.now()) line.again = true
-    else line.cancel = this.#clock.after(due - this.#clock.now(), () => void this.#serve(line))
+    else line.cancel = this.#clock.after(Math.min(due - this.#clock.now(), LOOK), () => void this.#serve(line))
   }
 
   #tellLate(line: Line, present: readonly Receiver[]): void {
