@@ -38,6 +38,7 @@ export class Replies {
   #ready: Promise<string> | undefined
   /** Requests hold the process; that its queue is consumed does not. */
   #hold: NodeJS.Timeout | undefined
+  #closed = false
 
   constructor(
     transport: Transport,
@@ -79,6 +80,7 @@ export class Replies {
 
   /** No reply comes any more. */
   close(): void {
+    this.#closed = true
     for (const [id, { waiter, deadline }] of this.#waiting) {
       this.#cancellations.cancel(id, deadline)
       waiter.reject(new QueueError('ERR_MQ_CLOSED', { syscall: 'request' }))
@@ -109,6 +111,8 @@ export class Replies {
     try {
       // The queue may be longer in the making than anybody waits.
       const queue = (await Promise.race([this.#begin(), waiter.promise])) as string
+      // It may be asked for by a handler whose end is waited for.
+      if (this.#closed) throw new QueueError('ERR_MQ_CLOSED', { syscall: 'request' })
       this.#waiting.set(id, { waiter, deadline: until })
       this.#hold ??= setInterval(() => {}, MAX_TIMER)
       const headers = { [RPC.replyTo]: queue, [RPC.replyId]: id, [RPC.deadline]: String(until) }

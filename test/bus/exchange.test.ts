@@ -23,6 +23,35 @@ test.each(['memory', 'local'] as const)(
   },
 )
 
+describe.each(['memory', 'local'] as const)('%s: a request', (scheme) => {
+  const closed = { code: 'ERR_MQ_CLOSED' }
+  const long = { timeout: 60_000 }
+
+  test('that is asked for in the turn in which its bus is closed rejects', async () => {
+    const bus = await newBus(scheme)
+    const request = expect(bus.queue('q').request('x', long)).rejects.toMatchObject(closed)
+    await bus.close()
+    await request
+  })
+
+  test('of a handler whose end the closing waits for rejects', async () => {
+    const bus = await newBus(scheme)
+    const [begun, closing, asked] = [deferred(), deferred(), deferred()]
+    bus.queue('q').consume(async () => {
+      begun.resolve()
+      await closing.promise
+      await expect(bus.queue('other').request('x', long)).rejects.toMatchObject(closed)
+      asked.resolve()
+    })
+    await bus.queue('q').send('x')
+    await begun.promise
+    const end = bus.close()
+    closing.resolve()
+    await asked.promise
+    await end
+  })
+})
+
 /** Of what nobody may ask for by its name. */
 const withStore = async <R>(
   directory: string,
