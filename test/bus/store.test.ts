@@ -206,6 +206,14 @@ test('a queue goes in parts, each a transaction, also if its process ends meanwh
   expect(store.transact(() => store.allot('n')).result).toMatchObject({ messages: 0, bytes: 0, queues: 0 })
 })
 
+test('who leaves a queue that was dropped does not make it again', () => {
+  const store = newStore()
+  store.transact(() => store.borrow('borrowed/x', 1))
+  store.transact(() => store.drop('borrowed/x'))
+  store.transact(() => store.leave('borrowed/x', 0, 1))
+  expect(store.queues()).toEqual([])
+})
+
 test('who only looks is not told of what comes later; the next who waits is', () => {
   const store = newStore()
   store.transact(() => claim(store, 1, 1, false))

@@ -818,6 +818,8 @@ export class Store {
 
   /** Leaves the line; if it had been taken out of it, another is woken in its place. */
   leave(name: string, want: Want, owner: number): void {
+    // One that was dropped meanwhile is not made again.
+    if (!this.#exists(name)) return
     const queue = this.#queue(name)
     const sql = 'DELETE FROM waiting WHERE queue = ? AND want = ? AND owner = ?'
     const stood = Number(this.#sql(sql).run(queue, want, owner).changes) > 0
