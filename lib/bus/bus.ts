@@ -260,10 +260,10 @@ export class Bus {
 
   /** @param name words with dots between them; to subscribe, `*` is one word, `#` any number of them */
   topic<T = unknown>(name: string): Topic<T> {
-    const { transport } = this.#context
+    const { transport, settler } = this.#context
     const publish = (topic: string, body: unknown, options: SendOptions) =>
       this.#publisher.publish(topic, body, options)
-    return new Topic(name, { transport, queue: (queue, options) => this.#open(queue, options), publish })
+    return new Topic(name, { transport, settler, queue: (queue, options) => this.#open(queue, options), publish })
   }
 
   /**

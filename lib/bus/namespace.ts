@@ -57,6 +57,7 @@ export class Namespace {
     const context = this.#context
     return new Topic(name, {
       transport: context.transport,
+      settler: context.settler,
       scope: context.scope,
       queue: (full, options) => new Queue(full, options, context),
       // Asked for first, done first; and what is published is copied at once.

@@ -1,7 +1,7 @@
 // A topic: what is published goes to every queue that is bound to it.
 import { checkOptions, invalidType, invalidValue } from '../errors.ts'
 import type { ConsumeOptions, Consumer, Handler } from './consumer.ts'
-import type { Message } from './message.ts'
+import type { Message, Settler } from './message.ts'
 import { checkQueueName, type Queue, type QueueOptions, type Scope, type SendOptions } from './queue.ts'
 import type { Binding, Transport } from './transport.ts'
 
@@ -15,6 +15,7 @@ export interface SubscribeOptions<T = unknown> extends ConsumeOptions {
 /** What a topic needs of its bus. */
 export interface TopicContext {
   readonly transport: Transport
+  readonly settler: Settler
   readonly scope?: Scope
   queue<T>(name: string, options: QueueOptions<T>): Queue<T>
   publish(topic: string, body: unknown, options: SendOptions): Promise<number>
@@ -86,7 +87,7 @@ export class Topic<T = unknown> {
   ): Promise<Consumer<Message<T>>> {
     checkOptions(options)
     const { queue: queueOptions = {}, headers = {}, ...consumeOptions } = options
-    const { transport } = this.#context
+    const { transport, settler } = this.#context
     if (name !== undefined) {
       const queue = this.#context.queue(this.#prefix + checkQueueName(name), queueOptions)
       // The binding lasts: it is not to be there if nobody has consumed it.
@@ -96,7 +97,9 @@ export class Topic<T = unknown> {
     }
     await this.#context.scope?.declare()
     const own = await transport.borrow(this.#prefix)
-    const drop = () => transport.drop(own).catch(() => {})
+    const remove = () => transport.drop(own)
+    // As long as it is there it is sent to, and nobody takes anything out of it.
+    const drop = () => remove().catch(() => void settler.persist(remove, { background: true }).catch(() => {}))
     try {
       await transport.bind({ ...this.#binding('q', { headers }), queue: own })
       const consumer = this.#context.queue(own, queueOptions).consume(handler, consumeOptions)

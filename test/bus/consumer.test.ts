@@ -124,6 +124,16 @@ describe('while another process writes for longer than "busyTimeout"', () => {
     while ((await queue.stats()).ready === 0) await new Promise((resolve) => setImmediate(resolve))
   })
 
+  test('the queue of a subscription that has ended is dropped later', async () => {
+    const { bus, queue, lock } = await withLock()
+    const consumer = await bus.topic('t').subscribe(undefined, () => {})
+    const free = lock()
+    await consumer.close()
+    await busy(queue)
+    free()
+    while ((await bus.topic('t').publish('x')) > 0) await new Promise((resolve) => setImmediate(resolve))
+  })
+
   test('closing the bus waits for it no longer', async () => {
     const directory = join(temporaryDirectory(), 'bus')
     const bus = await connect(`local:${directory}`, { busyTimeout: 50 })
