@@ -6,6 +6,7 @@ import { checkInteger, checkOptions, invalidType, invalidValue } from '../errors
 import { Cancellations } from './cancellations.ts'
 import { type Clock, systemClock } from './clock.ts'
 import { type Codec, Codecs } from './codecs.ts'
+import { Consumers } from './consumer.ts'
 import { Settler } from './message.ts'
 import { Meters } from './meter.ts'
 import { Namespace, type NamespaceOptions } from './namespace.ts'
@@ -213,7 +214,7 @@ export class Bus {
     )
     const settler = new Settler(transport)
     const meters = new Meters()
-    const consumers: Context['consumers'] = new Set()
+    const consumers = new Consumers()
     this.#context = {
       transport,
       clock,
@@ -342,7 +343,7 @@ export class Bus {
     const { consumers, gatherings, replies, cancellations, settler, transport } = this.#context
     replies.close()
     settler.end()
-    await Promise.all([...consumers].map((consumer) => consumer.end()))
+    await consumers.close()
     await gatherings.close()
     await cancellations.sent()
     // What was asked for before is done before.

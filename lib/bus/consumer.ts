@@ -374,6 +374,27 @@ export class Consumer<M = Message> {
   }
 }
 
+/** Those of a bus. */
+export class Consumers {
+  readonly #all = new Set<{ end(): Promise<void> }>()
+  #isClosing = false
+
+  add(consumer: { end(): Promise<void> }): void {
+    this.#all.add(consumer)
+    if (this.#isClosing) void consumer.end()
+  }
+
+  delete(consumer: { end(): Promise<void> }): void {
+    this.#all.delete(consumer)
+  }
+
+  /** Ends them, and those that begin meanwhile, as that of a handler whose end is waited for. */
+  async close(): Promise<void> {
+    this.#isClosing = true
+    while (this.#all.size > 0) await Promise.all([...this.#all].map((consumer) => consumer.end()))
+  }
+}
+
 const isThenable = (value: unknown): boolean =>
   typeof value === 'object' && value !== null && 'then' in value && typeof value.then === 'function'
 

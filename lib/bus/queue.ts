@@ -6,7 +6,14 @@ import { decode, encode } from './body.ts'
 import type { Cancellations } from './cancellations.ts'
 import type { Clock } from './clock.ts'
 import { type Codecs, ENCODING } from './codecs.ts'
-import { type ConsumeOptions, Consumer, type Handler, type Source, type StartOptions } from './consumer.ts'
+import {
+  type ConsumeOptions,
+  Consumer,
+  type Consumers,
+  type Handler,
+  type Source,
+  type StartOptions,
+} from './consumer.ts'
 import { bodyOf, DeadLetters } from './dead-letters.ts'
 import { History } from './history.ts'
 import {
@@ -160,7 +167,7 @@ export interface Context {
   readonly cancellations: Cancellations
   readonly tracing: Tracing | undefined
   readonly meters: Meters
-  readonly consumers: Set<{ end(): Promise<void> }>
+  readonly consumers: Consumers
   readonly gatherings: Gatherings
   /** Of a namespace. */
   readonly scope?: Scope

@@ -205,6 +205,26 @@ test('a handler that fails more than a thousand times without a wait between is 
   }
 })
 
+test('a consumer that begins while its bus waits for handlers to end takes nothing', async () => {
+  const bus = await newBus('memory')
+  const [begun, end] = [deferred(), deferred()]
+  onTestFinished(() => end.resolve())
+  bus.queue('q').consume(() => {
+    begun.resolve()
+    return end.promise
+  })
+  const late = bus.queue('late')
+  for (const queue of [bus.queue('q'), late]) await queue.send('x')
+  await begun.promise
+  const closing = bus.close()
+  const handled = deferred()
+  const consumer = late.consume(() => handled.resolve())
+  expect(await Promise.race([consumer.closed.then(() => 'closed'), handled.promise])).toBe('closed')
+  expect(await late.stats()).toMatchObject({ ready: 1 })
+  end.resolve()
+  await closing
+})
+
 describe('what ends a consumer', () => {
   const failing = async () => {
     let isBroken = false
