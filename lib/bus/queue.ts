@@ -587,6 +587,8 @@ export class Queue<T = unknown> {
       return undefined
     }
     const { losses } = this.#retry
+    // It goes back, and is read when it can be.
+    if (isPassing(delivery.damage)) throw delivery.damage
     if (delivery.damage !== undefined) return bury('damaged', delivery.damage)
     if (delivery.losses > losses) return bury(`${delivery.losses} consumers were lost over it`)
     if (delivery.headers[STOP] !== undefined) return new Message(delivery, '' as T, this.#origin)

@@ -366,6 +366,15 @@ describe('a large body', () => {
     },
   )
 
+  test('that cannot be read for want of a descriptor goes back, and is no dead letter', async () => {
+    const few = ['sh', '-c', 'ulimit -n 60 && exec "$@"', 'sh']
+    expect(await heard(startBus(newUrl(), 'receiveCrowded', large, few))).toMatchObject({
+      refused: { code: 'ERR_BUS_BUSY' },
+      body: large,
+      stats: { ready: 0, leased: 1, dead: 0 },
+    })
+  })
+
   test('whose sender died before the commit is swept when a bus is opened', async () => {
     const url = newUrl()
     await (await openBus(url)).close()

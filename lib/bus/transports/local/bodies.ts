@@ -7,6 +7,9 @@ import { QueueError } from '../../../errors.ts'
 /** From how many bytes on a body is a file of its own. */
 export const LARGE = 65_536
 
+/** There is no descriptor to be had for it; that passes, and says nothing of the body. */
+const CROWDED: readonly (string | undefined)[] = ['EMFILE', 'ENFILE']
+
 const hashOf = (body: Uint8Array) => createHash('sha256').update(body).digest('hex')
 
 export class Bodies {
@@ -49,7 +52,9 @@ export class Bodies {
     const path = join(this.#directory, name)
     const details = { syscall: 'receive', path }
     const body = await readFile(path).catch((error: NodeJS.ErrnoException) => {
-      throw new QueueError('ERR_BUS_DAMAGED', { ...details, detail: error.code })
+      const code = CROWDED.includes(error.code) ? 'ERR_BUS_BUSY' : 'ERR_BUS_DAMAGED'
+      const hint = code === 'ERR_BUS_BUSY' ? 'there is no descriptor for the file of a large body' : undefined
+      throw new QueueError(code, { ...details, detail: error.code, hint })
     })
     if (!name.endsWith(`-${hashOf(body)}`)) {
       throw new QueueError('ERR_BUS_DAMAGED', { ...details, detail: 'its bytes are not those that were sent' })
