@@ -103,6 +103,8 @@ export async function give(
     const left = Math.max(deadline - performance.now(), 0)
     const wait = queue instanceof PosixQueue ? Math.min(left, LOOK) : left
     try {
+      // What would go into a queue that was removed nobody may ever have.
+      checkThere(queue, target)
       await queue.sendMany(sent === 0 ? items : items.slice(sent), { signal, timeout: wait })
       return { sent: items.length, error: undefined }
     } catch (error) {
@@ -111,11 +113,6 @@ export async function give(
       if (codeOf(error) !== 'ETIMEDOUT') return { sent, error }
       if (more > 0) deadline = performance.now() + timeout
       else if (wait === left) return { sent, error }
-      try {
-        checkThere(queue, target)
-      } catch (gone) {
-        return { sent, error: gone }
-      }
     }
   }
 }
@@ -123,8 +120,9 @@ export async function give(
 const FULL = Object.assign(new Failure('full'), { code: 'ETIMEDOUT' })
 
 /** As {@link give}, without waiting. */
-export function giveNow({ queue }: Source, items: readonly Item[]): Given {
+export function giveNow({ queue, target }: Source, items: readonly Item[]): Given {
   try {
+    checkThere(queue, target)
     return { sent: queue.trySendMany(items), error: FULL }
   } catch (error) {
     return { sent: (error as { sent?: number }).sent ?? 0, error }

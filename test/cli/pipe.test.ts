@@ -193,6 +193,17 @@ describe('kmq pipe', () => {
     expect(JSON.parse(lines[1] ?? '')).toEqual({ type: 5, base64: Buffer.from('y'.repeat(60)).toString('base64') })
   })
 
+  test('the other was removed while it waits for a message: that stays', async () => {
+    const [from, to] = [openQueue(), openQueue()]
+    const child = startKmq(['pipe', nameOf(from), nameOf(to), '--follow'])
+    await from.send('a')
+    await depthIs(to, 1)
+    PosixQueue.unlink(nameOf(to))
+    await from.send('b')
+    expectFailure(await child.outcome, 1, /was removed/)
+    expect([drain(from), drain(to)]).toEqual([['b'], ['a']])
+  })
+
   test('--timeout while the other is full is code 3', async () => {
     const [from, to] = [openQueue(), openQueue({ maxMessages: 1 })]
     from.trySend('a')

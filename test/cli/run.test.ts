@@ -1,4 +1,4 @@
-import { existsSync, readdirSync, readFileSync, writeFileSync } from 'node:fs'
+import { existsSync, readdirSync, readFileSync, rmSync, writeFileSync } from 'node:fs'
 import { join } from 'node:path'
 import { PosixQueue } from 'kernelmq'
 import { describe, expect, test } from 'vitest'
@@ -117,6 +117,41 @@ describe('kmq run', () => {
     const outcome = await kmq(['run', nameOf(queue), '--attempts', '1', '--dead', nameOf(dead), '--', 'false'])
     expectFailure(outcome, 1, /put back 1 message [\s\S]*is full/)
     expect([drain(queue), drain(dead)]).toEqual([['bad'], ['full']])
+  })
+
+  test('the queue of the dead was removed: the message is put back', async () => {
+    const [queue, dead] = [openQueue(), openQueue()]
+    queue.trySend('bad')
+    const path = join(directory(), 'began')
+    const script = `touch ${path}; until [ ! -e ${path} ]; do sleep 0.01; done; exit 1`
+    const child = startKmq(['run', nameOf(queue), '--attempts', '1', '--dead', nameOf(dead), ...sh(script)])
+    await expect.poll(() => existsSync(path), { timeout: 20_000 }).toBe(true)
+    PosixQueue.unlink(nameOf(dead))
+    rmSync(path)
+    expectFailure(await child.outcome, 1, /put back 1 message [\s\S]*was removed/)
+    expect([drain(queue), drain(dead)]).toEqual([['bad'], []])
+  })
+
+  test.each([
+    ['', 1],
+    [', by a second Ctrl-C, too', 2],
+  ])('its queue was removed: what would be put back is in a file%s', async (_, times) => {
+    const queue = openQueue()
+    const cwd = directory()
+    queue.trySend('bad', { priority: 7 })
+    const began = join(cwd, 'began')
+    const script = `touch ${began}; ${times === 1 ? `until [ ! -e ${began} ]; do sleep 0.01; done; exit 1` : 'sleep 60'}`
+    const line = `cd ${cwd} && exec "$0" "$@"`
+    const args = ['run', nameOf(queue), '--attempts', '1', ...sh(script)]
+    const child = start('sh', ['-c', line, process.execPath, command, ...args])
+    await expect.poll(() => existsSync(began), { timeout: 20_000 }).toBe(true)
+    PosixQueue.unlink(nameOf(queue))
+    rmSync(began)
+    if (times === 2) for (const signal of ['SIGINT', 'SIGTERM'] as const) process.kill(child.pid, signal)
+    expect((await child.outcome).stderr).toMatch(/1 message could not be put back .*was removed.* and is in /)
+    const [file = ''] = readdirSync(cwd).filter((name) => name.startsWith('kmq-rescued'))
+    const lines = readFileSync(join(cwd, file), 'utf8').split('\n')
+    expect(JSON.parse(lines[1] ?? '')).toEqual({ priority: 7, base64: Buffer.from('bad').toString('base64') })
   })
 
   test('--timeout ends a command, and what that has started', async () => {
