@@ -115,6 +115,23 @@ describe('from bus to bus', () => {
     expect(running.routes[0]?.counters).toMatchObject({ collected: 30 })
   })
 
+  test('from a bus in the kernel, with a priority that only another program could give: it holds up nobody', async () => {
+    const { to, far } = await newRoute()
+    const from = await newBus('mq')
+    await from.queue('in').send('makes the queue')
+    const queues = join(decodeURIComponent(new URL(from.url).pathname), 'mq', 'queues')
+    const theirs = PosixQueue.open(`/${readdirSync(queues)[0]}`)
+    theirs.trySend('from C', { priority: 1000 })
+    const routes = [{ from: `${from.url}#queue=in`, to: `${far.url}#queue=out` }]
+    await startBridge({ routes, outbox: { directory: join(temporaryDirectory(), 'outbox') } })
+    const messages = await takeMessages(to, 2)
+    expect(messages.map(({ body, priority }) => [String(body), priority]).sort()).toEqual([
+      ['from C', 255],
+      ['makes the queue', 0],
+    ])
+    await theirs.close()
+  })
+
   test('a request loses the address of its reply, and its sender is told nothing', async () => {
     const { from, to, route } = await newRoute()
     await startBridge({ routes: [route] })

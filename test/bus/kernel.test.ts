@@ -382,6 +382,41 @@ describe.each(['mq', 'sysv'] as const)('%s:', (scheme) => {
       await theirs.close()
     })
 
+    test('of another program is received, whatever its priority or type, and has one of the bus', async () => {
+      const { bus, directory } = await newSmall()
+      const queue = bus.queue('q', { retry: { base: 0 } })
+      await queue.send('makes the queue')
+      await take(queue, 1)
+      const [object = ''] = objectsOf(directory)
+      const theirs = scheme === 'mq' ? PosixQueue.open(`/${object}`) : SysvQueue.open(object)
+      const priority = scheme === 'mq' ? 255 : 0
+      theirs.trySend('a', { priority: 32_767, type: 2n ** 62n })
+      // One that waits in vain would wait for ever.
+      const [message] = await queue.receive({ wait: 10_000 })
+      expect(message).toMatchObject({ body: Buffer.from('a'), priority })
+      await message?.retry(0)
+      expect(await one(queue)).toMatchObject({ body: Buffer.from('a'), priority, attempts: 1 })
+      await theirs.close()
+    })
+
+    test('with properties that no bus would send is reported as damaged', async () => {
+      const { bus, directory } = await newSmall()
+      const queue = bus.queue('q')
+      await queue.send('x', { headers: { a: 'b' } })
+      const [object = ''] = objectsOf(directory)
+      const theirs = scheme === 'mq' ? PosixQueue.open(`/${object}`) : SysvQueue.open(object)
+      const { data } = theirs.tryReceive() as { data: Buffer }
+      const broken = ['{"i":""}', '{"k":""}', '{"s":1e300}', '{"s":-1}', '{"a":-1}', '{"x":1e999}']
+      for (const properties of broken) {
+        const { length } = properties
+        const head = Buffer.from([0b0101, length + 3, 0, length, 0])
+        theirs.trySend(Buffer.concat([data.subarray(0, 24), head, Buffer.from(`${properties}x`)]))
+        expect(await queue.receive(nothing)).toEqual([])
+      }
+      expect((await queue.stats()).totals.dead).toBe(broken.length)
+      await theirs.close()
+    })
+
     test('that is made to harm is reported as damaged', async () => {
       const { bus, directory } = await newSmall()
       const queue = bus.queue('q')

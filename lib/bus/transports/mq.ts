@@ -10,6 +10,9 @@ import type { Handle } from './kernel/lane.ts'
 /** Bytes; a user has room for nine queues of the kernel's default size. */
 const SMALL = 2048
 
+/** The highest priority of a bus; other programs may send with one that is higher. */
+const HIGHEST = 255
+
 /** Bytes in the queue, which the kernel tells who reads from it as from a file. */
 function bytesIn({ fd }: PosixQueue): number {
   const text = Buffer.alloc(80)
@@ -28,7 +31,10 @@ function allow({ fd }: PosixQueue, mode: number): void {
 
 function toHandle(queue: PosixQueue): Handle {
   const { messageSize } = queue.attributes
-  const toMessage = ({ data, priority }: { data: Buffer; priority: number }) => ({ bytes: data, priority })
+  const toMessage = ({ data, priority }: { data: Buffer; priority: number }) => ({
+    bytes: data,
+    priority: Math.min(priority, HIGHEST),
+  })
   return {
     size: messageSize,
     trySend: (bytes, priority) => queue.trySend(bytes, { priority }),

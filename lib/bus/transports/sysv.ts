@@ -9,13 +9,16 @@ import type { Handle } from './kernel/lane.ts'
 /** The type of the lowest priority; the lowest type comes first. */
 const LOWEST = 256
 
+/** The lowest type there is: other programs may send with one beyond the lowest priority. */
+const ANY = -(2n ** 63n - 1n)
+
 const bytesOf = (packs: readonly Uint8Array[]) => packs.reduce((sum, pack) => sum + pack.byteLength, 0)
 
 function toHandle(queue: SysvQueue): Handle {
   const { maxBytes } = queue.stat()
   const toMessage = ({ data, type }: { data: Buffer; type: number | bigint }) => ({
     bytes: data,
-    priority: LOWEST - Number(type),
+    priority: Math.max(LOWEST - Number(type), 0),
   })
   return {
     // One is written while another is read.
@@ -23,10 +26,10 @@ function toHandle(queue: SysvQueue): Handle {
     trySend: (bytes, priority) => queue.trySend(bytes, { type: LOWEST - priority }),
     send: (bytes, priority, signal) => queue.send(bytes, { type: LOWEST - priority, signal }),
     tryReceive() {
-      const message = queue.tryReceive({ type: -LOWEST })
+      const message = queue.tryReceive({ type: ANY })
       return message === undefined ? undefined : toMessage(message)
     },
-    receive: async (signal) => toMessage(await queue.receive({ type: -LOWEST, signal })),
+    receive: async (signal) => toMessage(await queue.receive({ type: ANY, signal })),
     mayFit: (packs) => bytesOf(packs) <= maxBytes,
     fits(packs) {
       const { bytes } = queue.stat()

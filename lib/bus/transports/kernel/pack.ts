@@ -26,6 +26,8 @@ const IN_FILE = 0b1000
 const NAME = 64
 /** What is noted of a message that is given back: how often it was tried, and when it was sent. */
 const GROWTH = 48
+/** Characters of an id or a key, at most. */
+const TEXT = 512
 /** Bytes that a message of the kernel has to have room for. */
 export const LEAST = 256
 
@@ -333,9 +335,11 @@ function withProperties(pack: Pack, start: number, end: number, flags: number): 
   }
 }
 
+/** Whether a bus may have made them: what it would not take is nothing that it could pass on. */
 function areProperties(value: unknown): value is Properties {
   if (typeof value !== 'object' || value === null) return false
-  const { i = '', k = '', h = {}, x = 0, a = 0, s = 0 } = value as Record<string, unknown>
+  const { i = 'id', k = 'key', h = {}, x = 0, a = 0, s = 0 } = value as Record<string, unknown>
   const isRecord = typeof h === 'object' && h !== null && Object.values(h).every((one) => typeof one === 'string')
-  return [i, k].every((one) => typeof one === 'string') && [x, a, s].every((one) => typeof one === 'number') && isRecord
+  const areTexts = [i, k].every((one) => typeof one === 'string' && one.length > 0 && one.length <= TEXT)
+  return isRecord && areTexts && [x, a, s].every((one) => typeof one === 'number' && one >= 0 && one <= MAX_DATE)
 }
