@@ -165,8 +165,8 @@ function toPosix({ body, headers, priority }: Parcel): PosixOutgoing {
 
 function toSysv({ body, headers }: Parcel): SysvOutgoing {
   const text = headers?.[SYSV_TYPE] ?? ''
-  const type = /^\d{1,18}$/.test(text) ? BigInt(text) : 0n
-  return type > 0n ? { data: toData(body), type } : { data: toData(body) }
+  const type = /^\d{1,19}$/.test(text) ? BigInt(text) : 0n
+  return type > 0n && type < 2n ** 63n ? { data: toData(body), type } : { data: toData(body) }
 }
 
 const toData = (body: unknown): string | Uint8Array =>

@@ -195,9 +195,19 @@ describe('from and to the kernel', () => {
     expect((await posix.receive()).text()).toBe('two')
     const { url, bus } = await newLocal()
     await bridge.reload({ routes: [{ from: `${url}#queue=q`, to: `sysv:${hex(key)}` }] })
-    await bus.queue('q').sendMany([{ body: { json: 1 } }, { body: 'x', headers: { 'sysv-type': String(2n ** 59n) } }])
+    const headersOf = (type: bigint) => ({ 'sysv-type': String(type) })
+    await bus
+      .queue('q')
+      .sendMany([
+        { body: { json: 1 } },
+        { body: 'x', headers: headersOf(2n ** 59n) },
+        { body: 'the highest', headers: headersOf(2n ** 63n - 1n) },
+        { body: 'none', headers: headersOf(2n ** 63n) },
+      ])
     expect(await sysv.receive()).toMatchObject({ type: 1, data: Buffer.from('{"json":1}') })
     expect(await sysv.receive()).toMatchObject({ type: 2n ** 59n, data: Buffer.from('x') })
+    expect(await sysv.receive()).toMatchObject({ type: 2n ** 63n - 1n, data: Buffer.from('the highest') })
+    expect(await sysv.receive()).toMatchObject({ type: 1, data: Buffer.from('none') })
     await Promise.all([sysv.close(), posix.close()])
   })
 
