@@ -1,6 +1,7 @@
 // Brings messages of what forgets what it hands out, such as a queue of the kernel, into an outbox, which does not.
 import { randomUUID } from 'node:crypto'
 import type { Queue } from '../bus/index.ts'
+import { BUS_BATCH } from '../bus/transport.ts'
 import type { Outbox, Route } from './config.ts'
 import { backOff, type End, type Reporter } from './counters.ts'
 import { Journal, leftIn } from './journal.ts'
@@ -125,8 +126,16 @@ export class Collector {
     this.#roomMade()
   }
 
-  /** False if there was no time for it. */
+  /** False if there was no time for it. An outbox that has become smaller never has room for all at once. */
   async #keep(parcels: readonly Parcel[], over: AbortSignal): Promise<boolean> {
+    const most = Math.min(this.#kept.maxMessages, BUS_BATCH)
+    for (let at = 0; at < parcels.length; at += most) {
+      if (!(await this.#keepTogether(parcels.slice(at, at + most), over))) return false
+    }
+    return true
+  }
+
+  async #keepTogether(parcels: readonly Parcel[], over: AbortSignal): Promise<boolean> {
     for (let attempts = 1; ; attempts++) {
       try {
         await this.#outbox.sendMany(parcels, { signal: over })

@@ -11,6 +11,7 @@ import {
   writeFileSync,
 } from 'node:fs'
 import { join } from 'node:path'
+import { OWN_HEADER } from '../bus/transport.ts'
 import { isAlive, self } from '../bus/transports/kernel/process.ts'
 import type { Parcel } from './mapping.ts'
 
@@ -106,12 +107,29 @@ function readAll(path: string): { parcels: Parcel[]; isWhole: boolean } {
 /** Undefined if it is damaged: power may fail, and the disk be full. */
 function parcelIn(text: string): Parcel | undefined {
   try {
-    const { base64, ...parcel }: Line = JSON.parse(text)
+    const line: unknown = JSON.parse(text)
+    if (!isLine(line)) return undefined
+    const { base64, ...parcel } = line
     return base64 === undefined ? parcel : { ...parcel, body: Buffer.from(base64, 'base64') }
   } catch {
     return undefined
   }
 }
+
+/** What an outbox would refuse would keep what is behind it from getting there. */
+function isLine(value: unknown): value is Line {
+  if (typeof value !== 'object' || value === null) return false
+  const { id, priority, key = 'key', headers = {}, body, base64 } = value as Record<string, unknown>
+  const areTexts = [id, key].every((one) => typeof one === 'string' && one.length > 0 && one.length <= 512)
+  const isPriority = Number.isInteger(priority) && Number(priority) >= 0 && Number(priority) <= 255
+  const hasBody = base64 === undefined ? body !== undefined : typeof base64 === 'string'
+  return areTexts && isPriority && hasBody && areHeaders(headers)
+}
+
+const areHeaders = (value: unknown): boolean =>
+  typeof value === 'object' &&
+  value !== null &&
+  Object.entries(value).every(([name, text]) => typeof text === 'string' && !name.startsWith(OWN_HEADER))
 
 /** Another bridge may have been faster. */
 function ifThere<T>(use: () => T): T | undefined {

@@ -333,6 +333,36 @@ describe('from and to the kernel', () => {
       ])
     })
 
+    test.each([
+      ['{}'],
+      ['5'],
+      ['{"id":"","priority":0,"body":"x"}'],
+      ['{"id":"x","priority":256,"body":"x"}'],
+      ['{"id":"x","priority":0,"body":"x","headers":{"a":1}}'],
+      ['{"id":"x","priority":0,"body":"x","headers":{"kmq-stop":""}}'],
+      ['{"id":"x","priority":0,"base64":1}'],
+    ])('a line that no outbox would take is damaged, too: %s', async (line) => {
+      const { from, queue, config, directory, name } = await outboxOf()
+      const path = join(directory, `${name}.1-1-0.taken`)
+      writeFileSync(path, `${line}\n{"id":"a","priority":0,"body":"a"}\n`)
+      await startBridge(config)
+      from.trySend('b')
+      expect((await takeMessages(queue, 2)).map(({ body }) => String(body))).toEqual(['a', 'b'])
+      expect(readdirSync(directory)).toContain(`${name}.1-1-0.taken.damaged`)
+    })
+
+    test('more than the outbox may hold by now: it goes there part by part', async () => {
+      const { from, queue, config, directory, name } = await outboxOf()
+      const lines = numbers(10).map((id) => `{"id":"${id}","priority":0,"body":${id}}\n`)
+      writeFileSync(join(directory, `${name}.1-1-0.taken`), lines.join(''))
+      await startBridge({ ...config, outbox: { directory, maxMessages: 4 } })
+      from.trySend('last')
+      expect((await takeMessages(queue, 11)).map(({ body }) => String(body))).toEqual([
+        ...numbers(10).map(String),
+        'last',
+      ])
+    })
+
     test('no room on the disk: what is taken goes into the outbox all the same', async () => {
       const { from, queue, config, directory, name } = await outboxOf()
       // Where the next files of this process are to be.
