@@ -430,6 +430,20 @@ describe('kmq bus URL tail', () => {
     expect((await take(bus.queue('billing'), ready)).slice(-2)).toEqual([{ n: 1 }, { n: 2 }])
   })
 
+  test('of a topic ends after so many, and when there is no room for what it shows', async () => {
+    const { bus, url } = await makeBus()
+    const publish = () => bus.topic('t').publish('x')
+    const args = ['bus', url, 'tail', '--topic', 't', '-n', '2']
+    const tailing = startKmq(args)
+    while ((await publish()) < 1);
+    await publish()
+    const { code, stdout, stderr } = await tailing.outcome
+    expect({ code, stderr, count: lines(stdout).length }).toEqual({ code: 0, stderr: '', count: 2 })
+    const full = start('sh', ['-c', 'exec "$@" > /dev/full', 'sh', process.execPath, command, ...args])
+    while ((await publish()) < 1);
+    expect(await full.outcome).toMatchObject({ code: 1, stderr: expect.stringContaining('ENOSPC') })
+  })
+
   test('of a queue shows what is there and what comes, once each, and ends after so many', async () => {
     const { bus, url } = await makeBus()
     const queue = bus.queue('q')

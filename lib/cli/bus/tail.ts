@@ -57,18 +57,28 @@ function line({ id, key, sentAt, body }: Seen): string {
 /** A subscription of its own, which ends with it. */
 async function follow(bus: Bus, topic: string, most: number, show: Show, signal: AbortSignal): Promise<void> {
   let left = most
+  let wrong: unknown
   const done = new AbortController()
   const consumer = await bus.topic(topic).subscribe(
     undefined,
     async ({ id, body, key, priority, headers, sentAt }) => {
       if (left-- <= 0) return
-      await show({ id, body, key, priority, headers, sentAt })
+      try {
+        await show({ id, body, key, priority, headers, sentAt })
+      } catch (error) {
+        // Trying again would tell nobody.
+        wrong = error
+        left = 0
+      }
       if (left === 0) done.abort()
     },
     { signal: AbortSignal.any([signal, done.signal]) },
   )
   if (process.stderr.isTTY) note(`what is published to ${topic} from now on; Ctrl-C ends`)
-  await consumer.closed
+  await consumer.closed.catch((error) => {
+    if (!done.signal.aborted) throw error
+  })
+  if (wrong !== undefined) throw wrong
 }
 
 interface Watching {
