@@ -69,8 +69,9 @@ export const bridge: Command = defineCommand({
 async function serve(source: Source, config: BridgeConfig, asJson: boolean, signal: AbortSignal): Promise<void> {
   const wail = (error: unknown) => complain('kmq bridge', error, asJson)
   const say = (text: string, event: object) => {
-    if (asJson) void printJson({ at: new Date(), ...event }, true)
-    else note(text)
+    if (!asJson) note(text)
+    // A disk that is full of what is told stops no route; where nobody reads it, the process is ended elsewhere.
+    else printJson({ at: new Date(), ...event }, true).catch((error) => error.code === 'EPIPE' || wail(error))
   }
   const service = new Service(wail)
   let running: RunningBridge | undefined

@@ -120,6 +120,17 @@ describe('kmq bridge FROM TO', () => {
     await queue.close()
   })
 
+  test('with --json, a full disk for what it tells stops nothing', async () => {
+    const { bus, url } = await newLocal()
+    const { url: far, bus: other } = await newLocal()
+    const args = [process.execPath, command, 'bridge', `${url}#queue=q`, `${far}#queue=q`, '--json']
+    const child = start('sh', ['-c', 'exec "$@" > /dev/full', 'sh', ...args])
+    await bus.queue('q').send('x')
+    expect(await takeMessages(other.queue('q'), 1)).toMatchObject([{ body: 'x' }])
+    process.kill(child.pid, 'SIGTERM')
+    expect(await child.outcome).toMatchObject({ signal: 'SIGTERM', stderr: expect.stringContaining('ENOSPC') })
+  })
+
   test.each<[string[], RegExp]>([
     [[], /expected FROM TO, or --config FILE/],
     [['posix:/a'], /expected FROM TO/],
