@@ -262,6 +262,17 @@ describe.each(['mq', 'sysv'] as const)('%s:', (scheme) => {
       expect(received.map(({ body }) => body)).toEqual(bodies.slice(0, received.length))
     })
 
+    test.each([
+      ['alone', [100_000]],
+      ['behind others', [8000, 8000, 100_000]],
+    ])('that has no room on the disk leaves no file, %s', async (_, lengths) => {
+      const { bus, directory, url } = await newSmall()
+      const { outcome } = startBus(url, 'sendTogether', lengths, ['prlimit', '--fsize=32768:'])
+      expect((await outcome).stdout).toContain('EFBIG')
+      expect(readdirSync(join(directory, scheme, 'bodies'))).toEqual([])
+      expect(await bus.queue('q').receive(nothing)).toEqual([])
+    })
+
     test('that is refused leaves no file', async () => {
       const { bus, directory } = await newSmall()
       const queue = bus.queue('q', { overflow: 'reject' })

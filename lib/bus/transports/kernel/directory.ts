@@ -47,12 +47,15 @@ function isThere({ id, directory }: Pick<Owner, 'id' | 'directory'>): boolean {
   }
 }
 
-/** A file that was not there; nobody can have put a link in its place. */
+/** A file that was not there; nobody can have put a link in its place. All of it, or none: a part would take room. */
 function create(path: string, data: string | Uint8Array, mode: number): void {
   const file = openSync(path, 'wx', mode)
   try {
     fchmodSync(file, mode)
     writeFileSync(file, data)
+  } catch (error) {
+    unlink(path)
+    throw error
   } finally {
     closeSync(file)
   }

@@ -268,11 +268,13 @@ export class Lane implements Outlet {
   async #sendApart(messages: readonly Outgoing[], overflow: Overflow, signal: AbortSignal | undefined): Promise<void> {
     checkSignal(signal)
     this.#shutAll()
-    const groups = [...grouped(messages, ({ priority }) => priority)].map(([priority, own]) => ({
-      priority,
-      packs: this.#pack(own),
-    }))
+    const groups: { priority: number; packs: Sealed[] }[] = []
     try {
+      for (const [priority, own] of grouped(messages, (message) => message.priority)) {
+        const packs: Sealed[] = []
+        groups.push({ priority, packs })
+        this.#pack(own, packs)
+      }
       if (overflow === 'reject') this.#takeRoom(groups)
       for (const [at, { priority, packs }] of groups.entries()) {
         // When the first are sent the others follow.
@@ -321,17 +323,19 @@ export class Lane implements Outlet {
     })
   }
 
-  #pack(messages: readonly Outgoing[]): Sealed[] {
+  #pack(messages: readonly Outgoing[], packs: Sealed[]): void {
     const packer = new Packer(this.#handle.size)
-    const packs: Sealed[] = []
-    for (const message of messages) {
-      if (packer.add(message, this.#files)) continue
+    try {
+      for (const message of messages) {
+        if (packer.add(message, this.#files)) continue
+        packs.push(packer.seal(this.#clock.now()))
+        packer.clear(true)
+        packer.add(message, this.#files)
+      }
+    } finally {
+      // Also when one has failed: the files of those before it go with their packs.
       packs.push(packer.seal(this.#clock.now()))
-      packer.clear(true)
-      packer.add(message, this.#files)
     }
-    packs.push(packer.seal(this.#clock.now()))
-    return packs
   }
 
   /** The highest priority first, but behind what is being sent. */
