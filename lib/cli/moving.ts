@@ -216,5 +216,5 @@ function rescue(
     } catch {} // no permission, no space
   }
   note(`${what}, nor written to a file; kmq restore takes this:`, asJson)
-  note(dump.trimEnd())
+  process.stderr.write(dump)
 }

@@ -10,7 +10,7 @@ import { type Item, itemFor, plural } from './messages.ts'
 import { codeOf, give, type KernelQueue, longestOf } from './moving.ts'
 import { type Attributes, type Header, parseSnapshot } from './snapshot.ts'
 import { openTarget, parseTarget, type Target } from './target.ts'
-import { complain, note, print, printJson } from './terminal.ts'
+import { complain, harmless, note, print, printJson } from './terminal.ts'
 
 export const restore: Command = defineCommand({
   name: 'restore',
@@ -64,7 +64,7 @@ export const restore: Command = defineCommand({
       if (error === undefined) {
         const bytes = items.reduce((sum, { data }) => sum + data.length, 0)
         if (options.json) await printJson({ queue: target.text, created, restored: sent, bytes })
-        else await print(`${plural(sent)} restored to ${target.text}${created ? ', which was created' : ''}`)
+        else await print(`${plural(sent)} restored to ${harmless(target.text)}${created ? ', which was created' : ''}`)
         return 0
       }
       const hint = `kmq restore --skip ${skip + sent} goes on there.`

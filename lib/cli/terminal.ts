@@ -102,20 +102,21 @@ export function complain(command: string, error: unknown, asJson = false): void 
     process.stderr.write(`${JSON.stringify({ error: described })}\n`)
     return
   }
-  const lines = described.message.split('\n').map(harmless)
-  process.stderr.write(`${style.red(`${command}:`)} ${lines.join('\n')}\n`)
+  process.stderr.write(`${style.red(`${command}:`)} ${harmlessLines(described.message)}\n`)
   const { hint, retryAfter } = described
-  if (hint !== undefined) process.stderr.write(`  ${style.dim(hint)}\n`)
+  if (hint !== undefined) process.stderr.write(`  ${style.dim(harmlessLines(hint))}\n`)
   if (retryAfter !== undefined)
     process.stderr.write(`  ${style.dim(`there may be room in ${Math.ceil(retryAfter)} ms`)}\n`)
 }
 
 export function note(text: string, asJson = false): void {
-  process.stderr.write(asJson ? `${JSON.stringify({ note: text })}\n` : `${text}\n`)
+  process.stderr.write(asJson ? `${JSON.stringify({ note: text })}\n` : `${harmlessLines(text)}\n`)
 }
 
 /** What others chose, such as a name, must not move the cursor. */
 export const harmless = (text: string): string => text.replace(/\p{C}/gu, '\u{fffd}')
+
+const harmlessLines = (text: string): string => text.split('\n').map(harmless).join('\n')
 
 /** Columns without lines, as ls(1) and ps(1) have them; `r` columns are aligned on the right. */
 export function table(

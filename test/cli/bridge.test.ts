@@ -120,6 +120,16 @@ describe('kmq bridge FROM TO', () => {
     await queue.close()
   })
 
+  test('the id of a message cannot move the cursor', async () => {
+    const { bus, url } = await newLocal()
+    const to = openQueue({ messageSize: 8 })
+    await bus.queue('q').send('it is too long', { id: 'id\u001b[2J' })
+    const child = startKmq(['bridge', `${url}#queue=q`, `posix:${to.path}`])
+    await until(async () => (await bus.queue('q').stats()).dead === 1)
+    process.kill(child.pid, 'SIGTERM')
+    expect((await child.outcome).stderr).toContain('message id\ufffd[2J is a dead letter')
+  })
+
   test('with --json, a full disk for what it tells stops nothing', async () => {
     const { bus, url } = await newLocal()
     const { url: far, bus: other } = await newLocal()

@@ -165,6 +165,18 @@ describe('kmq restore', () => {
     expect(() => PosixQueue.open(name)).toThrow(/ENOENT/)
   })
 
+  test('the name in a dump cannot move the cursor', async () => {
+    const queue = openQueue()
+    const name = `${uniqueName()}\u001b[2J`
+    const input = dumpOf(nameOf(queue), 2).replace(JSON.stringify(nameOf(queue)), JSON.stringify(name))
+    onTestFinished(() => void PosixQueue.unlink(name))
+    const { code, stdout } = await kmq(['restore'], { input })
+    expect({ code, stdout }).toEqual({
+      code: 0,
+      stdout: expect.stringMatching(/2 messages restored to .*\ufffd\[2J, which/),
+    })
+  })
+
   test('a damaged dump does nothing', async () => {
     const queue = openQueue()
     const whole = dumpOf(nameOf(queue), 2)
