@@ -62,6 +62,11 @@ interface Waiting {
   readonly signal?: AbortSignal | undefined
 }
 
+interface Giving extends Waiting {
+  /** Told how many were sent, as soon as that is known. */
+  readonly onSent?: ((sent: number) => void) | undefined
+}
+
 interface Taking extends Waiting {
   readonly max: number
   readonly selection?: SysvReceiveOptions | undefined
@@ -92,29 +97,37 @@ export interface Given {
   readonly error: unknown
 }
 
+/** How many are tried at a time. */
+const AT_ONCE = 256
+
 export async function give(
   { queue, target }: Source,
   items: readonly Item[],
-  { timeout = Number.POSITIVE_INFINITY, signal }: Waiting = {},
+  { timeout = Number.POSITIVE_INFINITY, signal, onSent }: Giving = {},
 ): Promise<Given> {
   let deadline = performance.now() + timeout
   let sent = 0
-  for (;;) {
+  const count = (more: number) => {
+    sent += more
+    onSent?.(sent)
+  }
+  while (sent < items.length) {
     const left = Math.max(deadline - performance.now(), 0)
     const wait = queue instanceof PosixQueue ? Math.min(left, LOOK) : left
     try {
       // What would go into a queue that was removed nobody may ever have.
       checkThere(queue, target)
-      await queue.sendMany(sent === 0 ? items : items.slice(sent), { signal, timeout: wait })
-      return { sent: items.length, error: undefined }
+      // One waits, and others go where there is room: a process that ends while it waits knows what was sent.
+      await queue.sendMany(items.slice(sent, sent + 1), { signal, timeout: wait })
+      count(1)
+      deadline = performance.now() + timeout
+      count(queue.trySendMany(items.slice(sent, sent + AT_ONCE)))
     } catch (error) {
-      const more = (error as { sent?: number }).sent ?? 0
-      sent += more
-      if (codeOf(error) !== 'ETIMEDOUT') return { sent, error }
-      if (more > 0) deadline = performance.now() + timeout
-      else if (wait === left) return { sent, error }
+      count((error as { sent?: number }).sent ?? 0)
+      if (codeOf(error) !== 'ETIMEDOUT' || wait === left) return { sent, error }
     }
   }
+  return { sent, error: undefined }
 }
 
 const FULL = Object.assign(new Failure('full'), { code: 'ETIMEDOUT' })
@@ -138,7 +151,9 @@ const PATIENCE = 2000
  */
 export async function putBack(source: Source, messages: readonly KernelMessage[], asJson?: boolean): Promise<void> {
   if (messages.length === 0) return
-  const given = await holding(source, messages, asJson, () => give(source, messages, { timeout: PATIENCE }))
+  const given = await holding(source, messages, asJson, (onSent) =>
+    give(source, messages, { timeout: PATIENCE, onSent }),
+  )
   tellPutBack(source, messages, given, asJson)
 }
 
@@ -148,17 +163,23 @@ process.on('exit', () => {
   for (const abandon of holds) abandon()
 })
 
-/** Waits for what delivers the messages; should the process end meanwhile, by a second Ctrl-C, they are put back. */
+/**
+ * Waits for what delivers the messages; should the process end meanwhile, by a second Ctrl-C, they are put back, but for
+ * the first so many that are known to be delivered.
+ */
 export async function holding<T>(
   source: Source,
   messages: readonly KernelMessage[],
   asJson: boolean | undefined,
-  deliver: () => Promise<T>,
+  deliver: (onSent: (sent: number) => void) => Promise<T>,
 ): Promise<T> {
-  const abandon = () => putBackNow(source, messages, asJson)
+  let delivered = 0
+  const abandon = () => putBackNow(source, messages.slice(delivered), asJson)
   holds.add(abandon)
   try {
-    return await deliver()
+    return await deliver((sent) => {
+      delivered = sent
+    })
   } finally {
     holds.delete(abandon)
   }

@@ -136,8 +136,8 @@ class Mover {
       const messages = await take(this.#source, { max, timeout: patience, signal })
       if (messages === undefined) return
       const { items, error: unfit } = this.#convertAll(messages)
-      const { sent, error } = await holding(this.#source, messages, this.#asJson, () =>
-        give(this.#sink, items, { timeout: roomPatience, signal }),
+      const { sent, error } = await holding(this.#source, messages, this.#asJson, (onSent) =>
+        give(this.#sink, items, { timeout: roomPatience, signal, onSent }),
       )
       this.moved += sent
       for (const { data } of items.slice(0, sent)) this.bytes += data.length

@@ -168,6 +168,19 @@ describe('kmq pipe', () => {
     },
   )
 
+  test('ended at once while the rest waits for room: what is there already does not go back', async () => {
+    const [from, to] = [openSysv(), openSysv({ maxBytes: 256 })]
+    const texts = ['a', 'b', 'c', 'd', 'e', 'f'].map((letter) => letter.repeat(60))
+    from.trySendMany(texts)
+    const child = startKmq(['pipe', nameOf(from), nameOf(to)])
+    await depthIs(to, 4)
+    // Both are there before it has given up the send.
+    process.kill(child.pid, 'SIGINT')
+    process.kill(child.pid, 'SIGTERM')
+    expect((await child.outcome).stderr).toContain('put back 2 messages')
+    expect([drain(to), drain(from)]).toEqual([texts.slice(0, 4), texts.slice(4)])
+  })
+
   test('both are gone: what was taken is in a file', async () => {
     const [from, to] = [openSysv(), openSysv({ maxBytes: 100 })]
     to.trySend('x'.repeat(60))
