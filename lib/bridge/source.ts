@@ -1,5 +1,5 @@
 // Where the messages of a route come from.
-import type { Bus, Queue } from '../bus/index.ts'
+import type { Bus, Message, Queue } from '../bus/index.ts'
 import type { Taken } from './config.ts'
 import type { Links } from './links.ts'
 import { type Parcel, parcelOf } from './mapping.ts'
@@ -21,8 +21,8 @@ export interface Fount {
   /** @throws if it is not there */
   open(signal: AbortSignal): unknown
   /**
-   * Waits until there is something, then takes what is there, `max` at most. `put` has each before the next is taken, and
-   * ends it by false. There may be nothing after all.
+   * Waits until there is something, then takes what is there, `max` at most, or what came together. `put` has each before
+   * the next is taken, and ends it by false. There may be nothing after all.
    */
   receive(max: number, signal: AbortSignal, put: (one: Taking) => boolean): Promise<void>
   /** How many wait in it. */
@@ -49,7 +49,13 @@ export class VolatileQueue implements Fount {
   async receive(max: number, signal: AbortSignal, put: (one: Parcel) => boolean): Promise<void> {
     const queue = await this.open(signal)
     const messages = await queue.receive({ max, signal })
-    // They are taken already, whatever becomes of the first.
+    this.#put(messages, put)
+    // There may be more in their pack, which is in memory alone until then.
+    if (messages.length === max) this.#put(await queue.receiveRest(), put)
+  }
+
+  /** They are taken already, whatever becomes of the first. */
+  #put(messages: readonly Message[], put: (one: Parcel) => boolean): void {
     for (const message of messages) put(parcelOf(message))
     for (const message of messages) void message.ack()
   }

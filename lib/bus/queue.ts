@@ -530,6 +530,15 @@ export class Queue<T = unknown> {
     }
   }
 
+  /**
+   * @internal All that this process has in hand already since it came with what was received; where there is nothing, what
+   * comes together next, if it is there.
+   */
+  receiveRest(): Promise<Message<T>[]> {
+    const lease = Number.POSITIVE_INFINITY
+    return this.#receive({ max: 1, deadline: performance.now(), signal: undefined, lease, together: true })
+  }
+
   #checkLease(lease: number | undefined): void {
     if (lease === undefined) return
     checkTime('lease', lease)

@@ -1,7 +1,7 @@
 // A bridge between queues of buses and of the kernel, by its API.
 import { randomBytes } from 'node:crypto'
 import { once } from 'node:events'
-import { mkdirSync, readdirSync, rmSync, statSync, symlinkSync, writeFileSync } from 'node:fs'
+import { existsSync, mkdirSync, readdirSync, readFileSync, rmSync, statSync, symlinkSync, writeFileSync } from 'node:fs'
 import { createServer } from 'node:net'
 import { dirname, join } from 'node:path'
 import { PosixQueue, SysvQueue } from 'kernelmq'
@@ -130,6 +130,30 @@ describe('from bus to bus', () => {
       ['makes the queue', 0],
     ])
     await theirs.close()
+  })
+
+  test('from a bus in the kernel, into a full outbox: what came in one pack is in a file, and outlives the bridge', async () => {
+    const from = await newBus('mq')
+    for (const number of numbers(30)) from.queue('in').post(number)
+    await from.queue('in').flush()
+    const to = uniqueName()
+    const [directory, config] = [join(temporaryDirectory(), 'outbox'), join(temporaryDirectory(), 'bridge.json')]
+    const routes = [{ from: `${from.url}#queue=in`, to: `posix:${to}` }]
+    writeFileSync(config, JSON.stringify({ routes, outbox: { directory, maxMessages: 5 } }))
+    const child = startKmq(['bridge', '--config', config])
+    const taken = () => {
+      const [name] = existsSync(directory) ? readdirSync(directory).filter((name) => name.endsWith('.taken')) : []
+      return name === undefined ? [] : readFileSync(join(directory, name), 'utf8').trimEnd().split('\n')
+    }
+    await until(() => taken().length === 30)
+    process.kill(child.pid, 'SIGKILL')
+    await child.outcome
+    const end = PosixQueue.open(to, { create: true, maxMessages: 10, messageSize: 8 })
+    startKmq(['bridge', '--config', config])
+    const arrived = new Set<string>()
+    while (arrived.size < 30) arrived.add((await end.receive()).text())
+    expect([...arrived]).toEqual(numbers(30).map(String))
+    await end.close()
   })
 
   test('a request loses the address of its reply, and its sender is told nothing', async () => {
