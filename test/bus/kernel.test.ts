@@ -541,6 +541,21 @@ describe.each(['mq', 'sysv'] as const)('%s:', (scheme) => {
     end.resolve()
   })
 
+  test('what cannot be published does not end the subscriptions of others', async () => {
+    const { bus, url } = await newSmall()
+    const other = await openBus(url)
+    const heard: unknown[] = []
+    const consumer = await other.topic('t').subscribe(undefined, ({ body }) => void heard.push(body))
+    const topic = bus.topic('t')
+    expect(await topic.publish('a')).toBe(1)
+    await expect(topic.publish('b', { signal: AbortSignal.abort() })).rejects.toMatchObject({ name: 'AbortError' })
+    const long = { long: 'x'.repeat(3000) }
+    await expect(topic.publish('c', { headers: long })).rejects.toMatchObject({ code: 'ERR_OUT_OF_RANGE' })
+    expect(await topic.publish('d')).toBe(1)
+    await expect.poll(() => heard, { timeout: 20_000 }).toEqual(['a', 'd'])
+    await consumer.close()
+  })
+
   test('codecs work', async () => {
     const bus = await newBus(scheme, { codecs: [compress({ threshold: 0 })] })
     bus.queue('q').post('x'.repeat(5000))

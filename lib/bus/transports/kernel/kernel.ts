@@ -255,9 +255,11 @@ export class Kernel extends Refusals implements Transport {
       await lane.send([message], isBorrowed ? 'reject' : options.overflow, options.signal)
       return true
     } catch (error) {
-      if (!isBorrowed) throw error
+      const { code } = error as QueueError
+      // What is wrong with the message, or was given up, is no reason to end who listens.
+      if (!isBorrowed || (code !== 'ERR_BUS_QUEUE_FULL' && code !== 'EIDRM')) throw error
       // Slow, or gone: then with its queue.
-      if ((error as QueueError).code !== 'ERR_BUS_QUEUE_FULL') {
+      if (code === 'EIDRM') {
         this.#forget(queue)
         this.#directory.drop(queue)
       }
