@@ -107,10 +107,16 @@ export class Bridge {
       throw Object.assign(new TypeError('The "durability" of a bridge that runs cannot change'), { at: 'durability' })
     }
     this.#durability = plan.durability
-    for (const { outbox } of plan.routes) {
-      if (outbox !== undefined) await this.#links.use(outboxUrl(outbox), this.#over.signal)
+    try {
+      for (const { outbox } of plan.routes) {
+        if (outbox !== undefined) await this.#links.use(outboxUrl(outbox), this.#over.signal)
+      }
+      await this.#listen(plan)
+    } catch (error) {
+      // Outboxes that were opened for nothing.
+      await this.#links.keep(new Set(before?.routes.flatMap(Runner.urlsOf)))
+      throw error
     }
-    await this.#listen(plan)
     this.#plan = plan
     return this.#change(plan.routes)
   }

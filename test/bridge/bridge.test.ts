@@ -752,6 +752,30 @@ describe('its end and its changes', () => {
     expect((await near.bus.queue('in').stats()).ready).toBe(1)
   })
 
+  test('an outbox that was opened for a configuration that is refused is closed again', async () => {
+    const { route } = await newRoute()
+    const port = createServer().listen(0, '127.0.0.1')
+    await once(port, 'listening')
+    onTestFinished(() => void port.close())
+    const open = new Set<string>()
+    const connectTo = async (url: string) => {
+      const bus = await connect(url)
+      open.add(url)
+      const close = bus.close.bind(bus)
+      return Object.assign(bus, { close: () => close().then(() => void open.delete(url)) })
+    }
+    const { bridge, seen } = await startBridge({ routes: [route] }, { connect: connectTo })
+    await Promise.all([seen('up', 'source'), seen('up', 'target')])
+    const before = [...open]
+    const refused = {
+      routes: [{ from: `posix:${uniqueName()}`, to: route.to }],
+      outbox: { directory: join(temporaryDirectory(), 'outbox') },
+      listen: { port: (port.address() as { port: number }).port },
+    }
+    expect(await failureOf(() => bridge.reload(refused))).toMatchObject({ code: 'EADDRINUSE' })
+    expect([...open]).toEqual(before)
+  })
+
   test('an outbox that cannot be, or a port that is taken, is said at once', async () => {
     const path = join(temporaryDirectory(), 'file')
     writeFileSync(path, '')
