@@ -2,7 +2,7 @@
 import { EventEmitter } from 'node:events'
 import { setImmediate as turn } from 'node:timers/promises'
 import type { ChannelModel } from 'amqplib'
-import { expect, test } from 'vitest'
+import { expect, test, vi } from 'vitest'
 import { isLoss, Link } from '../../lib/bus/transports/amqp/link.ts'
 import { Publisher } from '../../lib/bus/transports/amqp/publisher.ts'
 import type { Topology } from '../../lib/bus/transports/amqp/topology.ts'
@@ -280,5 +280,21 @@ test('channels that were not used for the longest make room for others', async (
   // More than there are at once.
   const sent = ['e', 'f', 'g', 'h', 'i'].map(send)
   expect(await Promise.all(sent)).toEqual(sent.map(() => ARRIVED))
+  await link.close()
+})
+
+test('a channel that was asked for by who had less patience is asked for again by who waits for it, too', async () => {
+  const { model } = confirming(10)
+  const { createConfirmChannel } = model
+  let isAnswered = false
+  Object.assign(model, { createConfirmChannel: () => (isAnswered ? createConfirmChannel.call(model) : never()) })
+  const link = await linkOf(async () => model)
+  const publisher = new Publisher(link, {} as Topology)
+  vi.spyOn(link, 'patience').mockReturnValueOnce(performance.now())
+  const [first, second] = [publisher.publish('send', [postingTo('q')]), publisher.publish('send', [postingTo('q')])]
+  second.catch(() => {})
+  await expect(first).rejects.toMatchObject({ code: 'ERR_BUS_CONNECTION' })
+  isAnswered = true
+  expect(await second).toEqual(ARRIVED)
   await link.close()
 })

@@ -125,7 +125,12 @@ export class Publisher {
   }
 
   #open(lane: Lane, call: string, deadline: number): Promise<void> {
-    lane.opening ??= this.#openChannel(lane, call, deadline).finally(() => {
+    if (lane.opening !== undefined) {
+      return lane.opening.catch(() => {
+        throw new Error('channel closed: who has asked for it may have had less patience')
+      })
+    }
+    lane.opening = this.#openChannel(lane, call, deadline).finally(() => {
       lane.opening = undefined
       this.#rest(lane)
     })
