@@ -193,6 +193,21 @@ test('of a server that says nothing at all no channel is given up', async () => 
   await link.close()
 })
 
+test('nor of a server that has said something since it was asked, and stands still now', async () => {
+  const answer = deferred<unknown>()
+  const silent = channelWith(() => answer.promise)
+  const link = await linkWith(async () => silent)
+  const asked = ask(link)
+  await turn()
+  besides.isSilent = true
+  const { looks } = besides
+  await Promise.race([asked, expect.poll(() => besides.looks).toBeGreaterThan(looks + 6)])
+  expect(silent.closed).toBe(0)
+  answer.resolve('here')
+  expect(await asked).toBe('here')
+  await link.close()
+})
+
 test('a channel that answers is not given up, however long all of it takes', async () => {
   let left = 20
   const slow = channelWith(async () => {

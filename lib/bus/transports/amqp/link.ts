@@ -29,6 +29,9 @@ const REMAINS = /Cannot declare quorum queue '[^/']*\/([^']+)'.*(?:cluster_not_f
 /** After how many it is believed, a second and a half at least: without a majority of a cluster it says the same. */
 const DENIALS = 6
 
+/** In how many parts of its time a channel that is late is looked after. */
+const LATE_LOOKS = 10
+
 /** What is asked on a channel, and answered. */
 const QUESTIONS = [
   'assertExchange',
@@ -455,20 +458,26 @@ function closing<C extends Channel | ChannelModel>(one: C): C {
 }
 
 /**
- * What is asked on a channel ends with it. And it ends if nothing is answered on it for so long, although the server says
- * other things: it may wait for a queue, and answers nothing else there meanwhile, not even its end. Who has it sees it
+ * What is asked on a channel ends with it. And it ends if nothing is answered on it for so long, and the server says other
+ * things even then: it may wait for a queue, and answers nothing else there meanwhile, not even its end. Who has it sees it
  * closed, and goes on with another.
  */
-function limited(channel: Channel, { stream }: Inside, ms: number): void {
+function limited(channel: Channel, { stream }: Inside, limit: number): void {
   const asked = new Set<(error: Error) => void>()
   let timer: NodeJS.Timeout | undefined
-  let heard = stream?.bytesRead
+  /** What had come when the time was over. */
+  let heard: number | undefined
   const look = (): void => {
     const before = timer
     // This process may have stood still itself: what has come meanwhile is read first.
     setImmediate(() => {
       if (timer !== before) return
-      if (stream?.bytesRead === heard) return wait()
+      const isElsewhere = heard !== undefined && stream?.bytesRead !== heard
+      if (!isElsewhere) {
+        heard = stream?.bytesRead
+        timer = setTimeout(look, limit / LATE_LOOKS).unref()
+        return
+      }
       void channel.close().catch(() => {})
       channel.emit('close')
       channel.removeAllListeners('close')
@@ -476,8 +485,8 @@ function limited(channel: Channel, { stream }: Inside, ms: number): void {
   }
   const wait = (): void => {
     clearTimeout(timer)
-    heard = stream?.bytesRead
-    timer = asked.size === 0 ? undefined : setTimeout(look, ms).unref()
+    heard = undefined
+    timer = asked.size === 0 ? undefined : setTimeout(look, limit).unref()
   }
   channel.on('close', () => {
     const left = [...asked]
