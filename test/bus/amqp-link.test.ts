@@ -2,7 +2,7 @@
 import { EventEmitter } from 'node:events'
 import { setImmediate as turn } from 'node:timers/promises'
 import type { ChannelModel } from 'amqplib'
-import { expect, test, vi } from 'vitest'
+import { expect, onTestFinished, test, vi } from 'vitest'
 import { isLoss, Link } from '../../lib/bus/transports/amqp/link.ts'
 import { Publisher } from '../../lib/bus/transports/amqp/publisher.ts'
 import type { Topology } from '../../lib/bus/transports/amqp/topology.ts'
@@ -218,6 +218,27 @@ test('a channel that answers is not given up, however long all of it takes', asy
   const channel = await link.channel('receive', Number.POSITIVE_INFINITY)
   while (left > 0) await channel.checkQueue('q')
   expect(slow.closed).toBe(0)
+  await link.close()
+})
+
+test('a consumer that does not begin is waited for as long as the server waits for its queue', async () => {
+  vi.useFakeTimers({ toFake: ['setTimeout', 'clearTimeout'] })
+  onTestFinished(() => void vi.useRealTimers())
+  const silent = Object.assign(channelWith(never), { consume: never })
+  const link = await linkWith(async () => silent)
+  const channel = await link.channel('receive', Number.POSITIVE_INFINITY)
+  const ended = Promise.allSettled([channel.consume('q', () => {}), channel.checkQueue('q')])
+  const pass = async (ms: number) => {
+    for (let passed = 0; passed < ms; passed += 1000) {
+      vi.advanceTimersByTime(1000)
+      await turn()
+    }
+  }
+  await pass(70_000)
+  expect(silent.closed).toBe(0)
+  await pass(70_000)
+  expect(silent.closed).toBe(1)
+  await ended
   await link.close()
 })
 

@@ -29,6 +29,11 @@ const REMAINS = /Cannot declare quorum queue '[^/']*\/([^']+)'.*(?:cluster_not_f
 /** After how many it is believed, a second and a half at least: without a majority of a cluster it says the same. */
 const DENIALS = 6
 
+/** The server waits for a queue to do this, and ends the connection after 65 s: up to then no other channel gets more. */
+const OF_QUEUES = ['cancel', 'consume', 'get']
+/** Milliseconds. */
+const OF_QUEUES_LIMIT = 90_000
+
 /** In how many parts of its time a channel that is late is looked after. */
 const LATE_LOOKS = 10
 
@@ -460,10 +465,12 @@ function closing<C extends Channel | ChannelModel>(one: C): C {
 /**
  * What is asked on a channel ends with it. And it ends if nothing is answered on it for so long, and the server says other
  * things even then: it may wait for a queue, and answers nothing else there meanwhile, not even its end. Who has it sees it
- * closed, and goes on with another.
+ * closed, and goes on with another. Not too soon: another consumer gets nothing either, and what comes to the one that
+ * was given up, when its queue is there again, counts as lost.
  */
 function limited(channel: Channel, { stream }: Inside, limit: number): void {
-  const asked = new Set<(error: Error) => void>()
+  /** In their order, each with its time. */
+  const asked = new Map<(error: Error) => void, number>()
   let timer: NodeJS.Timeout | undefined
   /** What had come when the time was over. */
   let heard: number | undefined
@@ -486,10 +493,11 @@ function limited(channel: Channel, { stream }: Inside, limit: number): void {
   const wait = (): void => {
     clearTimeout(timer)
     heard = undefined
-    timer = asked.size === 0 ? undefined : setTimeout(look, limit).unref()
+    const [ms] = asked.values()
+    timer = ms === undefined ? undefined : setTimeout(look, ms).unref()
   }
   channel.on('close', () => {
-    const left = [...asked]
+    const left = [...asked.keys()]
     asked.clear()
     wait()
     // Why it was closed comes with the answer.
@@ -499,9 +507,10 @@ function limited(channel: Channel, { stream }: Inside, limit: number): void {
   })
   for (const name of QUESTIONS) {
     const question = channel[name] as (...args: unknown[]) => Promise<unknown>
+    const ms = OF_QUEUES.includes(name) ? Math.max(limit, OF_QUEUES_LIMIT) : limit
     const ask = (...args: unknown[]) =>
       new Promise((resolve, reject) => {
-        asked.add(reject)
+        asked.set(reject, ms)
         if (asked.size === 1) wait()
         const answered = (): void => {
           if (asked.delete(reject)) wait()
