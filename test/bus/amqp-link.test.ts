@@ -319,6 +319,22 @@ test('channels that were not used for the longest make room for others', async (
   await link.close()
 })
 
+test('what is sent to more queues than there may be channels goes, also by many at a time', async () => {
+  const { model, published } = confirming(2)
+  const link = await linkOf(async () => model)
+  vi.spyOn(link, 'patience').mockReturnValue(performance.now() + 10_000)
+  const publisher = new Publisher(link, {} as Topology)
+  const batches = [
+    ['a', 'b'],
+    ['c', 'd'],
+    ['e', 'f', 'g'],
+  ]
+  const sent = batches.map((keys) => publisher.publish('send', keys.map(postingTo)))
+  expect(await Promise.all(sent)).toEqual(sent.map(() => ARRIVED))
+  expect(published.sort()).toEqual(batches.flat())
+  await link.close()
+})
+
 test('a channel that was asked for by who had less patience is asked for again by who waits for it, too', async () => {
   const { model } = confirming(10)
   const { createConfirmChannel } = model

@@ -155,8 +155,8 @@ export class Publisher {
     } catch (error) {
       this.#channels--
       if (!NO_MORE.test((error as Error).message)) throw error
+      // It goes when others have been closed.
       lane.failure = error
-      throw new Error('channel closed: others are to be closed first')
     }
   }
 
@@ -188,7 +188,7 @@ export class Publisher {
   async publish(call: string, postings: readonly Posting[], signal?: AbortSignal): Promise<Outcome> {
     const { hold } = this.#link
     hold.take()
-    const lanes = this.#enter(postings)
+    let lanes = this.#enter(postings)
     try {
       const outcome: Outcome = { unroutable: [], refused: [] }
       const deadline = this.#link.patience()
@@ -204,13 +204,13 @@ export class Publisher {
           // Whoever is short of room blocks those that publish.
           if (!this.#link.isFree) await this.#link.up(call, deadline, signal, true)
           gone = undefined
+          for (const lane of lanes) lane.failure = undefined
           // Of most messages, waiting for what is there would be a good part of all that is done with them here.
           const closed = lanes.filter(({ channel }) => channel === undefined)
           if (closed.length > 0) {
             const opened = Promise.all(closed.map((lane) => this.#open(lane, call, deadline)))
             await this.#link.inTime(call, deadline, opened, signal)
           }
-          for (const lane of lanes) lane.failure = undefined
           left = await this.#try(left, outcome, call, deadline, signal)
         } catch (error) {
           if (refusalOf(error) === 404) {
@@ -220,7 +220,12 @@ export class Publisher {
           } else if (!isLoss(error) && (gone === undefined || performance.now() < deadline)) throw error
           if (gone !== undefined && performance.now() >= deadline) throw gone
         }
-        if (left.length > 0) await this.#check(call, left, lanes, deadline)
+        if (left.length === 0) break
+        // Where all has arrived others may have the channel, which may be what they wait for, and we for theirs.
+        const before = lanes
+        lanes = this.#enter(left)
+        this.#leave(before)
+        await this.#check(call, left, lanes, deadline)
       }
       return outcome
     } finally {
@@ -283,7 +288,7 @@ export class Publisher {
       const { exchange, key, content, options } = posting
       const lane = this.#lanes.get(posting.lane) as Lane
       try {
-        // It may have gone while that of another was opened.
+        // There may be no more, or it has gone while that of another was opened.
         if (lane.channel === undefined) throw new Error('channel closed')
         lane.channel.publish(exchange, key, content, options, (error: Error | null) => {
           if (error !== null) (error.message === 'message nacked' ? outcome.refused : lost).push(posting)
