@@ -23,6 +23,8 @@ export class Readiness {
   readonly #descriptor: Descriptor
   readonly #errors: ReadinessErrors
   readonly #lines: Record<Direction, Line> = { read: new Map(), write: new Map() }
+  /** Those that are served in the next turn of the loop. */
+  readonly #later = new Set<Line>()
   #turn = TURN
   #refed = true
   #watched = 0
@@ -115,8 +117,11 @@ export class Readiness {
   }
 
   #serveLater(line: Line): void {
+    if (this.#later.has(line)) return
+    this.#later.add(line)
     // Held although what waits may be unreferenced: it is one turn of the loop.
     setImmediate(() => {
+      this.#later.delete(line)
       this.#turn = TURN
       this.#serve(line)
       this.#watch()
@@ -126,7 +131,12 @@ export class Readiness {
   /** In order, as many as one turn of the loop allows; or all up to `last`. */
   #serve(line: Line, last?: Pending): void {
     for (const [waiter, serve] of line) {
-      if ((this.#turn-- <= 0 && last === undefined) || !serve()) return
+      if (this.#turn-- <= 0 && last === undefined) {
+        // It has not been attempted, either.
+        this.#serveLater(line)
+        return
+      }
+      if (!serve()) return
       line.delete(waiter)
       if (waiter === last) return
     }

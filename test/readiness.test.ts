@@ -1,5 +1,5 @@
 import { setTimeout as after, setImmediate as turn } from 'node:timers/promises'
-import { PosixQueue } from 'kernelmq'
+import { PosixQueue, type QueueError } from 'kernelmq'
 import { describe, expect, onTestFinished, test } from 'vitest'
 import { failureOf, isPending, openQueue, startFixture, turns } from './support.ts'
 
@@ -135,6 +135,17 @@ test('what can only fail fails, though so many have passed that it has to wait f
   await fail('read', (reader) => reader.send('x'))
   await fail('write', (writer) => writer.send('too long.'))
   expect(codes).toMatchObject([{ code: 'EBADF' }, { code: 'EBADF' }, { code: 'EMSGSIZE' }])
+})
+
+test('what can only fail fails, however many of it there is', async () => {
+  const queue = openQueue({ maxMessages: 1, messageSize: 8 })
+  const writer = PosixQueue.open(queue.path ?? '', { access: 'write' })
+  onTestFinished(() => void writer.close())
+  const codesOf = async (call: () => Promise<unknown>) =>
+    new Set(await Promise.all(Array.from({ length: 1000 }, async () => ((await failureOf(call)) as QueueError).code)))
+  expect(await codesOf(() => writer.receive())).toEqual(new Set(['EBADF']))
+  queue.trySend('full')
+  expect(await codesOf(() => queue.send('too long.'))).toEqual(new Set(['EMSGSIZE']))
 })
 
 describe('the loop gets its turn while', () => {
