@@ -748,6 +748,31 @@ test('an answer that comes when it is not waited for any more tells that nothing
   lane.hands.forget()
 })
 
+test('a consumer in a cluster that is some messages ahead of what the leader of its stream tells is left alone', async () => {
+  let last = 0
+  const asked: string[] = []
+  const link = {
+    async api(call: string) {
+      asked.push(call.slice(0, call.indexOf('.s')))
+      if (call.startsWith('STREAM.MSG')) throw new ApiError({ err_code: 10_037, description: 'no message found' })
+      if (call.startsWith('STREAM')) return { state: { last_seq: ++last } }
+      const delivered = { stream_seq: last + 20, consumer_seq: last + 20 }
+      return {
+        created: 'x',
+        config: { ack_wait: 0 },
+        num_pending: 0,
+        num_ack_pending: 0,
+        delivered,
+        ack_floor: delivered,
+      }
+    },
+    tell() {},
+  }
+  const lane = await Lane.open('p0', { link, stream: 's', root: 's', lease: 1000 } as unknown as LaneOf)
+  for (let looks = 0; looks < 5; looks++) expect(await lane.search()).toBe(false)
+  expect(asked).not.toContain('CONSUMER.DELETE')
+})
+
 test('a message of which cannot be found out what it has been through is given back, to come soon', async () => {
   const told: string[][] = []
   const link = { tell: (...words: string[]) => void told.push(words) }

@@ -45,8 +45,6 @@ const MAKING = 5000
 const AGAIN = 50
 /** It is not wrong for certain. */
 const UNCERTAIN = ''
-/** It has handed out more than its stream ever had: one look is enough. */
-const AHEAD = 'ahead'
 /** Nanoseconds in a millisecond. */
 const NANOS = 1_000_000
 
@@ -304,7 +302,7 @@ export class Lane {
     this.#wrongBefore = wrong
     if (wrong === undefined) return true
     // An acknowledgement takes a moment.
-    if (wrong === UNCERTAIN || (wrong !== AHEAD && this.#seen < CERTAIN)) return false
+    if (wrong === UNCERTAIN || this.#seen < CERTAIN) return false
     // All who receive see it, at the same time if the server stood still: the first makes it anew.
     await sleep(Math.random() * APART, undefined, { ref: false })
     if ((await this.#wrong()) === wrong) await this.#reset()
@@ -316,8 +314,9 @@ export class Lane {
     const before = await this.#count()
     const { created, num_pending, num_ack_pending, delivered, ack_floor } = await this.#info()
     const after = await this.#count()
-    // What is sent next has a sequence that it believes to be done; it is not there yet to be missed.
-    if (delivered.stream_seq > after.last) return AHEAD
+    // What is sent next has a sequence that it believes to be done; it is not there yet to be missed. In a cluster the
+    // leader of a stream may be behind it for a moment, while it goes on.
+    if (delivered.stream_seq > after.last) return `${created} >${delivered.stream_seq}`
     const first = await this.#first()
     // Up to here it has no business with any.
     const done = num_ack_pending > 0 ? ack_floor.stream_seq : delivered.stream_seq
