@@ -86,15 +86,17 @@ export class Cancellations {
   }
 
   async #listen(): Promise<void> {
+    let queue: string | undefined
     try {
-      const queue = await this.#transport.borrow()
+      queue = await this.#transport.borrow()
       await this.#transport.bind({ pattern: TOPIC, queue, headers: {} })
       if (this.#transport.capabilities.records !== false)
         for (const [, value] of await this.#transport.entries(PREFIX)) this.#learn(JSON.parse(value))
       this.#listens = true
       void this.#hear(queue)
     } catch {
-      // Requests are handled all the same; the next one tries again.
+      // Requests are handled all the same; the next one tries again, with a queue of its own.
+      if (queue !== undefined) this.#transport.drop(queue).catch(() => {})
       this.#ready = undefined
     }
   }

@@ -43,3 +43,25 @@ test('a request ends in its time when the queue of its replies is not made, and 
   expect(told).toEqual([])
   await transport.close()
 })
+
+test('who could not be bound to hear of cancellations leaves no queue behind', async () => {
+  const transport = openMemory(systemClock)
+  const queues: Record<'borrowed' | 'dropped', string[]> = { borrowed: [], dropped: [] }
+  const { borrow, drop } = transport
+  transport.borrow = async () => {
+    const queue = await borrow.call(transport)
+    queues.borrowed.push(queue)
+    return queue
+  }
+  transport.drop = async (queue) => {
+    queues.dropped.push(queue)
+    await drop.call(transport, queue)
+  }
+  transport.bind = () => Promise.reject(new Error('no connection'))
+  const cancellations = new Cancellations(transport, systemClock)
+  await cancellations.listen()
+  await cancellations.listen()
+  expect(queues.borrowed).toHaveLength(2)
+  expect(queues.dropped).toEqual(queues.borrowed)
+  await transport.close()
+})
