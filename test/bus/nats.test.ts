@@ -151,6 +151,29 @@ await describeEngine('nats', (_, server) => {
     expect(await standing).toEqual(['again'])
   })
 
+  test.each([0, 1])(
+    'what is acknowledged of a stream that somebody has removed is no message of the one made since: by %i',
+    async (maker) => {
+      const url = newUrl()
+      const queues = [(await openBus(url)).queue('q'), (await openBus(url)).queue('q')] as const
+      const [queue, other] = queues
+      await other.send('first')
+      // The other has a consumer to make, or to make again.
+      expect(await take(queues[maker] as typeof queue, 1)).toEqual(['first'])
+      await other.send('old')
+      const old = await one(queue)
+      const { api } = await bare()
+      await api(`STREAM.DELETE.${prefixOf(url)}=q`)
+      await other.send('second')
+      expect(await take(other, 1)).toEqual(['second'])
+      await other.send('new')
+      // What was told before has come with this answer.
+      expect((await queue.browse()).messages).toMatchObject([{ body: 'new' }])
+      await old.ack()
+      expect((await other.browse()).messages).toMatchObject([{ body: 'new' }])
+    },
+  )
+
   test('a consumer that somebody has removed is made again, and nothing is lost', async () => {
     const url = newUrl()
     const bus = await openBus(url)
@@ -738,7 +761,7 @@ test('an answer that comes when it is not waited for any more tells that nothing
   expect(lane.stands).toBe(false)
   await expect.poll(() => stood).toEqual([false])
   expect(await lane.take(1)).toEqual([])
-  lane.unstand()
+  lane.anew()
   const looked = lane.take(1)
   await null
   answer(1, none)

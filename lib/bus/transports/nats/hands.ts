@@ -68,6 +68,8 @@ export class Held {
   losses: number
   due: number
   begun = false
+  /** Another message may have its sequence since it came. */
+  isDoubtful = false
   cancel: Cancel | undefined
 
   constructor(hands: Hands, message: Msg, place: Place, before: Returned | undefined, safe: number) {
@@ -277,6 +279,11 @@ export class Hands {
   return(held: Held, due: number): void {
     this.#remove(held)
     this.#of.link.tell(held.reply, this.nak(held, due))
+  }
+
+  /** The stream may be another than it was. */
+  doubt(): void {
+    for (const held of this.all) held.isDoubtful = true
   }
 
   /** The server has begun to count anew: what it has handed out is nobody's. */

@@ -103,7 +103,9 @@ export class Lane {
   /** Somebody may have removed its consumer. */
   async mend(): Promise<void> {
     const { isNew } = await makeConsumer(this.name, this.hands.lease, this.#of)
+    this.hands.doubt()
     if (!isNew) return
+    this.#of.link.tell(this.#of.news, this.name)
     // The pulls that waited went with it, and so did its numbers.
     this.#stands = 0
     this.#look?.end(GONE)
@@ -250,9 +252,10 @@ export class Lane {
     this.#ask({ batch: 1, expires: Math.ceil(left) * NANOS }, this.#standing)
   }
 
-  /** The pull that waited may be gone. */
-  unstand(): void {
+  /** Somebody has made its consumer, and maybe its stream: the pull that waited is gone. */
+  anew(): void {
     this.#stands = 0
+    this.hands.doubt()
   }
 
   #onStand(message: Msg): void {
@@ -284,6 +287,7 @@ export class Lane {
     this.#inbox = undefined
     this.#stands = 0
     this.endLook()
+    this.hands.doubt()
     void this.hands.keep().catch(() => {})
   }
 

@@ -287,11 +287,13 @@ class Nats extends Refusals implements Transport {
     let left = list
     this.#link.hold(true)
     try {
-      for (let isFirst = true; performance.now() < until; isFirst = false) {
+      let isDoubtful = !this.#link.isConnected || list.some(([, held]) => held.isDoubtful)
+      for (; performance.now() < until; isDoubtful = true) {
         try {
           await this.#link.ready('settle', until)
-          // What was told before may be done, and a server that was killed since may have given another the sequence.
-          if (!isFirst) left = await this.#stored(left, until)
+          // What was told before may be done, and a server that was killed since may have given another the sequence;
+          // so may the stream that was made since somebody has removed the one of the message.
+          if (isDoubtful) left = await this.#stored(left, until)
           const last = left.at(-1)
           for (const one of left) if (one !== last) this.#link.tell(one[1].reply, one[2] === '+ACK' ? ACK : one[2])
           if (last !== undefined) await this.#link.ask(last[1].reply, last[2], undefined, until)

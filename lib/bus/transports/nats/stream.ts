@@ -334,7 +334,7 @@ export class Stream {
 
   /** There is a new lane, or a consumer was made anew, and with the one before went the pulls that waited. */
   async #onNews(name: string): Promise<void> {
-    this.#open.find((lane) => lane.name === name)?.unstand()
+    this.#open.find((lane) => lane.name === name)?.anew()
     await this.#look()
   }
 
