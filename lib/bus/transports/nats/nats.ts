@@ -79,6 +79,19 @@ const ACK = Buffer.from('+ACK')
 /** What the server is told of one of a batch. */
 type Told = [at: number, held: Held, word: string]
 
+/** Bytes of messages that are looked at together before they are told of: their bodies come with them. */
+const LOOKED = 2 ** 21
+
+/** How many of them. */
+function lookable(list: readonly Told[]): number {
+  let bytes = 0
+  const end = list.findIndex(([, { body }]) => {
+    bytes += body.length
+    return bytes > LOOKED
+  })
+  return end < 0 ? list.length : Math.max(end, 1)
+}
+
 class Nats extends Refusals implements Transport {
   readonly capabilities: Capabilities
   readonly overflow = 'reject'
@@ -293,10 +306,14 @@ class Nats extends Refusals implements Transport {
           await this.#link.ready('settle', until)
           // What was told before may be done, and a server that was killed since may have given another the sequence;
           // so may the stream that was made since somebody has removed the one of the message.
-          if (isDoubtful) left = await this.#stored(left, until)
-          const last = left.at(-1)
-          for (const one of left) if (one !== last) this.#link.tell(one[1].reply, one[2] === '+ACK' ? ACK : one[2])
-          if (last !== undefined) await this.#link.ask(last[1].reply, last[2], undefined, until)
+          while (left.length > 0) {
+            const part = isDoubtful ? left.slice(0, lookable(left)) : left
+            const there = isDoubtful ? await this.#stored(part, until) : part
+            const last = there.at(-1)
+            for (const one of there) if (one !== last) this.#link.tell(one[1].reply, one[2] === '+ACK' ? ACK : one[2])
+            if (last !== undefined) await this.#link.ask(last[1].reply, last[2], undefined, until)
+            left = left.slice(part.length)
+          }
           for (const [, { note }, word] of list) if (note !== undefined && !word.startsWith('-')) this.#forget(note)
           return true
         } catch (error) {
