@@ -375,6 +375,11 @@ describe('a large body', () => {
     })
   })
 
+  test('is read although more are received at once than files may be open', async () => {
+    const few = ['sh', '-c', 'ulimit -n 60 && exec "$@"', 'sh']
+    expect(await heard(startBus(newUrl(), 'receiveMany', { body: large, count: 200 }, few))).toBe(200)
+  })
+
   test('whose sender died before the commit is swept when a bus is opened', async () => {
     const url = newUrl()
     await (await openBus(url)).close()

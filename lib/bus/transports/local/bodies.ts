@@ -10,12 +10,20 @@ export const LARGE = 65_536
 /** There is no descriptor to be had for it; that passes, and says nothing of the body. */
 const CROWDED: readonly (string | undefined)[] = ['EMFILE', 'ENFILE']
 
+/** Of a process that has few descriptors, a batch of large bodies would take them all, and fail again and again. */
+const AT_ONCE = 8
+
 const hashOf = (body: Uint8Array) => createHash('sha256').update(body).digest('hex')
 
 export class Bodies {
   readonly #directory: string
 
   readonly #mode: number
+
+  /** What is being read last, of each that are read one after the other. */
+  readonly #reads: Promise<unknown>[] = []
+
+  #count = 0
 
   constructor(directory: string, mode: number) {
     this.#directory = directory
@@ -48,7 +56,18 @@ export class Bodies {
     await directory.sync().finally(() => directory.close())
   }
 
-  async read(name: string): Promise<Buffer> {
+  read(name: string): Promise<Buffer> {
+    const at = this.#count++ % AT_ONCE
+    const read = () => this.#read(name)
+    const reading = (this.#reads[at] ?? Promise.resolve()).then(read)
+    this.#reads[at] = reading.then(
+      () => {},
+      () => {},
+    )
+    return reading
+  }
+
+  async #read(name: string): Promise<Buffer> {
     const path = join(this.#directory, name)
     const details = { syscall: 'receive', path }
     const body = await readFile(path).catch((error: NodeJS.ErrnoException) => {
