@@ -104,7 +104,6 @@ export class Replies {
       ended.reject(
         reason === 'timeout' ? new QueueError('ETIMEDOUT', { syscall: 'request', detail: `${timeout} ms` }) : reason,
       )
-      over.abort()
     })
     // Nobody looks at it before it is sent.
     waiter.promise.catch(() => {})
@@ -121,9 +120,10 @@ export class Replies {
       return await Promise.race([waiter.promise, sent.then(() => waiter.promise)])
     } catch (error) {
       waiter.reject(error)
+      // Not of each: that takes longer than all else that is done for a request here.
+      over.abort()
       throw error
     } finally {
-      over.abort()
       this.#waiting.delete(id)
       if (this.#waiting.size === 0) {
         clearInterval(this.#hold)
