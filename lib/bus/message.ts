@@ -21,6 +21,10 @@ const PASSING: readonly unknown[] = ['ERR_BUS_BUSY', 'ERR_BUS_DISK_FULL', 'ERR_B
 
 export const isPassing = (error: unknown): boolean => PASSING.includes((error as QueueError | undefined)?.code)
 
+/** What keeps one from a queue, and may pass. */
+export const isAway = (error: unknown): boolean =>
+  isPassing(error) || (error as QueueError | undefined)?.code === 'ERR_BUS_CONNECTION'
+
 /** Milliseconds between attempts: the first time, doubled each time, and at most. */
 const SHORTEST = 100
 const LONGEST = 5000

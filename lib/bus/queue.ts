@@ -19,6 +19,7 @@ import { History } from './history.ts'
 import {
   CORRELATION,
   deadOf,
+  isAway,
   isPassing,
   MAX_TIME,
   Message,
@@ -871,10 +872,6 @@ export class Queue<T = unknown> {
     return { ...(own as TransportStats), dead: ready + leased + delayed + held, totals, rates, latency }
   }
 }
-
-/** What keeps a consumer from its queue, and may pass. */
-const isAway = (error: unknown): boolean =>
-  isPassing(error) || (error as QueueError | undefined)?.code === 'ERR_BUS_CONNECTION'
 
 /** Of a request; to a queue that is nobody's any more no reply is sent. */
 function requestOf({ allHeaders: headers }: Message): string | undefined {

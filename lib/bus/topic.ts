@@ -1,7 +1,7 @@
 // A topic: what is published goes to every queue that is bound to it.
 import { checkOptions, invalidType, invalidValue } from '../errors.ts'
 import type { ConsumeOptions, Consumer, Handler } from './consumer.ts'
-import type { Message, Settler } from './message.ts'
+import { isAway, type Message, type Settler } from './message.ts'
 import { checkQueueName, type Queue, type QueueOptions, type Scope, type SendOptions } from './queue.ts'
 import type { Binding, Transport } from './transport.ts'
 
@@ -99,7 +99,7 @@ export class Topic<T = unknown> {
     const own = await transport.borrow(this.#prefix)
     const remove = () => transport.drop(own)
     // As long as it is there it is sent to, and nobody takes anything out of it.
-    const drop = () => remove().catch(() => void settler.persist(remove, { background: true }).catch(() => {}))
+    const drop = () => remove().catch(() => void settler.persist(remove, { background: true }, isAway).catch(() => {}))
     try {
       await transport.bind({ ...this.#binding('q', { headers }), queue: own })
       const consumer = this.#context.queue(own, queueOptions).consume(handler, consumeOptions)

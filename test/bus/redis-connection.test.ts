@@ -225,6 +225,20 @@ await describeEngine('redis', (_, server) => {
     expect((await waiting).body).toBe('a')
   })
 
+  test('a subscription that has ended is dropped when its server is there again', async () => {
+    const { wire, bus, direct } = await openBoth('&timeout=300')
+    const topic = bus.topic('t')
+    const consumer = await topic.subscribe(undefined, () => {})
+    expect(await direct.topic('t').publish('x')).toBe(1)
+    wire.cut()
+    await consumer.close()
+    // Its queue could not be dropped then.
+    await expect(bus.queue('q').send('x')).rejects.toMatchObject({ code: 'ERR_BUS_CONNECTION' })
+    await expect(bus.queue('q').send('x')).rejects.toMatchObject({ code: 'ERR_BUS_CONNECTION' })
+    wire.mend()
+    await expect.poll(() => direct.topic('t').publish('x')).toBe(0)
+  })
+
   test('who has waited once gets what is larger than a server has in store for who has subscribed', async () => {
     const { bus, direct } = await openBoth()
     const admin = client(server.port)
