@@ -63,9 +63,10 @@ export async function wireTo(port: number) {
   const swallow = (but = 0) => {
     for (const near of [...nears].slice(but)) near.unpipe().resume()
   }
-  /** What is answered from now on does not arrive, on the connections that there are. */
-  const mute = () => {
-    for (const socket of sockets) if (!nears.has(socket)) socket.unpipe().resume()
+  /** What is answered from now on does not arrive, on the connections that there are, but the first so many. */
+  const mute = (but = 0) => {
+    const fars = [...sockets].filter((socket) => !nears.has(socket))
+    for (const far of fars.slice(but)) far.unpipe().resume()
   }
   /** Connections that are made from now on lead elsewhere. */
   const turn = (other: number) => {

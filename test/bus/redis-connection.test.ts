@@ -225,6 +225,22 @@ await describeEngine('redis', (_, server) => {
     expect((await waiting).body).toBe('a')
   })
 
+  test('a connection on which nothing is heard any more is made again, though nobody asks anything of it', async () => {
+    const { wire, bus } = await openBoth('&timeout=3000&lease=1500')
+    const admin = client(server.port)
+    const heard = async () => JSON.stringify(await admin.call('CLIENT', 'LIST', 'TYPE', 'pubsub')).match(/id=\d+/g)
+    const none = await heard()
+    const waiting = one(bus.queue('q'))
+    await expect.poll(heard).not.toEqual(none)
+    const before = await heard()
+    wire.swallow(1)
+    wire.mute(1)
+    await expect.poll(heard).not.toEqual(before)
+    await expect.poll(() => admin.pubsub('NUMSUB', `wire-${count}:bell:q`)).toMatchObject([{}, 1])
+    await bus.queue('q').send('x')
+    await (await waiting).ack()
+  })
+
   test('a subscription that has ended is dropped when its server is there again', async () => {
     const { wire, bus, direct } = await openBoth('&timeout=300')
     const topic = bus.topic('t')

@@ -388,6 +388,18 @@ export class Connection {
     return this.#channels.has(channel) && !this.#subscribing.has(channel)
   }
 
+  /** Who is in between may have forgotten a connection on which nothing was said: is there an answer, it is well. */
+  ask(): void {
+    const [channel] = this.#channels
+    if (channel === undefined || this.#client === undefined) return
+    const patience = this.#address.patience
+    // To subscribe once more changes nothing, and whoever listens is permitted to.
+    this.#ears
+      .get(this.#client)
+      ?.then((ear) => this.watched(ear, () => ear.subscribe(channel), patience))
+      .catch(() => {})
+  }
+
   async ignore(channel: string): Promise<void> {
     if (!this.#channels.delete(channel) || this.#client === undefined) return
     await this.#ears

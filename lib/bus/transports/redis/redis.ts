@@ -133,6 +133,7 @@ export class Redis extends Refusals implements Transport {
   /** A server may be emptied without anybody losing his connection. */
   #heard(): void {
     this.#ringAll()
+    this.#connection.ask()
     this.#standings.up()
   }
 
