@@ -3,7 +3,7 @@ import { setTimeout as sleep } from 'node:timers/promises'
 import { checkInteger, checkOptions, outOfRange } from '../errors.ts'
 import { decode } from './body.ts'
 import type { Codecs } from './codecs.ts'
-import { DEAD, deadOf, type Settler } from './message.ts'
+import { DEAD, deadOf, isPassing, type Settler } from './message.ts'
 import { BUS_BATCH, type Delivery, demand, type Outgoing, type Transport, withoutOwn } from './transport.ts'
 
 export interface DeadLetter {
@@ -66,7 +66,8 @@ export class DeadLetters {
   redrive({ rate, ...choice }: DeadLetterChoice & { rate?: number | undefined } = {}): Promise<number> {
     checkRate(rate)
     return this.#each(choice, async (delivery) => {
-      // It would go without its body.
+      // It would go without its body; one that can be read later is not passed over.
+      if (isPassing(delivery.damage)) throw delivery.damage
       if (delivery.damage !== undefined) return false
       const send = [{ queue: this.#queue, message: afresh(delivery) }]
       await this.#transport.settle([{ token: delivery.token, outcome: 'ack', send }])

@@ -4,7 +4,7 @@ import { setTimeout as sleep, setImmediate as turn } from 'node:timers/promises'
 import { checkInteger, checkOptions, invalidType } from '../errors.ts'
 import type { Codecs } from './codecs.ts'
 import { bodyOf, checkRate, chooser } from './dead-letters.ts'
-import { STOP } from './message.ts'
+import { isPassing, STOP } from './message.ts'
 import { RPC } from './replies.ts'
 import { BUS_BATCH, type Outgoing, type Past, type SendOptions, type Transport, withoutOwn } from './transport.ts'
 
@@ -95,6 +95,8 @@ export class History {
       until ??= page.last
       for (const past of page.deliveries) {
         const { acknowledgedAt: at, damage, headers } = past
+        // It can be read later.
+        if (isPassing(damage)) throw damage
         // It would go without its body, or stop a consumer.
         if (damage !== undefined || headers[STOP] !== undefined) continue
         if (at < Number(from ?? 0) || at > Number(to ?? at) || !isChosen(past)) continue

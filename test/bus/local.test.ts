@@ -375,6 +375,16 @@ describe('a large body', () => {
     })
   })
 
+  test('is not passed over where it is to be sent again and cannot be read for want of a descriptor', async () => {
+    const few = ['sh', '-c', 'ulimit -n 60 && exec "$@"', 'sh']
+    const refused = { code: 'ERR_BUS_BUSY' }
+    expect(await heard(startBus(newUrl(), 'resendCrowded', large, few))).toMatchObject({
+      crowded: [refused, refused],
+      later: [1, 1],
+      stats: { ready: 2, dead: 0 },
+    })
+  })
+
   test('is read although more are received at once than files may be open', async () => {
     const few = ['sh', '-c', 'ulimit -n 60 && exec "$@"', 'sh']
     expect(await heard(startBus(newUrl(), 'receiveMany', { body: large, count: 200 }, few))).toBe(200)
