@@ -399,6 +399,16 @@ await describeEngine('redis', (_, server) => {
     await expect.poll(() => bounded.send('x').catch(({ code }) => code)).toBe('ERR_BUS_QUEUE_FULL')
   })
 
+  test('a server that was emptied is told again what is bound and bounded by a process that takes nothing', async () => {
+    const bus = await openBus(newUrl('lease=600'))
+    await bus.topic('t').bind('q')
+    const bounded = bus.queue('bounded', { maxMessages: 1 })
+    await bounded.send('x')
+    await newClient().flushall()
+    await expect.poll(() => bus.topic('t').publish('x')).toBe(1)
+    await expect.poll(() => bounded.send('x').catch(({ code }) => code)).toBe('ERR_BUS_QUEUE_FULL')
+  })
+
   test('what a server has forgotten was acknowledged is not leased for ever by who acknowledged it', async () => {
     const forgetful = await startServer('redis', ['--appendonly', 'no'])
     onTestFinished(() => forgetful.close())

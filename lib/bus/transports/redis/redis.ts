@@ -89,9 +89,10 @@ export class Redis extends Refusals implements Transport {
     })
     const calls = new Calls(connection, `${address.prefix}:`, clock)
     // Nothing that is to be told goes only one way.
-    const member = new Member(calls, address.numbers.lease ?? LEASE, () => this.#heard())
+    const lease = address.numbers.lease ?? LEASE
+    const member = new Member(calls, lease, () => this.#heard())
     const settling = new Settling(calls, member)
-    const standings = new Standings(calls, member)
+    const standings = new Standings(calls, member, lease / 3)
     const { patience } = address
     const restore = (queue: string) => standings.restore(queue)
     this.#connection = connection
@@ -130,11 +131,9 @@ export class Redis extends Refusals implements Transport {
     this.#sender.ringAll()
   }
 
-  /** A server may be emptied without anybody losing his connection. */
   #heard(): void {
     this.#ringAll()
     this.#connection.ask()
-    this.#standings.up()
   }
 
   #up(): void {
@@ -245,6 +244,8 @@ export class Redis extends Refusals implements Transport {
     this.#sender.flush()
     this.#calls.close()
     await Promise.race([this.#finish(), sleep(LINGER, undefined, { ref: false })])
+    // What is bound at last has it look again.
+    this.#standings.rest()
     this.#connection.close()
   }
 

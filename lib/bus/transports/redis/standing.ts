@@ -18,10 +18,14 @@ export class Standings {
   readonly #borrowed = new Set<string>()
   /** By which a server is known that has not lost it. */
   #mark: string | undefined
+  readonly #every: number
+  #looking: NodeJS.Timeout | undefined
 
-  constructor(calls: Calls, member: Member) {
+  /** @param every milliseconds: a server may be emptied without anybody losing his connection */
+  constructor(calls: Calls, member: Member, every: number) {
     this.#calls = calls
     this.#member = member
+    this.#every = every
   }
 
   async declare(queue: string, { maxMessages, maxBytes }: Bounds): Promise<void> {
@@ -47,11 +51,17 @@ export class Standings {
   async #stand(name: string, standing: Standing): Promise<void> {
     const mark = await this.#say(standing)
     this.#standing.set(name, standing)
+    this.#looking ??= setInterval(() => this.up(), this.#every).unref()
     this.#look(mark)
   }
 
   #say({ script, queue, args }: Standing): Promise<Buffer> {
     return this.#calls.run<Buffer>(script, script, queue, ...args, randomUUID())
+  }
+
+  /** It looks no more. */
+  rest(): void {
+    clearInterval(this.#looking)
   }
 
   /** The server is there: has it what it had? */
