@@ -51,7 +51,7 @@ export class VolatileQueue implements Fount {
     const messages = await queue.receive({ max, signal })
     this.#put(messages, put)
     // There may be more in their pack, which is in memory alone until then.
-    if (messages.length === max) this.#put(await queue.receiveRest(), put)
+    this.#put(await queue.receiveRest(), put)
   }
 
   /** They are taken already, whatever becomes of the first. */

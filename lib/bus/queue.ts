@@ -531,13 +531,10 @@ export class Queue<T = unknown> {
     }
   }
 
-  /**
-   * @internal All that this process has in hand already since it came with what was received; where there is nothing, what
-   * comes together next, if it is there.
-   */
+  /** @internal All that this process has in hand already, since it came with what was received; nothing else. */
   receiveRest(): Promise<Message<T>[]> {
     const lease = Number.POSITIVE_INFINITY
-    return this.#receive({ max: 1, deadline: performance.now(), signal: undefined, lease, together: true })
+    return this.#receive({ max: 0, deadline: performance.now(), signal: undefined, lease, together: true })
   }
 
   #checkLease(lease: number | undefined): void {

@@ -156,6 +156,17 @@ describe('from bus to bus', () => {
     await end.close()
   })
 
+  test('from a bus in the kernel, into a full outbox: what came in another pack stays where it is', async () => {
+    const from = await newBus('mq')
+    const queue = from.queue('in')
+    for (const number of numbers(6)) await queue.send(number)
+    const routes = [{ from: `${from.url}#queue=in`, to: `posix:${uniqueName()}` }]
+    const outbox = { directory: join(temporaryDirectory(), 'outbox'), maxMessages: 2 }
+    const { bridge: running } = await startBridge({ routes, outbox })
+    await until(() => running.routes[0]?.counters.collected === 2)
+    expect((await queue.stats()).ready).toBe(4)
+  })
+
   test('a request loses the address of its reply, and its sender is told nothing', async () => {
     const { from, to, route } = await newRoute()
     await startBridge({ routes: [route] })
