@@ -109,8 +109,8 @@ function parcelIn(text: string): Parcel | undefined {
   try {
     const line: unknown = JSON.parse(text)
     if (!isLine(line)) return undefined
-    const { base64, ...parcel } = line
-    return base64 === undefined ? parcel : { ...parcel, body: Buffer.from(base64, 'base64') }
+    const { id, priority, key, headers, body, base64 } = line
+    return { id, priority, key, headers, body: base64 === undefined ? body : Buffer.from(base64, 'base64') }
   } catch {
     return undefined
   }

@@ -386,6 +386,16 @@ describe('from and to the kernel', () => {
       expect(readdirSync(directory)).toContain(`${name}.1-1-0.taken.damaged`)
     })
 
+    test('what else a line says is no matter', async () => {
+      const { from, queue, config, directory, name } = await outboxOf()
+      const path = join(directory, `${name}.1-1-0.taken`)
+      writeFileSync(path, '{"id":"a","priority":0,"body":"a","delay":-1}\n')
+      await startBridge(config)
+      from.trySend('b')
+      expect((await takeMessages(queue, 2)).map(({ body }) => String(body))).toEqual(['a', 'b'])
+      expect(existsSync(path)).toBe(false)
+    })
+
     test('more than the outbox may hold by now: it goes there part by part', async () => {
       const { from, queue, config, directory, name } = await outboxOf()
       const lines = numbers(10).map((id) => `{"id":"${id}","priority":0,"body":${id}}\n`)
