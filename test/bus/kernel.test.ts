@@ -263,11 +263,12 @@ describe.each(['mq', 'sysv'] as const)('%s:', (scheme) => {
     })
 
     test.each([
-      ['alone', [100_000]],
-      ['behind others', [8000, 8000, 100_000]],
-    ])('that has no room on the disk leaves no file, %s', async (_, lengths) => {
+      ['alone', { lengths: [100_000], isPatient: true }],
+      ['behind others', { lengths: [8000, 8000, 100_000], isPatient: true }],
+      ['behind others, without a signal', { lengths: [100, 8000, 100_000], isPatient: false }],
+    ])('that has no room on the disk leaves no file, and nothing else, %s', async (_, what) => {
       const { bus, directory, url } = await newSmall()
-      const { outcome } = startBus(url, 'sendTogether', lengths, ['prlimit', '--fsize=32768:'])
+      const { outcome } = startBus(url, 'sendTogether', what, ['prlimit', '--fsize=32768:'])
       expect((await outcome).stdout).toContain('EFBIG')
       expect(readdirSync(join(directory, scheme, 'bodies'))).toEqual([])
       expect(await bus.queue('q').receive(nothing)).toEqual([])
@@ -554,6 +555,14 @@ describe.each(['mq', 'sysv'] as const)('%s:', (scheme) => {
     expect(await topic.publish('d')).toBe(1)
     await expect.poll(() => heard, { timeout: 20_000 }).toEqual(['a', 'd'])
     await consumer.close()
+  })
+
+  test('an id that is too long is refused before others of its batch are taken', async () => {
+    const queue = (await newSmall()).bus.queue('q', { dedup: 0 })
+    const sent = queue.sendMany([{ body: 1 }, { body: 2, id: 'x'.repeat(450) }, { body: 3 }])
+    await expect(sent).rejects.toMatchObject({ code: 'ERR_OUT_OF_RANGE' })
+    await queue.flush()
+    expect(await queue.receive(nothing)).toEqual([])
   })
 
   test('codecs work', async () => {

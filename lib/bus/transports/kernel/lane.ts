@@ -198,14 +198,19 @@ export class Lane implements Outlet {
   /** Resolves when all of them are in the queue. */
   async send(messages: readonly Outgoing[], overflow: Overflow, signal: AbortSignal | undefined): Promise<void> {
     this.#check('send')
-    // One that is wrong is refused before others are taken.
-    if (messages.length > 1) for (const message of messages) checkLength(message, this.#handle.size)
-    if (overflow === 'wait' && signal === undefined) {
+    // One that is wrong, or has no room on the disk, is refused before others are taken.
+    const areSure = messages.length === 1 || messages.every((message) => this.checkLength(message))
+    if (overflow === 'wait' && signal === undefined && areSure) {
       const tickets = new Set(messages.map((message) => this.#ticketOf(this.#append(message))))
       for (const { promise } of tickets) await promise
       return
     }
     await this.#sendApart(messages, overflow, signal)
+  }
+
+  /** As {@link checkLength} of a pack. */
+  checkLength(message: Outgoing): boolean {
+    return checkLength(message, this.#handle.size)
   }
 
   #ticketOf(open: Open): Ticket {

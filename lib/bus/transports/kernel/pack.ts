@@ -72,11 +72,20 @@ export interface Files {
   remove(name: string): void
 }
 
-/** Whether a message has room in an empty pack, apart from its body. */
-export function checkLength(message: Packable, size: number): void {
-  if (message.headers === undefined) return
+/** More than an empty pack and a message need, apart from the id, headers and the body. */
+const SPARE = 256
+
+/**
+ * Whether a message has room in an empty pack, with its body; else that goes in a file.
+ *
+ * @throws {RangeError} if it has none, apart from its body
+ */
+export function checkLength(message: Packable, size: number): boolean {
+  const { id, body, headers } = message
+  // A unit of a string is six bytes of JSON at most.
+  if (headers === undefined && id.length * 6 + body.byteLength <= Math.min(size, LONGEST) - SPARE) return true
   const { byteLength } = Buffer.from(JSON.stringify(propertiesOf(message)))
-  checkProperties(byteLength, Math.min(size, LONGEST), message)
+  return body.byteLength <= checkProperties(byteLength, Math.min(size, LONGEST), message)
 }
 
 /** @returns the bytes that are left for the body */
