@@ -240,6 +240,8 @@ export class Kernel extends Refusals implements Transport {
     this.#check('publish')
     const bound = this.#directory.bindings().filter((binding) => isBound(binding, topic, message.headers ?? {}))
     const queues = [...new Set(bound.map(({ queue }) => queue))]
+    // What one has no room for nobody gets: who publishes it again would bring it to the others twice.
+    for (const queue of queues) this.#laneTo(queue)?.checkLength(message)
     const sent = await Promise.all(queues.map((queue) => this.#publishTo(queue, message, options)))
     return queues.filter((_, at) => sent[at])
   }
