@@ -43,9 +43,10 @@ export class Collector {
     for (let attempts = 1; !stop.aborted; attempts++) {
       try {
         for (const { parcels, damaged, done } of leftIn(directory, this.#outbox.name)) {
-          if (parcels.length > 0 && !(await this.#keep(parcels, over))) return undefined
-          done()
+          const rest = await this.#keep(parcels, over)
+          done(rest)
           if (damaged !== undefined) this.#reporter.down('outbox', new Error(`there are damaged lines in '${damaged}'`))
+          if (rest.length > 0) return undefined
         }
         return new Journal(directory, this.#outbox.name)
       } catch (error) {
@@ -82,8 +83,12 @@ export class Collector {
         attempts++
         if (!stop.aborted) this.#reporter.down(end, error)
       }
-      if (taken.length > 0 && (await this.#keep(taken, over))) this.#managed(() => journal.clear())
-      else if (!unwritten.every((parcel) => this.#managed(() => journal.write(parcel)))) {
+      const rest = await this.#keep(taken, over)
+      if (rest.length === 0) this.#managed(() => journal.clear())
+      else if (
+        !this.#managed(() => journal.replace(rest)) &&
+        !unwritten.every((parcel) => this.#managed(() => journal.write(parcel)))
+      ) {
         const error = new Error(`up to ${unwritten.length} messages are lost: there was no way to write them down`)
         this.#reporter.down('outbox', error)
       }
@@ -126,15 +131,16 @@ export class Collector {
     this.#roomMade()
   }
 
-  /** False if there was no time for it. An outbox that has become smaller never has room for all at once. */
-  async #keep(parcels: readonly Parcel[], over: AbortSignal): Promise<boolean> {
+  /** Part by part: an outbox that has become smaller never has room for all at once. What there was no time for. */
+  async #keep(parcels: readonly Parcel[], over: AbortSignal): Promise<readonly Parcel[]> {
     const most = Math.min(this.#kept.maxMessages, BUS_BATCH)
     for (let at = 0; at < parcels.length; at += most) {
-      if (!(await this.#keepTogether(parcels.slice(at, at + most), over))) return false
+      if (!(await this.#keepTogether(parcels.slice(at, at + most), over))) return parcels.slice(at)
     }
-    return true
+    return []
   }
 
+  /** False if there was no time for it. */
   async #keepTogether(parcels: readonly Parcel[], over: AbortSignal): Promise<boolean> {
     for (let attempts = 1; ; attempts++) {
       try {

@@ -2,11 +2,13 @@
 // it is written to, which is at once; a commit may have to wait for others, and for the disk.
 import {
   closeSync,
+  copyFileSync,
   ftruncateSync,
   openSync,
   readdirSync,
   readFileSync,
   renameSync,
+  rmSync,
   unlinkSync,
   writeFileSync,
 } from 'node:fs'
@@ -54,6 +56,11 @@ export class Journal {
     this.#isTorn = false
   }
 
+  /** All but these is in the outbox. It is written to no more. */
+  replace(parcels: readonly Parcel[]): void {
+    replace(this.#path, parcels)
+  }
+
   /** What is still in it somebody else will find. */
   close(): void {
     closeSync(this.#file)
@@ -67,8 +74,8 @@ export interface Left {
   readonly parcels: readonly Parcel[]
   /** Set aside, since there are lines in it that nobody can read; else undefined. */
   readonly damaged: string | undefined
-  /** All that can be read is in the outbox. */
-  done(): void
+  /** All that can be read is in the outbox, but for the rest. */
+  done(rest: readonly Parcel[]): void
 }
 
 export function* leftIn(directory: string, queue: string): Generator<Left> {
@@ -81,8 +88,25 @@ export function* leftIn(directory: string, queue: string): Generator<Left> {
     yield {
       parcels,
       damaged,
-      done: () => ifThere(() => (damaged === undefined ? unlinkSync(path) : renameSync(path, damaged))),
+      done: (rest) =>
+        ifThere(() => {
+          if (rest.length === 0) return damaged === undefined ? unlinkSync(path) : renameSync(path, damaged)
+          if (damaged !== undefined) copyFileSync(path, damaged)
+          return replace(path, rest)
+        }),
     }
+  }
+}
+
+/** At no moment there is less in the file than these. */
+function replace(path: string, parcels: readonly Parcel[]): void {
+  const own = `${path}.new`
+  try {
+    writeFileSync(own, parcels.map(toLine).join(''), { mode: 0o600 })
+    renameSync(own, path)
+  } catch (error) {
+    rmSync(own, { force: true })
+    throw error
   }
 }
 

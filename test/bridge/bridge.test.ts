@@ -167,6 +167,24 @@ describe('from bus to bus', () => {
     expect((await queue.stats()).ready).toBe(4)
   })
 
+  test('from a bus in the kernel: what is in the outbox when there was no room for the rest is sent once', async () => {
+    const from = await newBus('mq')
+    for (const number of numbers(6)) from.queue('in').post(number)
+    await from.queue('in').flush()
+    const to = uniqueName()
+    const outbox = { directory: join(temporaryDirectory(), 'outbox'), maxMessages: 2 }
+    const config = { routes: [{ from: `${from.url}#queue=in`, to: `posix:${to}` }], outbox }
+    const { bridge: first } = await startBridge(config)
+    await until(() => first.routes[0]?.counters.collected === 2)
+    await first.close({ patience: 0 })
+    const end = PosixQueue.open(to, { create: true, maxMessages: 1, messageSize: 8 })
+    await startBridge(config)
+    const arrived: string[] = []
+    while (arrived.length < 6) arrived.push((await end.receive()).text())
+    expect(arrived).toEqual(numbers(6).map(String))
+    await end.close()
+  })
+
   test('a request loses the address of its reply, and its sender is told nothing', async () => {
     const { from, to, route } = await newRoute()
     await startBridge({ routes: [route] })
@@ -406,6 +424,28 @@ describe('from and to the kernel', () => {
         ...numbers(10).map(String),
         'last',
       ])
+    })
+
+    test.each([
+      ['whole', '', false],
+      ['damaged', 'no JSON\n', true],
+    ])('more than there is room for before it ends: what is in the outbox is sent once, %s', async (_, more, isSet) => {
+      const { from, config, directory, name } = await outboxOf()
+      const to = uniqueName()
+      const routes = [{ from: `posix:${from.path}`, to: `posix:${to}` }]
+      const lines = numbers(6).map((id) => `{"id":"${id}","priority":0,"body":"${id}"}\n`)
+      const path = join(directory, `${name}.1-1-0.taken`)
+      writeFileSync(path, `${lines.join('')}${more}`)
+      const { bridge: first } = await startBridge({ ...config, routes, outbox: { directory, maxMessages: 2 } })
+      await until(() => first.routes[0]?.counters.collected === 2)
+      await first.close({ patience: 0 })
+      expect(existsSync(`${path}.damaged`)).toBe(isSet)
+      const end = PosixQueue.open(to, { create: true, maxMessages: 1, messageSize: 8 })
+      await startBridge({ ...config, routes })
+      const arrived: string[] = []
+      while (arrived.length < 6) arrived.push((await end.receive()).text())
+      expect(arrived).toEqual(numbers(6).map(String))
+      await end.close()
     })
 
     test('no room on the disk: what is taken goes into the outbox all the same', async () => {
