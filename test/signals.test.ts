@@ -138,7 +138,7 @@ test('nothing is lost when signals and messages come together', async () => {
   const back = openQueue({ maxMessages: 1 })
   const child = startFixture('interrupted.mjs', [there.path ?? '', back.path ?? ''])
   expect(await child.line()).toBe('waiting')
-  const timer = setInterval(() => process.kill(child.pid, 'SIGUSR2'), 1)
+  const timer = setInterval(() => child.kill('SIGUSR2'), 1)
   onTestFinished(() => clearInterval(timer))
   expect(await child.line()).toBe('interrupted')
   const numbers = Array.from({ length: 500 }, (_, index) => String(index))

@@ -65,6 +65,8 @@ export interface Running {
   line(): Promise<string>
   /** Writes to its standard input and ends that. */
   end(text?: string): void
+  /** Sends it a signal, if it has not ended. */
+  kill(signal: NodeJS.Signals): void
   readonly outcome: Promise<Outcome>
 }
 
@@ -102,6 +104,7 @@ export function start(
       return value
     },
     end: (text = '') => child.stdin?.end(text),
+    kill: (signal) => void child.kill(signal),
     outcome: new Promise((resolve, reject) => {
       child.on('error', reject)
       child.on('close', (code, signal) => {
@@ -187,7 +190,7 @@ export function inNamespace(...sysctls: string[]): string[] {
  */
 export async function signalUntilEnded(child: Running, signal: NodeJS.Signals = 'SIGUSR2'): Promise<void> {
   await child.line()
-  const timer = setInterval(() => process.kill(child.pid, signal), 20)
+  const timer = setInterval(() => child.kill(signal), 20)
   await child.outcome.finally(() => clearInterval(timer))
 }
 

@@ -76,8 +76,7 @@ function urlOf(scheme: Scheme, directory: string): string {
 /** Another process of the bus. */
 export function startBus(url: string, what: string, argument: unknown = null, through: string[] = []) {
   const [command = '', ...args] = [...through, process.execPath, fixture('bus.mjs')]
-  const child = start(command, [...args, url, what, JSON.stringify(argument)])
-  return { ...child, kill: (signal: NodeJS.Signals) => process.kill(child.pid, signal) }
+  return start(command, [...args, url, what, JSON.stringify(argument)])
 }
 
 /** A new bus of a kind, closed when the test has ended. */

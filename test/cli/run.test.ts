@@ -213,7 +213,7 @@ describe('kmq run', () => {
     let stop: NodeJS.Timeout | undefined
     // Two that come at the same time are one.
     const again = () => {
-      process.kill(child.pid, 'SIGINT')
+      child.kill('SIGINT')
       stop = setTimeout(again, 50)
     }
     again()
@@ -239,7 +239,7 @@ describe('kmq run', () => {
     writeFileSync(join(cwd, 'go'), '')
     let stop: NodeJS.Timeout | undefined
     const again = () => {
-      process.kill(child.pid, 'SIGINT')
+      child.kill('SIGINT')
       stop = setTimeout(again, 50)
     }
     stop = setTimeout(again, 500)
