@@ -278,6 +278,7 @@ export class PosixQueue extends Queue<PosixMessage, PosixSendOptions, unknown> {
    * back a registration that this process made with `mqNotify`.
    *
    * @throws QueueError ERR_MQ_NOT_MOUNTED
+   * @throws Error EMFILE, ENFILE: no descriptor is left for that
    */
   static list(): Promise<PosixQueueInfo[]> {
     return listPosix()

@@ -13,7 +13,7 @@ import {
   writeFileSync,
 } from 'node:fs'
 import { join } from 'node:path'
-import { OWN_HEADER } from '../bus/transport.ts'
+import { MAX_NAME, MAX_PRIORITY, OWN_HEADER } from '../bus/transport.ts'
 import { isAlive, self } from '../bus/transports/kernel/process.ts'
 import type { Parcel } from './mapping.ts'
 
@@ -144,8 +144,8 @@ function parcelIn(text: string): Parcel | undefined {
 function isLine(value: unknown): value is Line {
   if (typeof value !== 'object' || value === null) return false
   const { id, priority, key = 'key', headers = {}, body, base64 } = value as Record<string, unknown>
-  const areTexts = [id, key].every((one) => typeof one === 'string' && one.length > 0 && one.length <= 512)
-  const isPriority = Number.isInteger(priority) && Number(priority) >= 0 && Number(priority) <= 255
+  const areTexts = [id, key].every((one) => typeof one === 'string' && one.length > 0 && one.length <= MAX_NAME)
+  const isPriority = Number.isInteger(priority) && Number(priority) >= 0 && Number(priority) <= MAX_PRIORITY
   const hasBody = base64 === undefined ? body !== undefined : typeof base64 === 'string'
   return areTexts && isPriority && hasBody && areHeaders(headers)
 }

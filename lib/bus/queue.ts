@@ -42,6 +42,8 @@ import {
   type Delivery,
   demand,
   type Keep,
+  MAX_NAME,
+  MAX_PRIORITY,
   NO_HEADERS,
   type Outgoing,
   type Outlet,
@@ -430,7 +432,7 @@ export class Queue<T = unknown> {
     const { id, key, priority = 0, delay = 0, at, ttl, headers, correlationId } = options
     if (id !== undefined) checkText('id', id)
     if (key !== undefined) checkText('key', key)
-    checkInteger('"priority" option', priority, 0, 255)
+    checkInteger('"priority" option', priority, 0, MAX_PRIORITY)
     checkTime('delay', delay)
     if (at !== undefined && !(at instanceof Date && !Number.isNaN(at.getTime())))
       throw invalidType('"at" option', 'a valid Date', at)
@@ -961,7 +963,8 @@ export function checkQueueName(name: string, of = 'queue'): string {
 
 function checkText(name: string, text: unknown): string {
   if (typeof text !== 'string') throw invalidType(`"${name}" option`, 'a string', text)
-  if (text.length === 0 || text.length > 512) throw outOfRange(`"${name}" option`, '1 to 512 characters', text.length)
+  if (text.length === 0 || text.length > MAX_NAME)
+    throw outOfRange(`"${name}" option`, `1 to ${MAX_NAME} characters`, text.length)
   return text
 }
 
@@ -976,7 +979,7 @@ function toKeep(history: HistoryOptions): Keep {
 function checkStart(start: StartOptions): void {
   if (typeof start !== 'object' || start === null) throw invalidType('"start" option', 'an object', start)
   checkInteger('"start.messages" option', start.messages, 1, BUS_BATCH)
-  checkInteger('"start.priority" option', start.priority ?? 0, 0, 255)
+  checkInteger('"start.priority" option', start.priority ?? 0, 0, MAX_PRIORITY)
 }
 
 export function checkTime(name: string, ms: unknown): void {

@@ -34,6 +34,12 @@ export interface Receipt {
   duplicate: boolean
 }
 
+/** The highest priority of a message; the lowest is 0. */
+export const MAX_PRIORITY = 255
+
+/** Characters of an id or a key, at most; it has one at least. */
+export const MAX_NAME = 512
+
 /** What the names of headers begin with that are the bus's own: no user gives one such a name, or sees it. */
 export const OWN_HEADER = 'kmq-'
 

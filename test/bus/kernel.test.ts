@@ -50,6 +50,11 @@ describe.each(['mq', 'sysv'] as const)('%s:', (scheme) => {
 
   /** Names of its queues of the kernel. */
   const objectsOf = (directory: string) => readdirSync(join(directory, scheme, 'queues'))
+  /** The only queue of a bus, as another program has it. */
+  const theirsIn = (directory: string) => {
+    const [object = ''] = objectsOf(directory)
+    return scheme === 'mq' ? PosixQueue.open(`/${object}`) : SysvQueue.open(object)
+  }
   const exists = (object: string): boolean => {
     try {
       if (scheme === 'sysv') return SysvQueue.open(object).id >= 0
@@ -382,8 +387,7 @@ describe.each(['mq', 'sysv'] as const)('%s:', (scheme) => {
       const queue = bus.queue('q')
       await queue.send('makes the queue')
       await take(queue, 1)
-      const [object = ''] = objectsOf(directory)
-      const theirs = scheme === 'mq' ? PosixQueue.open(`/${object}`) : SysvQueue.open(object)
+      const theirs = theirsIn(directory)
       theirs.trySend('from C')
       const message = await one(queue)
       expect([message.body, message.priority, message.attempts]).toEqual([
@@ -399,8 +403,7 @@ describe.each(['mq', 'sysv'] as const)('%s:', (scheme) => {
       const queue = bus.queue('q', { retry: { base: 0 } })
       await queue.send('makes the queue')
       await take(queue, 1)
-      const [object = ''] = objectsOf(directory)
-      const theirs = scheme === 'mq' ? PosixQueue.open(`/${object}`) : SysvQueue.open(object)
+      const theirs = theirsIn(directory)
       const priority = scheme === 'mq' ? 255 : 0
       theirs.trySend('a', { priority: 32_767, type: 2n ** 62n })
       // One that waits in vain would wait for ever.
@@ -415,8 +418,7 @@ describe.each(['mq', 'sysv'] as const)('%s:', (scheme) => {
       const { bus, directory } = await newSmall()
       const queue = bus.queue('q')
       await queue.send('x', { headers: { a: 'b' } })
-      const [object = ''] = objectsOf(directory)
-      const theirs = scheme === 'mq' ? PosixQueue.open(`/${object}`) : SysvQueue.open(object)
+      const theirs = theirsIn(directory)
       const { data } = theirs.tryReceive() as { data: Buffer }
       const broken = ['{"i":""}', '{"k":""}', '{"s":1e300}', '{"s":-1}', '{"a":-1}', '{"x":1e999}']
       for (const properties of broken) {
@@ -433,8 +435,7 @@ describe.each(['mq', 'sysv'] as const)('%s:', (scheme) => {
       const { bus, directory } = await newSmall()
       const queue = bus.queue('q')
       await queue.send('x', { headers: { a: 'b' } })
-      const [object = ''] = objectsOf(directory)
-      const theirs = scheme === 'mq' ? PosixQueue.open(`/${object}`) : SysvQueue.open(object)
+      const theirs = theirsIn(directory)
       const { data } = theirs.tryReceive() as { data: Buffer }
       const broken = [
         data.subarray(0, -1),

@@ -3,15 +3,13 @@ import { fchmodSync, readSync } from 'node:fs'
 import type { QueueError } from '../../errors.ts'
 import { PosixQueue } from '../../posix.ts'
 import type { Clock } from '../clock.ts'
+import { MAX_PRIORITY } from '../transport.ts'
 import { Directory } from './kernel/directory.ts'
 import { Kernel } from './kernel/kernel.ts'
 import type { Handle } from './kernel/lane.ts'
 
 /** Bytes; a user has room for nine queues of the kernel's default size. */
 const SMALL = 2048
-
-/** The highest priority of a bus; other programs may send with one that is higher. */
-const HIGHEST = 255
 
 /** Bytes in the queue, which the kernel tells who reads from it as from a file. */
 function bytesIn({ fd }: PosixQueue): number {
@@ -33,7 +31,8 @@ function toHandle(queue: PosixQueue): Handle {
   const { messageSize } = queue.attributes
   const toMessage = ({ data, priority }: { data: Buffer; priority: number }) => ({
     bytes: data,
-    priority: Math.min(priority, HIGHEST),
+    // Other programs may send with a higher one.
+    priority: Math.min(priority, MAX_PRIORITY),
   })
   return {
     size: messageSize,

@@ -5,7 +5,7 @@
 // if the flags say so, the length of the properties (2) and these, in JSON; the body.
 import { randomBytes } from 'node:crypto'
 import { outOfRange, QueueError } from '../../../errors.ts'
-import { type Delivery, type Format, NO_HEADERS, type Outgoing } from '../../transport.ts'
+import { type Delivery, type Format, MAX_NAME, NO_HEADERS, type Outgoing } from '../../transport.ts'
 
 /** Says that a message of the kernel is a pack; of any other, all bytes are one message. */
 const MAGIC = 0x516d6bd3
@@ -26,8 +26,6 @@ const IN_FILE = 0b1000
 const NAME = 64
 /** What is noted of a message that is given back: how often it was tried, and when it was sent. */
 const GROWTH = 48
-/** Characters of an id or a key, at most. */
-const TEXT = 512
 /** Bytes that a message of the kernel has to have room for. */
 export const LEAST = 256
 
@@ -349,6 +347,6 @@ function areProperties(value: unknown): value is Properties {
   if (typeof value !== 'object' || value === null) return false
   const { i = 'id', k = 'key', h = {}, x = 0, a = 0, s = 0 } = value as Record<string, unknown>
   const isRecord = typeof h === 'object' && h !== null && Object.values(h).every((one) => typeof one === 'string')
-  const areTexts = [i, k].every((one) => typeof one === 'string' && one.length > 0 && one.length <= TEXT)
+  const areTexts = [i, k].every((one) => typeof one === 'string' && one.length > 0 && one.length <= MAX_NAME)
   return isRecord && areTexts && [x, a, s].every((one) => typeof one === 'number' && one >= 0 && one <= MAX_DATE)
 }
