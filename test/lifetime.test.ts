@@ -17,7 +17,7 @@ describe.each(families)('a process with a %s', (family) => {
   })
 
   test.each([
-    ['settles, each within 5 seconds, all that is pending when its queue is closed, twice', 'closed twice'],
+    ['settles, each within 20 seconds, all that is pending when its queue is closed, twice', 'closed twice'],
     ['may close a queue in the callback of whatever was pending', 'closed in its callback'],
     ['gets what is pending done after 100 collections in which nobody had the queue', 'collected'],
   ])('%s', async (_, way) => {
