@@ -314,7 +314,9 @@ export class Connection {
           const isReply = name === 'ReplyError' || error instanceof QueueError
           if (isReply && !PASSING.test(message)) throw this.#explain(error, call)
           if (isReply) this.#refusal = error
-          if (performance.now() >= end) throw this.#over ? error : this.#explain(error, call)
+          // A connection that was given up for what its server said is not why.
+          const reason = isReply ? error : (this.#refusal ?? error)
+          if (performance.now() >= end) throw this.#over ? error : this.#explain(reason, call)
           // It is another's turn: the name of the server may mean that one now.
           if (DEMOTED.test(message)) client.stream?.destroy()
           // A script that was refused did nothing.
