@@ -97,6 +97,8 @@ function checkBytes(value: unknown): asserts value is Uint8Array {
   checkAttached('"data" argument', value)
 }
 
+const NO_TIME: Timespec = { sec: -1, nsec: -1 }
+
 /** A copy: while C++ holds the buffer of a message, no getter may run, which could detach that. */
 function checkTimespec(value: unknown): Timespec | undefined {
   if (value === undefined || value === null) return undefined
@@ -104,7 +106,8 @@ function checkTimespec(value: unknown): Timespec | undefined {
   if (typeof value !== 'object' || typeof sec !== 'number' || typeof nsec !== 'number') {
     throw invalidType('"deadline" argument', '{ sec, nsec } or undefined', value)
   }
-  return { sec, nsec }
+  // The kernel says what it says of every such time: EINVAL.
+  return Number.isSafeInteger(sec) && Number.isSafeInteger(nsec) ? { sec, nsec } : NO_TIME
 }
 
 function checkType(value: unknown): asserts value is number | bigint {
@@ -379,7 +382,8 @@ export function msgctl(id: number, command: number, settings?: MsgSettings): Msq
       checkNumber('"gid" property', gid)
       checkNumber('"mode" property', mode)
       checkNumber('"qbytes" property', qbytes)
-      if (![uid, gid, mode].every(isUint32) || !(Number.isSafeInteger(qbytes) && qbytes >= 0)) return EINVAL
+      // Of what C passes as `qbytes` the kernel takes 32 bits.
+      if (![uid, gid, mode, qbytes].every(isUint32)) return EINVAL
       return native.msgSet(id, uid, gid, mode, qbytes)
     }
     default:
@@ -389,12 +393,13 @@ export function msgctl(id: number, command: number, settings?: MsgSettings): Msq
 
 /**
  * @param project of which the low 8 bits count
- * @returns a key, unsigned, or the negative errno of stat(2)
+ * @returns a key, unsigned, -EINVAL for a project that is no `int`, or the negative errno of stat(2)
  * @see ftok(3)
  */
 export function ftok(path: string, project: number): number {
   if (typeof path !== 'string') throw invalidType('"path" argument', 'a string', path)
   checkNumber('"project" argument', project)
+  if (!isInt32(project)) return EINVAL
   try {
     const { ino, dev } = statSync(path, { bigint: true })
     return (((project & 0xff) << 24) | Number((dev & 0xffn) << 16n) | Number(ino & 0xffffn)) >>> 0

@@ -45,6 +45,8 @@ const { msgSend, msgSendBatch, msgReceive, msgReceiveBatch, msgReceiveSpinning }
 const HEADER = 8
 
 const MAX_TYPE = 2n ** 63n - 1n
+/** The kernel takes an `int`, and cuts what is more. */
+const MAX_BYTES = 2 ** 31 - 1
 
 /** A type: 1 to 2^63-1, a bigint beyond 2^53-1. */
 export type SysvType = number | bigint
@@ -60,8 +62,8 @@ export interface SysvOpenOptions {
   /** Permission bits of a created queue; the umask does not touch them. Default: 0o600. */
   mode?: number | undefined
   /**
-   * Bytes that a created queue holds; a longer message is EMSGSIZE. Default: the
-   * kernel's (kernel.msgmnb), usually 16384.
+   * Bytes that a created queue holds, up to 2^31-1; a longer message is EMSGSIZE.
+   * Default: the kernel's (kernel.msgmnb), usually 16384.
    */
   maxBytes?: number | undefined
 }
@@ -234,7 +236,7 @@ export class SysvQueue extends Queue<SysvMessage, SysvSendOptions, SysvReceiveOp
     checkOptions(options)
     const { create = false, exclusive = false, mode = 0o600, maxBytes } = options
     checkInteger('"mode" option', mode, 0, 0o777)
-    if (maxBytes !== undefined) checkInteger('"maxBytes" option', maxBytes, 0, Number.MAX_SAFE_INTEGER)
+    if (maxBytes !== undefined) checkInteger('"maxBytes" option', maxBytes, 0, MAX_BYTES)
     const creating = create || exclusive || number === IPC_PRIVATE
     const hint = (code: string) => sysvHint(code, 'msgget')
     reserveFirst()
@@ -341,7 +343,7 @@ export class SysvQueue extends Queue<SysvMessage, SysvSendOptions, SysvReceiveOp
     if (uid !== undefined) checkInteger('"uid" option', uid, 0, 2 ** 32 - 2)
     if (gid !== undefined) checkInteger('"gid" option', gid, 0, 2 ** 32 - 2)
     if (mode !== undefined) checkInteger('"mode" option', mode, 0, 0o777)
-    if (maxBytes !== undefined) checkInteger('"maxBytes" option', maxBytes, 0, Number.MAX_SAFE_INTEGER)
+    if (maxBytes !== undefined) checkInteger('"maxBytes" option', maxBytes, 0, MAX_BYTES)
     const present = statSysv(this.#live, true)
     if (typeof present === 'number') throw this.#error(present, 'msgctl')
     const errno = native.msgSet(

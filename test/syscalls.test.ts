@@ -3,6 +3,7 @@ import { closeSync, constants as fs, fstatSync, openSync, readFileSync } from 'n
 import { constants } from 'node:os'
 import * as syscalls from 'kernelmq/syscalls'
 import {
+  ftok,
   IPC_NOWAIT,
   IPC_PRIVATE,
   IPC_RMID,
@@ -346,8 +347,13 @@ describe('mqTimedsend and mqTimedreceive', () => {
       { sec: 1, nsec: -1 },
       { sec: 1, nsec: 1e9 },
       { sec: -1, nsec: 0 },
+      { sec: 0.5, nsec: 0 },
+      { sec: Number.NaN, nsec: 0 },
+      { sec: Number.POSITIVE_INFINITY, nsec: 0 },
+      { sec: 1, nsec: 0.9 },
     ]) {
       expect(mqTimedreceive(fd, Buffer.alloc(16), undefined, deadline)).toBe(-errno.EINVAL)
+      expect(mqTimedsend(fd, bytes('x'), 0, deadline)).toBe(-errno.EINVAL)
     }
   })
 
@@ -555,6 +561,8 @@ test('numbers that are no identifiers, commands, keys and flags make no other ca
     expect(msgget(wrong, 0o600)).toBe(-errno.EINVAL)
     expect(msgget(IPC_PRIVATE, wrong)).toBe(-errno.EINVAL)
     expect(mqOpen('/never', wrong)).toBe(-errno.EINVAL)
+    expect(ftok('/', wrong)).toBe(-errno.EINVAL)
   }
+  expect(msgctl(id, IPC_SET, { ...settings, qbytes: 2 ** 32 + 100 })).toBe(-errno.EINVAL)
   expect(msgctl(id, IPC_STAT)).toEqual(before)
 })

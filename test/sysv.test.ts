@@ -192,6 +192,7 @@ describe('open', () => {
     ['a mode beyond 0o777', ['private', { mode: 0o1000 }], 'ERR_OUT_OF_RANGE'],
     ['negative maxBytes', ['private', { maxBytes: -1 }], 'ERR_OUT_OF_RANGE'],
     ['half a byte', ['private', { maxBytes: 0.5 }], 'ERR_OUT_OF_RANGE'],
+    ['maxBytes that the kernel would cut to 0', ['private', { maxBytes: 2 ** 32 }], 'ERR_OUT_OF_RANGE'],
     ['maxBytes as text', ['private', { maxBytes: '10' }], 'ERR_INVALID_ARG_TYPE'],
   ])('refuses %s', async (_, args, code) => {
     const idsOf = async () => (await SysvQueue.list()).map(({ id }) => id)
@@ -1489,6 +1490,8 @@ describe('set', () => {
   test.each<[string, object, string]>([
     ['a mode beyond 0o777', { mode: 0o1000 }, 'ERR_OUT_OF_RANGE'],
     ['negative maxBytes', { maxBytes: -1 }, 'ERR_OUT_OF_RANGE'],
+    ['maxBytes that the kernel would cut to 100', { maxBytes: 2 ** 32 + 100 }, 'ERR_OUT_OF_RANGE'],
+    ['maxBytes that are a negative int', { maxBytes: 2 ** 31 }, 'ERR_OUT_OF_RANGE'],
     ['the uid -1, which chown(2) takes for none', { uid: -1 }, 'ERR_OUT_OF_RANGE'],
     ['the uid 2^32-1', { uid: 2 ** 32 - 1 }, 'ERR_OUT_OF_RANGE'],
     ['half a gid', { gid: 0.5 }, 'ERR_OUT_OF_RANGE'],

@@ -31,7 +31,7 @@ export const create: Command = defineCommand({
   async run({ operands: [text], options }) {
     const maxMessages = toInteger('max-messages', options['max-messages'], 1, MOST)
     const messageSize = toInteger('message-size', options['message-size'], 1, MOST)
-    const maxBytes = toInteger('max-bytes', options['max-bytes'], 1, Number.MAX_SAFE_INTEGER)
+    const maxBytes = toInteger('max-bytes', options['max-bytes'], 1, MOST)
     const mode = toMode(options.mode) ?? 0o600
     if ((text === undefined) !== (options.private === true)) {
       throw new UsageError('expected either QUEUE or --private')

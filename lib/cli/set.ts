@@ -25,7 +25,7 @@ export const set: Command = defineCommand({
   ],
   async run({ operands: [text = ''], options }) {
     const target = parseTarget(text)
-    const maxBytes = toInteger('max-bytes', options['max-bytes'], 0, Number.MAX_SAFE_INTEGER)
+    const maxBytes = toInteger('max-bytes', options['max-bytes'], 0, 2 ** 31 - 1)
     const mode = toMode(options.mode)
     const uid = options.owner === undefined ? undefined : userId(options.owner)
     const gid = options.group === undefined ? undefined : groupId(options.group)
