@@ -8,7 +8,7 @@ import { fileURLToPath } from 'node:url'
 import { connect, ManualClock } from 'kernelmq/bus'
 import { describe, expect, onTestFinished, test } from 'vitest'
 import { judge, judgeTicks } from '../reliability/chaos-bus.mjs'
-import { canUnshare, fixture, isRoot, overhead, start, stranger } from '../support.ts'
+import { canUnshare, fixture, isRoot, overhead, start, stranger, turns } from '../support.ts'
 import { DatabaseSync } from './sqlite.mjs'
 import { deferred, newBus, nothing, one, openBus, startBus, take, temporaryDirectory } from './support.ts'
 
@@ -229,9 +229,10 @@ describe.each(['memory', 'local'] as const)('a lease with a limit, of %s:', (sch
     const { clock, queue, calls, handled } = await makeConsumer(9)
     for (const [at, { begun, ended }] of calls.entries()) {
       await begun.promise
-      // From the fourth on there is nothing but what was fetched. What is settled goes out in the next turn.
-      do await sleep(1)
-      while (at === 4 && (await queue.stats()).ready > 0)
+      // What is settled and extended goes out in the next turn, and is done before it is counted.
+      await turns(2)
+      // From the fourth on there is nothing but what was fetched.
+      while ((await queue.stats()).ready > 0 && at === 4) await sleep(1)
       clock.advance(300)
       if (at > 4) expect(await queue.receive({ max: 10, wait: 0 }), `during ${at}`).toEqual([])
       ended.resolve()
