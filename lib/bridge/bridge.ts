@@ -11,7 +11,10 @@ import { outboxUrl, type RouteStatus, Runner } from './runner.ts'
 import { type Answer, HealthServer, type Place } from './server.ts'
 
 export interface BridgeOptions {
-  /** Opens the bus at a URL; that of the outbox, too. The bridge closes it. Default: `connect(url, { durability })`. */
+  /**
+   * Opens the bus at a URL; that of the outbox, too. The bridge closes it. Default: `connect(url, { durability })`
+   * with that of the configuration, which counts only then.
+   */
   connect?: ((url: string) => Promise<Bus>) | undefined
   /** Told when an end of a route begins or ceases to work, and of messages that cannot be sent. */
   onEvent?: ((event: BridgeEvent) => void) | undefined

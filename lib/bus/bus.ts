@@ -41,15 +41,15 @@ export interface ConnectOptions {
    * the disk. Default: `process`.
    */
   durability?: Durability | undefined
-  /** Whether the bus is made if there is none; `memory:` is always made. Default: true. */
+  /** Of `local:`, `mq:` and `sysv:`, whether the bus is made if there is none. Default: true. */
   create?: boolean | undefined
-  /** Of `local:`, the permissions of a directory that is not there yet. Default: 0o700. */
+  /** Of `local:`, `mq:` and `sysv:`, the permissions of a directory that is not there yet. Default: 0o700. */
   mode?: number | undefined
   /** Of `local:`, milliseconds to wait for other processes that write. Default: 10000. */
   busyTimeout?: number | undefined
-  /** Closes the bus on these signals; when all of the process are closed that have them, they do what they would have done. */
+  /** Closes the bus on these signals; when all buses of the process that have one are closed, it does what it would have done. */
   signals?: readonly NodeJS.Signals[] | undefined
-  /** What happens to bodies on their way: {@link compress}, {@link encrypt}, {@link sign}, in this order. */
+  /** Applied to bodies in this order, and undone in reverse: {@link compress}, {@link encrypt}, {@link sign}. */
   codecs?: readonly Codec[] | undefined
   /** Spans of OpenTelemetry for what is sent and handled; needs `@opentelemetry/api`. Default: false. */
   telemetry?: boolean | undefined
@@ -145,7 +145,7 @@ function sizesOf({ href, searchParams }: URL): Record<string, number> {
  * Opens the bus at a URL, and makes it if there is none, unless `create` is false.
  *
  * @throws {QueueError} ERR_BUS_DIRECTORY, ERR_BUS_NOT_FOUND, ERR_BUS_NOT_A_BUS, ERR_BUS_VERSION, ERR_BUS_BUSY, ERR_BUS_DISK_FULL,
- * ERR_BUS_NO_SQLITE, ERR_BUS_NO_TELEMETRY, ERR_BUS_NO_CLIENT, ERR_BUS_CONNECTION, ERR_BUS_ACCESS
+ * ERR_BUS_DAMAGED, ERR_BUS_NO_SQLITE, ERR_BUS_NO_TELEMETRY, ERR_BUS_NO_CLIENT, ERR_BUS_CONNECTION, ERR_BUS_ACCESS
  */
 export async function connect(url: string | URL, options: ConnectOptions = {}): Promise<Bus> {
   if (typeof url !== 'string' && !(url instanceof URL)) throw invalidType('URL', 'a string or a URL', url)
@@ -279,7 +279,7 @@ export class Bus {
 
   /**
    * The result of `fn`, which is recorded under `id`: who asks again gets the record, in whatever process. It may run
-   * again if the process ended, or it threw, before the record was there, and at the same time in two processes.
+   * again if the process ended, or it threw, before the record was there, and twice if two calls overlap, here or elsewhere.
    *
    * @param fn its result is kept as JSON
    */

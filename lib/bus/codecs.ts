@@ -7,7 +7,10 @@ import { checkInteger, invalidValue } from '../errors.ts'
 export interface Codec {
   /** What stands in the header of what it was applied to; a letter, then letters and digits. */
   readonly name: string
-  /** The new body, and what is needed to undo it; undefined leaves the body as it is. `bound` is what it is bound to. */
+  /**
+   * The new body, and what is needed to undo it; undefined leaves the body as it is. `bound` says how it was given and what was
+   * applied before: authenticate it, too.
+   */
   encode(body: Uint8Array, bound: string): { body: Uint8Array; parameters?: string } | undefined
   /** @throws if it cannot be undone; the message is a dead letter then */
   decode(body: Uint8Array, parameters: string, bound: string): Uint8Array
@@ -44,7 +47,7 @@ export function compress({ algorithm = 'gzip', threshold = 1024 }: CompressOptio
   }
 }
 
-/** Keys by their names; the bytes are those of 32, in any form that Buffer.from(..., 'base64') reads, or bytes. */
+/** Keys by their names: 32 bytes each, or these as base64. */
 export type Keys = Readonly<Record<string, string | Uint8Array>>
 
 export interface KeyOptions {

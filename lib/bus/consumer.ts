@@ -14,13 +14,13 @@ export type Handler<M> = (message: M, context: HandlerContext) => unknown
 export interface ConsumeOptions {
   /** How many handlers run at a time. Default: 1. */
   concurrency?: number | undefined
-  /** How many messages are fetched ahead. Default: as many as `concurrency`. */
+  /** How many messages (with `batch`: batches) are fetched ahead, 0 to 500. Default: as many as `concurrency`. */
   prefetch?: number | undefined
   /** Milliseconds for a handler; then its signal is aborted, and the attempt has failed. Default: for ever. */
   timeout?: number | undefined
   /** Milliseconds after which the peers take a message away from a consumer that hangs. Default: never, while it lives. */
   lease?: number | undefined
-  /** How many messages a second are begun at most. */
+  /** How many times a second the handler is called at most. */
   rate?: number | undefined
   /** Aborting it closes the consumer. */
   signal?: AbortSignal | undefined

@@ -267,9 +267,10 @@ export class Message<T = unknown> {
   }
 
   /**
-   * It is done. `send`, from {@link Queue.prepare}, goes out in the same transaction: both happen or neither.
+   * It is done. `send`, from {@link Queue.prepare}, up to 499, goes out in the same transaction: both happen or neither. Where
+   * `capabilities.transaction` is `emulated` it is sent first.
    *
-   * @throws {QueueError} ERR_BUS_LEASE_LOST: it was taken away, and nothing was done; ERR_BUS_SETTLED
+   * @throws {QueueError} ERR_BUS_LEASE_LOST: it was taken away, and nothing was done; ERR_BUS_QUEUE_FULL; ERR_BUS_SETTLED
    */
   async ack(options: { send?: readonly Addressed[] } = {}): Promise<void> {
     const { send = [] } = options

@@ -77,9 +77,12 @@ export interface QueueOptions<T = unknown> {
   retry?: RetryOptions | undefined
   /** Milliseconds for which an `id` that was given is sent once only. Default: 300000. */
   dedup?: number | undefined
-  /** The most messages in the queue, for all who use it. Default: no bound, or what was set before. */
+  /**
+   * The most messages in the queue, for all who use it. With neither bound: what was set before; who names one only removes
+   * the other.
+   */
   maxMessages?: number | undefined
-  /** The most bytes of bodies in the queue, for all who use it. */
+  /** The most bytes of bodies in the queue; see `maxMessages`. */
   maxBytes?: number | undefined
   /** What a send to a full queue does. Default: `reject`, of `mq:` and `sysv:` `wait`. */
   overflow?: Overflow | undefined
@@ -317,7 +320,7 @@ export class Queue<T = unknown> {
     return receipt as Receipt
   }
 
-  /** Sends up to 500 messages: all of them, or none. */
+  /** Sends up to 500 messages: all of them, or none (of `mq:`, `sysv:`, `nats:` and `amqp:` a part, if it fails). */
   sendMany(items: Iterable<Item<T>>, options: Pick<SendOptions, 'durability' | 'signal'> = {}): Promise<Receipt[]> {
     return this.#traced('send', (carry) => this.#sendMany(items, options, carry))
   }
@@ -809,7 +812,8 @@ export class Queue<T = unknown> {
 
   /**
    * A page of what is in the queue, without taking it, in the order in which it is received; `after` is the `next` of the
-   * page before. What consumers have in hand is there, too; what stats() counts as `delayed` or `held` is not.
+   * page before. What consumers have in hand is there, too; what stats() counts as `delayed` or `held` is not (`redis:` shows
+   * what waits for a retry, `nats:` all, in the order of sending).
    *
    * @throws {QueueError} ERR_BUS_UNSUPPORTED
    */

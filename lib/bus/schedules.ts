@@ -12,7 +12,7 @@ export interface ScheduleTimes {
   every?: number | undefined
   /** At the times of a cron expression, of five fields or six with seconds. */
   cron?: string | undefined
-  /** Of `cron`: such as 'Europe/Berlin'. Default: that of the process that sets it. */
+  /** Of `cron`: such as 'Europe/Berlin'. Default: the local time of whichever process works out the next time. */
   timezone?: string | undefined
 }
 

@@ -41,7 +41,8 @@ export class Topic<T = unknown> {
   }
 
   /**
-   * Sends a copy to every queue that is bound to the topic, all or none; resolves to how many these are.
+   * Sends a copy to every queue that is bound to the topic, all or none (of `mq:`, `sysv:`, `nats:` and `amqp:` some, if it
+   * fails); resolves to how many these are.
    *
    * @throws {QueueError} as {@link Queue.send}
    */
