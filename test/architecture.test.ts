@@ -36,6 +36,7 @@ const order = [
     'bus/transports/kernel/remains.ts',
     'bus/transports/kernel/directory.ts',
     'bus/transports/kernel/lane.ts',
+    'bus/transports/kernel/lasting.ts',
     'bus/transports/kernel/kernel.ts',
   ],
   ['bus/transports/mq.ts', 'bus/transports/sysv.ts'],

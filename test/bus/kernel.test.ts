@@ -1,5 +1,5 @@
 // What is particular to buses that are nothing but queues of the kernel.
-import { existsSync, readdirSync, rmSync } from 'node:fs'
+import { existsSync, readdirSync, renameSync, rmSync } from 'node:fs'
 import { join } from 'node:path'
 import { setTimeout as sleep } from 'node:timers/promises'
 import { PosixQueue, SysvQueue } from 'kernelmq'
@@ -7,6 +7,7 @@ import { type Bus, compress, connect, ManualClock, type Message, type Queue } fr
 import { describe, expect, onTestFinished, test } from 'vitest'
 import { Gathering, Gatherings } from '../../lib/bus/outlet.ts'
 import type { Outgoing } from '../../lib/bus/transport.ts'
+import { turns } from '../support.ts'
 import { deferred, newBus, nothing, one, openBus, startBus, take, temporaryDirectory } from './support.ts'
 
 /** The warnings of the process, from now on. */
@@ -501,6 +502,103 @@ describe.each(['mq', 'sysv'] as const)('%s:', (scheme) => {
       const info = scheme === 'mq' ? (await PosixQueue.list()).find(({ name }) => name === `/${object}`) : undefined
       expect((info ?? SysvQueue.open(object).stat()).mode).toBe(0o660)
       rmSync(directory, { recursive: true })
+    })
+  })
+
+  describe('a queue that somebody removes', () => {
+    const removeAll = (directory: string) => {
+      for (const object of objectsOf(directory)) {
+        try {
+          if (scheme === 'mq') PosixQueue.unlink(`/${object}`)
+          else SysvQueue.open(object).remove()
+        } catch (error) {
+          // Whoever opens a bus removes what belongs to none.
+          expect(error).toMatchObject({ code: 'ENOENT' })
+        }
+      }
+    }
+
+    test('is made again by those who wait for messages, and those who send', async () => {
+      const { bus, directory, url } = await newSmall()
+      const [sender, late] = [await openBus(url), await openBus(url)]
+      const heard: unknown[] = []
+      const consumer = bus.queue('q').consume(({ body }) => void heard.push(body))
+      await sender.queue('q').send('before')
+      await expect.poll(() => heard).toEqual(['before'])
+      removeAll(directory)
+      await late.queue('q').send('after')
+      await expect.poll(() => heard).toEqual(['before', 'after'])
+      // For a moment it may still send to the one that is removed.
+      await expect
+        .poll(() =>
+          sender
+            .queue('q')
+            .send('again')
+            .then(() => heard.includes('again')),
+        )
+        .toBe(true)
+      await consumer.close()
+    })
+
+    test('takes along what is in it; who waited for room sends to the new one', async () => {
+      const { bus, directory, url } = await newSmall()
+      const queue = bus.queue('q', { overflow: 'reject' })
+      await fill(queue)
+      const waiting = bus.queue('q').send('waits')
+      await turns()
+      removeAll(directory)
+      await waiting
+      expect(await take((await openBus(url)).queue('q'), 1)).toEqual(['waits'])
+    })
+
+    test('is made again for replies', async () => {
+      const { bus, directory, url } = await newSmall()
+      const consumer = (await openBus(url)).queue('q').consume(({ body }) => body)
+      const queue = bus.queue('q')
+      expect(await queue.request('a')).toBe('a')
+      removeAll(directory)
+      await expect.poll(() => queue.request('b', { timeout: 1000 }).catch(({ code }) => code)).toBe('b')
+      await consumer.close()
+    })
+
+    test.each([true, false])(
+      'is made again for a private subscription, known to who publishes: %s',
+      async (isKnown) => {
+        const { bus, directory, url } = await newSmall()
+        const other = await openBus(url)
+        const heard = new Set<unknown>()
+        const consumer = await bus.topic('t').subscribe(undefined, ({ body }) => void heard.add(body))
+        if (isKnown) expect(await other.topic('t').publish('before')).toBe(1)
+        removeAll(directory)
+        let count = 0
+        const publish = () => other.topic('t').publish(++count)
+        // What is published meanwhile may be lost.
+        await expect.poll(() => publish().then(() => objectsOf(directory).filter(exists))).toHaveLength(1)
+        await expect.poll(() => publish().then((queues) => [queues, heard.has(count - 1)])).toEqual([1, true])
+        await consumer.close()
+      },
+    )
+
+    test('is not made again when the directory of its bus is gone: those who wait are told', async () => {
+      const { bus, directory } = await newSmall()
+      const waiting = bus.queue('q').receive()
+      const full = bus.queue('full', { overflow: 'reject' })
+      await fill(full)
+      const sending = bus.queue('full').send('waits')
+      const objects = objectsOf(directory)
+      const told = { code: 'EIDRM' }
+      const all = Promise.all([
+        expect(waiting).rejects.toMatchObject(told),
+        expect(sending).rejects.toMatchObject(told),
+      ])
+      renameSync(directory, `${directory}-gone`)
+      removeAll(`${directory}-gone`)
+      await all
+      await expect(full.send('x')).rejects.toMatchObject(told)
+      expect(objects.filter(exists)).toEqual([])
+      renameSync(`${directory}-gone`, directory)
+      await full.send('there again')
+      expect(await take(bus.queue('full'), 1)).toEqual(['there again'])
     })
   })
 

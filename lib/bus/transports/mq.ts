@@ -1,6 +1,6 @@
 // mq:/directory: each queue is a POSIX message queue.
-import { fchmodSync, readSync } from 'node:fs'
-import type { QueueError } from '../../errors.ts'
+import { fchmodSync, fstatSync, readSync } from 'node:fs'
+import { QueueError } from '../../errors.ts'
 import { PosixQueue } from '../../posix.ts'
 import type { Clock } from '../clock.ts'
 import { MAX_PRIORITY } from '../transport.ts'
@@ -49,6 +49,10 @@ function toHandle(queue: PosixQueue): Handle {
       return messages + packs.length <= maxMessages
     },
     hold: (on) => void (on ? queue.ref() : queue.unref()),
+    checkIsThere() {
+      if (fstatSync(queue.fd).nlink > 0) return
+      throw new QueueError('EIDRM', { syscall: 'fstat', path: queue.path, hint: 'somebody has unlinked it' })
+    },
     stats: () => ({ messages: queue.attributes.messages, bytes: bytesIn(queue) }),
     close: () => queue.close(),
   }

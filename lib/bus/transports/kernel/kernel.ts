@@ -19,6 +19,7 @@ import {
 } from '../../transport.ts'
 import type { Directory } from './directory.ts'
 import { grouped, type Handle, Lane } from './lane.ts'
+import { Lasting } from './lasting.ts'
 import { LEAST, type Packed } from './pack.ts'
 import { isAlive } from './process.ts'
 
@@ -102,7 +103,14 @@ export class Kernel extends Refusals implements Transport {
       void handle.close()
       throw outOfRange(`size of messages of queue "${name}"`, `at least ${LEAST} bytes`, handle.size)
     }
-    return new Lane(name, handle, this.#directory, this.#clock)
+    // Of one that is somebody else's: the one that he has made again.
+    const lasting = new Lasting(handle, () => (this.#isOurs(name) ? this.#create(name) : this.#find(name)))
+    return new Lane(name, lasting, this.#directory, this.#clock)
+  }
+
+  /** Whether it is for us to make it again. */
+  #isOurs(name: string): boolean {
+    return this.#closed === undefined && this.#lanes.has(name) && this.#directory.isThere
   }
 
   #lane(name: string): Lane {
@@ -162,6 +170,12 @@ export class Kernel extends Refusals implements Transport {
     void entry?.lane.close().catch(() => {})
   }
 
+  #forgetIfGone(queue: string, error: unknown): boolean {
+    const isGone = (error as QueueError).code === 'EIDRM'
+    if (isGone) this.#forget(queue)
+    return isGone
+  }
+
   async declare(): Promise<void> {}
 
   outlet(queue: string): Outlet {
@@ -187,8 +201,8 @@ export class Kernel extends Refusals implements Transport {
   ): Promise<void> {
     const sent = this.#laneTo(queue)?.send(messages, overflow, signal)
     // Whoever borrowed a queue may have gone, and what was for him with him.
-    if (queue.startsWith(BORROWED)) await sent?.catch(() => {})
-    else await sent
+    if (!queue.startsWith(BORROWED)) await sent
+    else await sent?.catch((error: unknown) => this.#forgetIfGone(queue, error))
   }
 
   async receive(queue: string, options: ReceiveOptions): Promise<Packed[]> {
@@ -250,7 +264,7 @@ export class Kernel extends Refusals implements Transport {
     const isBorrowed = queue.startsWith(BORROWED)
     const lane = this.#laneTo(queue)
     if (lane === undefined) {
-      this.#directory.drop(queue)
+      this.#dropIfOver(queue)
       return false
     }
     try {
@@ -261,12 +275,14 @@ export class Kernel extends Refusals implements Transport {
       // What is wrong with the message, or was given up, is no reason to end who listens.
       if (!isBorrowed || (code !== 'ERR_BUS_QUEUE_FULL' && code !== 'EIDRM')) throw error
       // Slow, or gone: then with its queue.
-      if (code === 'EIDRM') {
-        this.#forget(queue)
-        this.#directory.drop(queue)
-      }
+      if (this.#forgetIfGone(queue, error)) this.#dropIfOver(queue)
       return false
     }
+  }
+
+  /** One whose owner lives is his: he drops it, or makes it again. */
+  #dropIfOver(queue: string): void {
+    if (!isAlive(queue.slice(BORROWED.length))) this.#directory.drop(queue)
   }
 
   async borrow(): Promise<string> {

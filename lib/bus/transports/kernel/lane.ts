@@ -28,6 +28,8 @@ export interface Handle {
   mayFit(packs: readonly Uint8Array[]): boolean
   /** Whether waiting here holds the process; it does at first. */
   hold(on: boolean): void
+  /** Throws EIDRM if it was removed; where that is told by every call, there is no need to look. */
+  checkIsThere?(): void
   /** What is in it: messages of the kernel, and their bytes. */
   stats(): { messages: number; bytes: number }
   close(): Promise<void>
