@@ -300,6 +300,7 @@ export class Connection {
   ): Promise<T> {
     const end = performance.now() + patience
     if (!background) this.#hold.take()
+    let refusal: unknown
     try {
       for (let isAgain = false; ; ) {
         const ready = this.#ready(call, end)
@@ -313,10 +314,9 @@ export class Connection {
           const { name, message } = error as Error
           const isReply = name === 'ReplyError' || error instanceof QueueError
           if (isReply && !PASSING.test(message)) throw this.#explain(error, call)
-          if (isReply) this.#refusal = error
+          if (isReply) refusal = this.#refusal = error
           // A connection that was given up for what its server said is not why.
-          const reason = isReply ? error : (this.#refusal ?? error)
-          if (performance.now() >= end) throw this.#over ? error : this.#explain(reason, call)
+          if (performance.now() >= end) throw this.#over ? error : this.#explain(refusal ?? error, call)
           // It is another's turn: the name of the server may mean that one now.
           if (DEMOTED.test(message)) client.stream?.destroy()
           // A script that was refused did nothing.
