@@ -664,19 +664,21 @@ describe.each(['mq', 'sysv'] as const)('%s:', (scheme) => {
     expect(await queue.receive(nothing)).toEqual([])
   })
 
-  test('headers that one subscriber has no room for nobody gets', async ({ skip }) => {
-    skip(scheme === 'sysv', 'of System V all queues are of one size')
-    const { url } = await newSmall()
-    const bus = await openBus(url.replace('512', '8192'))
-    const topic = bus.topic('t')
-    await topic.bind('named')
-    const consumer = await topic.subscribe(undefined, () => {})
-    const headers = { long: 'x'.repeat(3000) }
-    await expect(topic.publish('x', { headers })).rejects.toMatchObject({ code: 'ERR_OUT_OF_RANGE' })
-    await bus.queue('named').flush()
-    expect(await bus.queue('named').receive(nothing)).toEqual([])
-    await consumer.close()
-  })
+  // Of System V all queues are of one size.
+  if (scheme === 'mq') {
+    test('headers that one subscriber has no room for nobody gets', async () => {
+      const { url } = await newSmall()
+      const bus = await openBus(url.replace('512', '8192'))
+      const topic = bus.topic('t')
+      await topic.bind('named')
+      const consumer = await topic.subscribe(undefined, () => {})
+      const headers = { long: 'x'.repeat(3000) }
+      await expect(topic.publish('x', { headers })).rejects.toMatchObject({ code: 'ERR_OUT_OF_RANGE' })
+      await bus.queue('named').flush()
+      expect(await bus.queue('named').receive(nothing)).toEqual([])
+      await consumer.close()
+    })
+  }
 
   test('codecs work', async () => {
     const bus = await newBus(scheme, { codecs: [compress({ threshold: 0 })] })
