@@ -60,8 +60,8 @@ export class DeadLetters {
   }
 
   /**
-   * Sends them back to their queue, as new; each is moved in one transaction (of `nats:` and `amqp:` copied, then removed). `rate` is how many a second at most.
-   * Resolves to how many there were.
+   * Sends them back to their queue, as new; each is moved in one transaction (of `nats:` and `amqp:` copied, then removed).
+   * `rate` is how many a second at most. Resolves to how many there were.
    */
   redrive({ rate, ...choice }: DeadLetterChoice & { rate?: number | undefined } = {}): Promise<number> {
     checkRate(rate)

@@ -51,7 +51,7 @@ function toHandle(queue: PosixQueue): Handle {
     hold: (on) => void (on ? queue.ref() : queue.unref()),
     checkIsThere() {
       if (fstatSync(queue.fd).nlink > 0) return
-      throw new QueueError('EIDRM', { syscall: 'fstat', path: queue.path, hint: 'somebody has unlinked it' })
+      throw new QueueError('EIDRM', { syscall: 'fstat', path: queue.path })
     },
     stats: () => ({ messages: queue.attributes.messages, bytes: bytesIn(queue) }),
     close: () => queue.close(),
