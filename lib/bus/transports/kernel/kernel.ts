@@ -249,7 +249,7 @@ export class Kernel extends Refusals implements Transport {
     this.#directory.unbind(binding)
   }
 
-  /** To one after the other; a subscriber's own queue that is full misses it. */
+  /** To each by itself; a subscriber's own queue that is full misses it. */
   async publish(topic: string, message: Outgoing, options: SendOptions): Promise<string[]> {
     this.#check('publish')
     const bound = this.#directory.bindings().filter((binding) => isBound(binding, topic, message.headers ?? {}))
