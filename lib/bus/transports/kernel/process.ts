@@ -8,13 +8,14 @@ function startOf(pid: string): string | undefined {
     // Its name, in parentheses, may have anything in it.
     const [state, ...fields] = stat.slice(stat.lastIndexOf(')') + 2).split(' ')
     return state === 'Z' || state === 'X' ? undefined : fields[18]
-  } catch {
-    return undefined
+  } catch (error) {
+    if (['ENOENT', 'ESRCH'].includes((error as NodeJS.ErrnoException).code ?? '')) return undefined
+    throw error
   }
 }
 
-/** Where its directories and its numbers of processes mean what they say. */
-export const namespaces: string = ['mnt', 'pid'].map(namespaceOf).join('-')
+/** Where its directories, its numbers of processes and its queues mean what they say. */
+export const namespaces: string = ['mnt', 'pid', 'ipc'].map(namespaceOf).join('-')
 
 function namespaceOf(kind: string): string {
   try {
@@ -27,7 +28,13 @@ function namespaceOf(kind: string): string {
 /** A number may be used again, but not with the same start. */
 export const self: string = `${process.pid}-${startOf('self')}`
 
+/** Also if there is no descriptor to find out: what belongs to who is dead is removed. */
 export function isAlive(name: string): boolean {
   const [pid = '', start] = name.split('-')
-  return /^\d+$/.test(pid) && startOf(pid) === start
+  if (!/^\d+$/.test(pid)) return false
+  try {
+    return startOf(pid) === start
+  } catch {
+    return true
+  }
 }
