@@ -217,7 +217,7 @@ describe('kmq bus URL ls, stats', () => {
     expect(await json(url, 'stats', 'q')).toMatchObject({ ready: 0, oldest: null, age: null })
   })
 
-  test.each(['local', 'mq'])('%s: what goes on ends when the bus is removed underneath', async (scheme) => {
+  test.each(['local', 'mq', 'sysv'])('%s: what goes on ends when the bus is removed underneath', async (scheme) => {
     const { bus, url, directory } = await makeBus(scheme)
     await bus.queue('q').send('x')
     const watching = startKmq(['bus', url, 'stats', 'q', '--watch', '--json'])
@@ -227,6 +227,8 @@ describe('kmq bus URL ls, stats', () => {
     await tailing.line()
     // They may make a file meanwhile.
     rmSync(directory, { recursive: true, maxRetries: 20 })
+    // Whoever opens a bus removes the queues of those that are gone.
+    await makeBus(scheme)
     for (const { outcome } of [watching, tailing]) {
       const { code, stderr } = await outcome
       expect(code).toBe(1)

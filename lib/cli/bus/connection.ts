@@ -52,6 +52,8 @@ function withBus(url: string, create: boolean, work: Work): Promise<number | und
     try {
       return await work(bus, AbortSignal.any([interrupted, gone.signal]))
     } catch (error) {
+      // The work may have seen it first, by what it did to it.
+      gone.look()
       throw gone.signal.aborted ? gone.signal.reason : error
     } finally {
       gone.stop()
@@ -64,16 +66,17 @@ function withBus(url: string, create: boolean, work: Work): Promise<number | und
 const LOOK = 1000
 
 /** Aborted when the directory of a bus is removed: what has it open would see in it for ever what was there. */
-function whenGone(url: string): { signal: AbortSignal; stop(): void } {
+function whenGone(url: string): { signal: AbortSignal; look(): void; stop(): void } {
   const controller = new AbortController()
   const { host, pathname } = new URL(url)
   const inode = () => statSync(decodeURIComponent(pathname), { throwIfNoEntry: false })?.ino
   const before = host === '' ? inode() : undefined
   const look = () => {
-    if (inode() !== before) controller.abort(new Failure(`the directory of the bus, '${pathname}', is gone`))
+    if (before !== undefined && inode() !== before)
+      controller.abort(new Failure(`the directory of the bus, '${pathname}', is gone`))
   }
   const timer = before === undefined ? undefined : setInterval(look, LOOK).unref()
-  return { signal: controller.signal, stop: () => clearInterval(timer) }
+  return { signal: controller.signal, look, stop: () => clearInterval(timer) }
 }
 
 /** That the SQLite of Node.js is experimental is nothing that a user of the command could do anything about. */
