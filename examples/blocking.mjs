@@ -47,7 +47,7 @@ async function main() {
       const worker = new Worker(new URL(import.meta.url), { workerData: { spin } })
       await once(worker, 'online')
       requests.sendSync('hello')
-      console.log('the worker replied:', replies.receiveSync({ timeout: 5000 }).text())
+      console.log('the worker replied:', replies.receiveSync({ timeout: 60_000 }).text())
       console.log(`spin ${spin}: a round trip takes ${measure(requests, replies, spin).toFixed(1)} microseconds`)
       requests.sendSync('')
       await once(worker, 'exit')

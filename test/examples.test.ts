@@ -65,7 +65,7 @@ async function queuesOf(pid: number | undefined): Promise<string[]> {
 async function posixQueuesOf(pid: number | undefined): Promise<string[]> {
   if (isMounted) {
     const rows = await PosixQueue.list()
-    return rows.map(({ name }) => name).filter((name) => name.split('-').includes(`${pid}`))
+    return rows.map(({ name }) => name).filter((name) => new RegExp(`^/(example|transfer)-${pid}(-|$)`).test(name))
   }
   return [`/example-${pid}`, `/transfer-${pid}`].filter((name) => {
     try {

@@ -117,7 +117,7 @@ beforeAll(async () => {
   })
   // npm would ask the registry for their versions.
   for (const path of optional) cpSync(path, join(app, relative(checkout, path)), { recursive: true })
-}, 600_000)
+}, 1_800_000)
 
 afterAll(() => rmSync(sandbox, { recursive: true, force: true }))
 
@@ -238,7 +238,7 @@ test('without a binary, the error names the paths that were tried, and its comma
   }
   await run('sh', ['-ec', command], { env })
   expect(await importError(folder)).toBe('none\n')
-}, 600_000)
+}, 1_800_000)
 
 test('a build that does not load is passed over, and named if nothing else loads', async () => {
   const { folder, root } = copyInstalled('spoilt')
@@ -279,4 +279,4 @@ test('a TypeScript user compiles against it with every check on', async () => {
     )
   expect(await check('--module', 'nodenext')).toBe('no errors')
   expect(await check('--module', 'esnext', '--moduleResolution', 'bundler')).toBe('no errors')
-})
+}, 1_800_000)

@@ -22,7 +22,7 @@ test('the tests pass as another user, and in namespaces of its own, skipping onl
     expect.stringMatching(/^as user 65534 in namespaces of its own: [1-9]\d* passed, 0 failed, [1-9]\d* skipped$/),
   ])
   expect(stdout).toContain('skipped, only root can become another user:')
-}, 600_000)
+}, 1_800_000)
 
 test('it says what can be asked for', async () => {
   expect((await run('--help')).stdout).toContain('--user <uid>')

@@ -321,14 +321,14 @@ describe('from and to the kernel', () => {
       const child = startKmq(['bridge', route.from, route.to, '--outbox', directory, '--json'])
       while (!(await child.line()).includes('"end":"source"'));
       const database = lock()
-      from.sendMany(['a', { data: 'b', priority: 0 }])
+      from.trySend('a')
       await until(isTaken)
       process.kill(child.pid, 'SIGKILL')
       await child.outcome
       expect(from.attributes.messages).toBe(0)
       database.close()
       const { bridge } = await startBridge(config)
-      expect((await takeMessages(queue, 2)).map(({ body }) => String(body))).toEqual(['a', 'b'])
+      expect(await takeMessages(queue, 1)).toMatchObject([{ body: Buffer.from('a') }])
       await bridge.close()
       expect(left()).toEqual([])
     })

@@ -513,7 +513,7 @@ describe.each(['mq', 'sysv'] as const)('%s:', (scheme) => {
           else SysvQueue.open(object).remove()
         } catch (error) {
           // Whoever opens a bus removes what belongs to none.
-          expect(error).toMatchObject({ code: 'ENOENT' })
+          expect(['ENOENT', 'EIDRM']).toContain((error as NodeJS.ErrnoException).code)
         }
       }
     }
@@ -652,7 +652,7 @@ describe.each(['mq', 'sysv'] as const)('%s:', (scheme) => {
     const long = { long: 'x'.repeat(3000) }
     await expect(topic.publish('c', { headers: long })).rejects.toMatchObject({ code: 'ERR_OUT_OF_RANGE' })
     expect(await topic.publish('d')).toBe(1)
-    await expect.poll(() => heard, { timeout: 20_000 }).toEqual(['a', 'd'])
+    await expect.poll(() => heard).toEqual(['a', 'd'])
     await consumer.close()
   })
 

@@ -688,7 +688,7 @@ await describeEngine('nats', () => {
     wire.mend()
     await acknowledged
     expect((await other.browse()).messages).toMatchObject([{ body: 'new' }])
-  }, 60_000)
+  })
 
   test.each([{}, { key: 'k' }])(
     'a consumer that has handed out more than its stream ever had is made anew before anything is sent: %o',
@@ -711,7 +711,6 @@ await describeEngine('nats', () => {
       await queue.send('after', options)
       expect(await coming).toEqual(['after'])
     },
-    60_000,
   )
 })
 

@@ -44,7 +44,7 @@ await describeEngine('redis', (_, server) => {
       await child.outcome
     }
     queue.consume(() => {})
-    await vi.waitFor(async () => expect((await queue.stats()).dead).toBe(1), 60_000)
+    await vi.waitFor(async () => expect((await queue.stats()).dead).toBe(1), 100_000)
     expect((await queue.dead.list()).letters).toMatchObject([{ reason: '4 consumers were lost over it', losses: 4 }])
   })
 
@@ -119,7 +119,7 @@ await describeEngine('redis', (_, server) => {
       // What came twice is still to be handled.
       for (const message of await other.receive({ max: 100, wait: 0 })) await message.ack()
       expect(await other.stats()).toMatchObject({ ready: 0, leased: 0, held: 0, delayed: 0 })
-    }, 60_000)
+    }, 100_000)
   })
 
   test('killed and started again it goes on where it was; paused it is waited for', async () => {
@@ -341,7 +341,7 @@ await describeEngine('redis', (_, server) => {
     expect(await bus.topic('t').publish('x')).toBe(1)
     child.kill('SIGKILL')
     const consumer = bus.queue('q').consume(() => {})
-    await vi.waitFor(async () => expect(await bus.topic('t').publish('y')).toBe(0), 60_000)
+    await vi.waitFor(async () => expect(await bus.topic('t').publish('y')).toBe(0), 100_000)
     await consumer.close()
   })
 
@@ -567,7 +567,7 @@ await describeEngine('redis', (_, server) => {
     await vi.waitFor(async () => {
       expect(await bus.queue('q').stats()).toMatchObject({ ready: 0, leased: 0, delayed: 0 })
       expect((await dead.list()).letters).toMatchObject([{ body: 'dead' }])
-    }, 60_000)
+    }, 100_000)
     expect(handled.sort()).toEqual(['again', 'again', 'dead', 'done', 'later', 'later', 'of a dead one'])
     for (const one of [consumer, ...others]) await one.close()
   })

@@ -125,7 +125,7 @@ describe('kmq run', () => {
     const path = join(directory(), 'began')
     const script = `touch ${path}; until [ ! -e ${path} ]; do sleep 0.01; done; exit 1`
     const child = startKmq(['run', nameOf(queue), '--attempts', '1', '--dead', nameOf(dead), ...sh(script)])
-    await expect.poll(() => existsSync(path), { timeout: 20_000 }).toBe(true)
+    await expect.poll(() => existsSync(path)).toBe(true)
     PosixQueue.unlink(nameOf(dead))
     rmSync(path)
     expectFailure(await child.outcome, 1, /put back 1 message [\s\S]*was removed/)
@@ -144,7 +144,7 @@ describe('kmq run', () => {
     const line = `cd ${cwd} && exec "$0" "$@"`
     const args = ['run', nameOf(queue), '--attempts', '1', ...sh(script)]
     const child = start('sh', ['-c', line, process.execPath, command, ...args])
-    await expect.poll(() => existsSync(began), { timeout: 20_000 }).toBe(true)
+    await expect.poll(() => existsSync(began)).toBe(true)
     PosixQueue.unlink(nameOf(queue))
     rmSync(began)
     if (times === 2) for (const signal of ['SIGINT', 'SIGTERM'] as const) process.kill(child.pid, signal)
