@@ -108,11 +108,17 @@ export class Connection {
 
   async #connect(): Promise<Client> {
     const client = await this.#dial()
+    let isOver = false
+    client.once('end', () => {
+      isOver = true
+    })
     try {
       if (this.#channels.size > 0) {
         const ear = await this.#earOf(client)
         await this.watched(ear, () => ear.subscribe(...this.#channels))
       }
+      // Nobody would hear of it a second time.
+      if (isOver) throw new Error('the connection was lost')
       return client
     } catch (error) {
       client.disconnect()
