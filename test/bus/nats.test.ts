@@ -44,6 +44,8 @@ async function startPlain(): Promise<string> {
 
 await describeEngine('nats', (_, server) => {
   let count = 0
+  /** The client's own is a second. */
+  const patient = { timeout: 60_000 }
   /** Of a bus that nobody else has. */
   const newUrl = (more = '') => `${server.url}?prefix=own-${++count}${more}`
   const prefixOf = (url: string) => new URL(url).searchParams.get('prefix') as string
@@ -53,7 +55,11 @@ await describeEngine('nats', (_, server) => {
     const connection = await connectTo({ servers: `127.0.0.1:${server.port}` })
     onTestFinished(() => connection.close())
     const api = async (call: string, body?: object) => {
-      const answer = await connection.request(`$JS.API.${call}`, body === undefined ? '' : JSON.stringify(body))
+      const answer = await connection.request(
+        `$JS.API.${call}`,
+        body === undefined ? '' : JSON.stringify(body),
+        patient,
+      )
       return answer.json<Record<string, unknown>>()
     }
     return { connection, api }
@@ -149,6 +155,27 @@ await describeEngine('nats', (_, server) => {
     await api(`STREAM.DELETE.${prefixOf(url)}=q`)
     await queue.send('again')
     expect(await standing).toEqual(['again'])
+  })
+
+  test('what is sent as a wait ends is there for the next', async () => {
+    const url = newUrl()
+    const [queue, other] = [(await openBus(url)).queue('q'), (await openBus(url)).queue('q')]
+    await other.send('first')
+    expect(await take(queue, 1)).toEqual(['first'])
+    let missed = 0
+    for (let round = 0; round < 200; round++) {
+      const waiting = queue.receive({ wait: 10 })
+      const at = performance.now() + 7 + 5 * Math.random()
+      while (performance.now() < at) await new Promise(setImmediate)
+      await other.send('x')
+      let got = await waiting
+      if (got.length === 0) got = await queue.receive({ wait: 2000 })
+      // A server that stands still for so long is seen once or twice.
+      if (got.length === 0) missed++
+      while (got.length === 0) got = await queue.receive()
+      await got[0]?.ack()
+    }
+    expect(missed).toBeLessThan(3)
   })
 
   test.each([0, 1])(
@@ -261,7 +288,7 @@ await describeEngine('nats', (_, server) => {
     await bus.topic('t').subscribe(undefined, ({ body }) => heard.resolve(body))
     // Who publishes removes what is bound when nobody has answered, which may arrive late.
     const { connection } = await bare()
-    await connection.request(`${prefixOf(url)}~records.bindings`, '[]')
+    await connection.request(`${prefixOf(url)}~records.bindings`, '[]', patient)
     expect(await other.topic('t').publish('missed')).toBe(0)
     while ((await other.topic('t').publish('heard')) === 0) await sleep(100)
     expect(await heard.promise).toBe('heard')
@@ -292,7 +319,7 @@ await describeEngine('nats', (_, server) => {
     headers.set('none', '')
     headers.append('who', 'é')
     headers.append('who', 'the second of a name')
-    await connection.request(`${prefixOf(url)}.q.p.0`, 'hello', { headers, timeout: 5000 })
+    await connection.request(`${prefixOf(url)}.q.p.0`, 'hello', { headers, ...patient })
     const his = { id: 'his', headers: { kind: 'odd % one', when: '10:30', none: '', who: 'é' } }
     expect((await queue.browse()).messages).toMatchObject([his])
     const message = await one(queue)
@@ -300,7 +327,7 @@ await describeEngine('nats', (_, server) => {
     expect(message.body).toEqual(Buffer.from('hello'))
     await message.ack()
     // Where he gives none, its place is the id, however often it is handed out.
-    await connection.request(`${prefixOf(url)}.q.p.0`, 'bare')
+    await connection.request(`${prefixOf(url)}.q.p.0`, 'bare', patient)
     const [browsed] = (await queue.browse()).messages
     const nameless = await one(queue)
     expect(nameless).toMatchObject({ id: browsed?.id, attempts: 0, body: Buffer.from('bare') })
@@ -497,6 +524,17 @@ await describeEngine('nats', (_, server) => {
     expect(await startBus(url, 'post', 'posted').outcome).toMatchObject({ code: 0 })
     const bus = await openBus(url)
     expect(await take(bus.queue('q'), 4)).toEqual(['x', 'x', 'x', 'posted'])
+  })
+
+  test('a process ends when nobody waits any more, also while its server is away', async () => {
+    const away = await startServer('nats')
+    onTestFinished(() => away.close())
+    // Longer than it takes to look again.
+    const child = startBus(away.url, 'leave', { count: 1, receives: true, after: 3000 })
+    expect(await child.line()).toBe('1')
+    await away.kill()
+    const late = new Promise((resolve) => setTimeout(() => resolve('does not end'), 20_000))
+    expect(await Promise.race([child.outcome, late])).toMatchObject({ code: 0 })
   })
 
   test('a bus is closed although its server says nothing', async () => {
@@ -842,6 +880,7 @@ test('a server that may have forgotten something is searched once more if it is 
   let searches = 0
   const link = {
     client: { createInbox: () => 'inbox' },
+    isConnected: true,
     hold() {},
     subscribe: (subject: string, callback: (message: Msg) => void) => subscriptions.set(subject, callback),
     tell(_: string, body: string, reply = '') {

@@ -247,9 +247,16 @@ export class Lane {
     const inbox = this.#inboxOf()
     if (inbox === undefined) return
     this.#asked = performance.now()
-    this.#stands = this.#asked + left + LOOK
+    this.#stands = this.#asked + left
     this.#standing = `${inbox}.stand`
     this.#ask({ batch: 1, expires: Math.ceil(left) * NANOS }, this.#standing)
+  }
+
+  /** A server drops a pull without a word if a message comes as it expires: where one waits in vain there is none. */
+  check(consumer: ConsumerInfo | undefined, asked: number): void {
+    if (consumer === undefined || this.#asked >= asked) return
+    const isTaken = this.isSerial && consumer.num_ack_pending > 0
+    if (consumer.num_pending > 0 && !isTaken) this.#stands = 0
   }
 
   /** Somebody has made its consumer, and maybe its stream: the pull that waited is gone. */

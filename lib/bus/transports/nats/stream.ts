@@ -308,9 +308,16 @@ export class Stream {
   }
 
   async #findLanes(): Promise<void> {
-    const names = (await consumersOf(this.name, this.#settings.link)).map(({ name }) => name)
+    const asked = performance.now()
+    const consumers = await consumersOf(this.name, this.#settings.link)
+    const names = consumers.map(({ name }) => name)
     if (this.#open.some(({ name }) => !names.includes(name))) await this.#mend()
     await Promise.all(names.filter(isLane).map((name) => this.#lane(name)))
+    for (const lane of this.#open)
+      lane.check(
+        consumers.find(({ name }) => name === lane.name),
+        asked,
+      )
   }
 
   /** Who sends believes in a consumer that was there: when somebody removes it, who receives has to make it. */
@@ -326,6 +333,8 @@ export class Stream {
 
   /** Whether there are new lanes, whether those who wait are waited for, and what the server has forgotten. */
   async #look(): Promise<void> {
+    // Asking would hold the process until there is a connection again, with which it looks anew.
+    if (!this.#settings.link.isConnected) return
     if (this.#line.isEmpty && performance.now() > this.#received + RESTING) return
     await this.#findLanes()
     this.#stand()
