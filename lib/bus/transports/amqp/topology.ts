@@ -266,6 +266,8 @@ export class Topology {
   }
 
   #sayThatWeAreThere(): void {
+    // Asking would hold the process until there is a connection again, which says so itself.
+    if (!this.#link.isUp) return
     for (const queue of this.#borrowed.keys()) {
       // What it needs stays.
       this.#made.delete(`queue ${queue}`)
