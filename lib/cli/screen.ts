@@ -125,6 +125,7 @@ export class Screen {
     process.kill(process.pid, 'SIGTSTP')
     process.on('SIGTSTP', this.#onStop)
     // SIGCONT brings it back, after what else has come; there is none where nobody could have sent it.
-    this.#fallback = setTimeout(() => this.#isOpen || this.#enter(), 100)
+    const enter = () => this.#isOpen || this.#isClosed || this.#enter()
+    this.#fallback = setTimeout(() => setImmediate(enter), 100)
   }
 }
