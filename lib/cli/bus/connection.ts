@@ -1,5 +1,6 @@
 // What the commands of a bus have in common: the bus, opened and closed, and its queues.
 import { statSync } from 'node:fs'
+import { join } from 'node:path'
 import { AbortError, type Bus, connect, type Queue, type QueueOptions } from '../../bus/index.ts'
 import { type Call, type Command, defineCommand, type OptionSpec } from '../command.ts'
 import { Failure, UsageError } from '../errors.ts'
@@ -65,14 +66,18 @@ function withBus(url: string, create: boolean, work: Work): Promise<number | und
 /** Milliseconds. */
 const LOOK = 1000
 
+/** What a bus has in its directory from its beginning to its end. */
+const FILES: Readonly<Record<string, string>> = { 'local:': 'bus.db', 'mq:': 'mq/id', 'sysv:': 'sysv/id' }
+
 /** Aborted when the directory of a bus is removed: what has it open would see in it for ever what was there. */
 function whenGone(url: string): { signal: AbortSignal; look(): void; stop(): void } {
   const controller = new AbortController()
-  const { host, pathname } = new URL(url)
-  const inode = () => statSync(decodeURIComponent(pathname), { throwIfNoEntry: false })?.ino
-  const before = host === '' ? inode() : undefined
+  const { protocol, pathname } = new URL(url)
+  const file = FILES[protocol]
+  const inode = (name: string) => statSync(join(decodeURIComponent(pathname), name), { throwIfNoEntry: false })?.ino
+  const before = file && inode(file)
   const look = () => {
-    if (before !== undefined && inode() !== before)
+    if (file && before && inode(file) !== before)
       controller.abort(new Failure(`the directory of the bus, '${pathname}', is gone`))
   }
   const timer = before === undefined ? undefined : setInterval(look, LOOK).unref()
