@@ -211,11 +211,11 @@ describe('the transfer', () => {
   })
 
   test.each(families)('fails when the receiver stands still, and takes it along, through %s', async (family) => {
-    const running = run(transfer, ['--family', family, '--megabytes', '15', '--timeout', '15'])
+    const running = run(transfer, ['--family', family, '--megabytes', '15', '--timeout', '40'])
     const pid = await receiverPid(running)
     process.kill(pid, 'SIGSTOP')
     const { code, stderr } = await running.ended
-    expect(stderr).toBe('transfer failed: not done after 15 s\n')
+    expect(stderr).toBe('transfer failed: not done after 40 s\n')
     expect(code).toBe(1)
     expect(isAlive(pid)).toBe(false)
   })

@@ -536,7 +536,7 @@ await describeEngine('amqp', (_, server) => {
     await consumer.closed
     await server.control('set_vm_memory_high_watermark', '0.4')
     expect(await take((await open(url)).queue('q'), 1)).toEqual([1])
-  })
+  }, 300_000)
 
   describe('a message is refused', () => {
     test('if it is larger than the server takes, and another that is sent at the same time is not', async () => {

@@ -192,7 +192,7 @@ export const conformance = (scheme: Scheme): void => {
       const { queue, clock } = await makeTimed()
       await queue.send('x')
       // A machine with much else to do may take a second for what is done within it.
-      const lease = isSlow(scheme) ? 4000 : 1000
+      const lease = isSlow(scheme) ? 8000 : 1000
       const [message] = await queue.receive({ lease })
       await clock.advance(clock.before(lease))
       await message?.extend(lease)
@@ -211,7 +211,7 @@ export const conformance = (scheme: Scheme): void => {
 
   describe('an id', () => {
     testOf(scheme, 'dedup')('that was sent is a duplicate within its window, and new after it', async () => {
-      const window = isSlow(scheme) ? 4000 : 1000
+      const window = isSlow(scheme) ? 8000 : 1000
       const { queue, clock } = await makeTimed({ dedup: window })
       expect(await queue.send('a', { id: 'i' })).toEqual({ id: 'i', duplicate: false })
       await clock.advance(clock.before(window))

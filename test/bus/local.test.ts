@@ -307,6 +307,7 @@ describe('a process that holds the lock of the store and is stopped', () => {
       })
     }
     holder.kill('SIGKILL')
+    await holder.outcome
     await queue.send('after')
     expect(await take(queue, 2)).toEqual(['before', 'after'])
   })

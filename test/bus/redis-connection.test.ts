@@ -13,9 +13,10 @@ await describeEngine('redis', (_, server) => {
   const openBoth = async (parameters = '', user = '', database = '') => {
     const wire = await wireTo(server.port)
     onTestFinished(() => wire.close())
-    const rest = `${database}?prefix=wire-${++count}${parameters}`
-    const bus = await openBus(`redis://${user}127.0.0.1:${wire.port}${rest}`)
-    return { wire, bus, direct: await openBus(server.url + rest) }
+    const rest = `${database}?prefix=wire-${++count}`
+    const bus = await openBus(`redis://${user}127.0.0.1:${wire.port}${rest}${parameters}`)
+    // Its patience is its own.
+    return { wire, bus, direct: await openBus(server.url + rest + parameters.replace(/&timeout=\d+/, '')) }
   }
   const client = (port: number) => {
     const made = new Redis(port)
@@ -123,7 +124,8 @@ await describeEngine('redis', (_, server) => {
     wire.turn(smaller.port)
     wire.cut()
     wire.mend()
-    await expect(queue.send('after')).rejects.toMatchObject(refused(1))
+    // It may take its time to be there.
+    await expect.poll(() => queue.send('after').catch((error: unknown) => error)).toMatchObject(refused(1))
     expect(await client(smaller.port).dbsize()).toBe(0)
   })
 
@@ -182,7 +184,7 @@ await describeEngine('redis', (_, server) => {
   test('what waits to know what is held is given up in time, where the server refuses to tell', async () => {
     const own = await startServer('redis')
     onTestFinished(() => own.close())
-    const bus = await openBus(`${own.url}?timeout=500`)
+    const bus = await openBus(`${own.url}?timeout=2000`)
     await bus.queue('mine').send('x')
     const message = await one(bus.queue('mine'))
     const admin = client(own.port)
@@ -242,7 +244,7 @@ await describeEngine('redis', (_, server) => {
   })
 
   test('a subscription that has ended is dropped when its server is there again', async () => {
-    const { wire, bus, direct } = await openBoth('&timeout=300')
+    const { wire, bus, direct } = await openBoth('&timeout=2000')
     const topic = bus.topic('t')
     const consumer = await topic.subscribe(undefined, () => {})
     expect(await direct.topic('t').publish('x')).toBe(1)

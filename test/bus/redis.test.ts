@@ -486,16 +486,25 @@ await describeEngine('redis', (_, server) => {
   })
 
   test('processes that are there only for a moment get what a dead one had at the fourth visit', async () => {
-    const url = newUrl('lease=600')
-    await (await queueOf(url)).send('x')
+    const lease = 60_000
+    const url = newUrl(`lease=${lease}`)
+    const first = await connect(url)
+    await first.queue('q').send('x')
     const child = startBus(url, 'hold', { max: 1 })
     expect(await child.line()).toBe('["x"]')
     child.kill('SIGKILL')
     await child.outcome
+    await first.close()
+    const [client, prefix] = [newClient(), prefixOf(url)]
+    const [name = ''] = await client.zrange(`${prefix}:alive`, '0', '-1')
     const visits: unknown[][] = []
     while (visits.length < 4) {
-      // Longer than a lease.
-      await new Promise((resolve) => setTimeout(resolve, 700))
+      // Somewhat longer than a lease ago.
+      await client
+        .multi()
+        .decrby(`${prefix}:beat`, lease + 1000)
+        .zincrby(`${prefix}:alive`, -lease - 1000, name)
+        .exec()
       const bus = await connect(url)
       visits.push((await bus.queue('q').receive(nothing)).map(({ body }) => body))
       await bus.close()

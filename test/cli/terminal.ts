@@ -1,6 +1,7 @@
 // A real terminal: a pty with job control, and a model of what its screen shows.
 import { spawn } from 'node:child_process'
 import { createInterface } from 'node:readline'
+import type { Readable } from 'node:stream'
 import xterm from '@xterm/headless'
 import { onTestFailed, onTestFinished } from 'vitest'
 import { fixture } from '../support.ts'
@@ -58,14 +59,20 @@ export class TerminalOf {
     })
     onTestFailed(() => console.log(this.text))
     if (this.#fixture.stdout === null) throw new Error('it has no output')
-    createInterface({ input: this.#fixture.stdout }).on('line', (line) => {
+    void this.#follow(this.#fixture.stdout)
+  }
+
+  /** One report in a turn: who has waited for it sees nothing of the next. */
+  async #follow(reports: Readable): Promise<void> {
+    for await (const line of createInterface({ input: reports })) {
       const report: Report = JSON.parse(line)
-      this.transcript += Buffer.from(report.output ?? '', 'base64')
-      this.#screen.write(Buffer.from(report.output ?? '', 'base64'), () => {
-        this.#reports.push(report)
-        for (const changed of this.#changed) changed()
-      })
-    })
+      const output = Buffer.from(report.output ?? '', 'base64')
+      this.transcript += output
+      await new Promise<void>((resolve) => this.#screen.write(output, resolve))
+      this.#reports.push(report)
+      for (const changed of this.#changed) changed()
+      await new Promise(setImmediate)
+    }
   }
 
   tell(order: Order): void {
