@@ -113,7 +113,7 @@ function follow(path) {
 export class Judge {
   wrong = []
   /** What came under two ids. */
-  doubled = new Map()
+  doubled = []
   again = 0
   outOfOrder = 0
   #ids = new Map()
@@ -131,7 +131,7 @@ export class Judge {
       return
     }
     this.again++
-    if (before !== id) this.doubled.set(number, `message ${number} came as ${before} and as ${id}`)
+    if (before !== id) this.doubled.push(`message ${number} came as ${before} and as ${id}`)
   }
 
   get seen() {
@@ -248,7 +248,7 @@ async function chaos({ messages, far, from, every }) {
   const missing = judge.missing(confirmed)
   // The kernel gives no ids: a bridge may be killed with one message in hand, a sender before it has written one down.
   const [most, twice] = from === 'posix' ? [kills.there, kills.sender] : [0, 0]
-  const wrong = [...failures, ...judge.wrong, ...(judge.doubled.size > twice ? judge.doubled.values() : [])]
+  const wrong = [...failures, ...judge.wrong, ...(judge.doubled.length > twice ? judge.doubled : [])]
   if (missing.length > most) wrong.push(`${missing.length} are lost, such as ${missing.slice(0, 5).join(', ')}`)
   if (confirmed < messages) wrong.push(`only ${confirmed} of ${messages} were sent`)
   if (far === 'local' && from === 'local' && judge.outOfOrder > 0) wrong.push(`${judge.outOfOrder} came out of order`)

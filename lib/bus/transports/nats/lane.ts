@@ -218,7 +218,7 @@ export class Lane {
     const inbox = link.client.createInbox()
     const subscriptions = [
       link.subscribe(`${inbox}.look.*`, (message) => this.#onLook(message)),
-      link.subscribe(`${inbox}.stand`, (message) => this.#onStand(message)),
+      link.subscribe(`${inbox}.stand.*`, (message) => this.#onStand(message)),
     ]
     if (subscriptions.includes(undefined)) return undefined
     this.#inbox = inbox
@@ -248,7 +248,7 @@ export class Lane {
     if (inbox === undefined) return
     this.#asked = performance.now()
     this.#stands = this.#asked + left
-    this.#standing = `${inbox}.stand`
+    this.#standing = `${inbox}.stand.${++this.#looks}`
     this.#ask({ batch: 1, expires: Math.ceil(left) * NANOS }, this.#standing)
   }
 
@@ -270,6 +270,8 @@ export class Lane {
       void this.#came(message)
       return
     }
+    // Of one that is over nobody waits for its end.
+    if (message.subject !== this.#standing) return
     this.#stands = 0
     const { receiver } = this.#of
     const code = message.headers?.code

@@ -333,7 +333,7 @@ export class Stream {
 
   /** Whether there are new lanes, whether those who wait are waited for, and what the server has forgotten. */
   async #look(): Promise<void> {
-    // Asking would hold the process until there is a connection again, with which it looks anew.
+    // Asking would hold the process until there is a connection again.
     if (!this.#settings.link.isConnected) return
     if (this.#line.isEmpty && performance.now() > this.#received + RESTING) return
     await this.#findLanes()
