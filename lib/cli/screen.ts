@@ -124,7 +124,8 @@ export class Screen {
     process.off('SIGTSTP', this.#onStop)
     process.kill(process.pid, 'SIGTSTP')
     process.on('SIGTSTP', this.#onStop)
-    // SIGCONT brings it back, after what else has come; there is none where nobody could have sent it.
+    // SIGCONT brings it back, after what else has come; there is none where nobody could have sent it. A timer runs before
+    // what has come is read.
     const enter = () => this.#isOpen || this.#isClosed || this.#enter()
     this.#fallback = setTimeout(() => setImmediate(enter), 100)
   }

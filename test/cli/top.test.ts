@@ -62,7 +62,7 @@ describe('kmq top', () => {
     expect(terminal.line(`#${sysv.id} `)).toMatch(/ █░{9} +1 +0% /)
     queue.trySend('one')
     queue.trySend('two')
-    await terminal.until(() => / █{5}░{5} +2 +50% +[+-]?[\d.]+ +(≥[\d.]+|0) +0 +\d+s +\d+s$/.test(terminal.line(name)))
+    await terminal.until(() => / █{5}░{5} +2 +50% +\+[\d.]+ +≥[\d.]+ +0 +\d+s +\d+s$/.test(terminal.line(name)))
     queue.tryReceive()
     await terminal.until(() =>
       / █{3}░{7} +1 +25% +[+-]?[\d.]+ +(≥[\d.]+|0) +≥[\d.]+ +\d+s +\d+s$/.test(terminal.line(name)),

@@ -74,11 +74,11 @@ function whenGone(url: string): { signal: AbortSignal; look(): void; stop(): voi
   const controller = new AbortController()
   const { protocol, pathname } = new URL(url)
   const file = FILES[protocol]
-  const inode = (name: string) => statSync(join(decodeURIComponent(pathname), name), { throwIfNoEntry: false })?.ino
-  const before = file && inode(file)
+  const path = file === undefined ? undefined : join(decodeURIComponent(pathname), file)
+  const inode = () => (path === undefined ? undefined : statSync(path, { throwIfNoEntry: false })?.ino)
+  const before = inode()
   const look = () => {
-    if (file && before && inode(file) !== before)
-      controller.abort(new Failure(`the directory of the bus, '${pathname}', is gone`))
+    if (inode() !== before) controller.abort(new Failure(`the directory of the bus, '${pathname}', is gone`))
   }
   const timer = before === undefined ? undefined : setInterval(look, LOOK).unref()
   return { signal: controller.signal, look, stop: () => clearInterval(timer) }

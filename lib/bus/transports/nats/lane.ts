@@ -81,7 +81,7 @@ export class Lane {
   /** When it was sent there, and where its status comes to. */
   #asked = 0
   #standing = ''
-  #looks = 0
+  #pulls = 0
   /** What was wrong with it in the last look, and in how many of them. */
   #wrongBefore: string | undefined
   #seen = 0
@@ -169,7 +169,7 @@ export class Lane {
     const inbox = this.#inboxOf()
     if (inbox === undefined) return Promise.resolve([])
     // One that comes late is not of the next look.
-    const reply = `${inbox}.look.${++this.#looks}`
+    const reply = `${inbox}.look.${++this.#pulls}`
     const asked = performance.now()
     return new Promise((resolve) => {
       const messages: Msg[] = []
@@ -231,7 +231,7 @@ export class Lane {
       if (look === undefined) void this.#came(message)
       else if (look.messages.push(message) >= look.batch) look.end()
     } else if (message.subject === look?.reply) look.end(message.headers?.code)
-    else if (message.subject === this.#standing) this.#onStand(message)
+    else this.#onStand(message)
   }
 
   /** Nobody waits for what a look finds any more. */
@@ -248,15 +248,16 @@ export class Lane {
     if (inbox === undefined) return
     this.#asked = performance.now()
     this.#stands = this.#asked + left
-    this.#standing = `${inbox}.stand.${++this.#looks}`
+    this.#standing = `${inbox}.stand.${++this.#pulls}`
     this.#ask({ batch: 1, expires: Math.ceil(left) * NANOS }, this.#standing)
   }
 
   /** A server drops a pull without a word if a message comes as it expires: where one waits in vain there is none. */
-  check(consumer: ConsumerInfo | undefined, asked: number): void {
-    if (consumer === undefined || this.#asked >= asked) return
-    const isTaken = this.isSerial && consumer.num_ack_pending > 0
-    if (consumer.num_pending > 0 && !isTaken) this.#stands = 0
+  check(consumers: readonly ConsumerInfo[], asked: number): void {
+    const own = consumers.find(({ name }) => name === this.name)
+    if (own === undefined || this.#asked >= asked) return
+    const isTaken = this.isSerial && own.num_ack_pending > 0
+    if (own.num_pending > 0 && !isTaken) this.#stands = 0
   }
 
   /** Somebody has made its consumer, and maybe its stream: the pull that waited is gone. */

@@ -313,11 +313,7 @@ export class Stream {
     const names = consumers.map(({ name }) => name)
     if (this.#open.some(({ name }) => !names.includes(name))) await this.#mend()
     await Promise.all(names.filter(isLane).map((name) => this.#lane(name)))
-    for (const lane of this.#open)
-      lane.check(
-        consumers.find(({ name }) => name === lane.name),
-        asked,
-      )
+    for (const lane of this.#open) lane.check(consumers, asked)
   }
 
   /** Who sends believes in a consumer that was there: when somebody removes it, who receives has to make it. */
