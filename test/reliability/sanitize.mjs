@@ -132,7 +132,12 @@ for (const name of ${JSON.stringify(names)}) delete process.env[name]\n`,
   )
   const command = [...(tool.command?.(log) ?? []), process.execPath, ...(tool.nodeOptions ?? []), '--require', preload]
   const settings = names.map((name) => `${name}='${variables[name]}' `).join('')
-  writeFileSync(wrapper, `#!/bin/sh\n${settings}exec '${command.join("' '")}' "$@"\n`)
+  writeFileSync(
+    wrapper,
+    `#!/bin/sh
+{ read -r run < /proc/sys/kernel/random/uuid; } 2> /dev/null
+${settings}exec '${command.join("' '")}' "$@"\n`,
+  )
   chmodSync(wrapper, 0o755)
   // Headers are looked for beside node.
   const headers = join(dirname(dirname(process.execPath)), 'include')
@@ -196,7 +201,9 @@ async function sanitize(name, directory, { plant, faults, args }) {
   if (!plant) status ||= await run('node_modules/.bin/tsc', [], { cwd: tree })
   if (status !== 0) return status
 
-  const { bin, preload } = wrapNode(directory, tool, join(logs, 'report'))
+  // The tool adds the process ID, which another process has had in a run that takes so many: its report may be another
+  // user's, and is not to be written over. The wrapper says in $run which process this is.
+  const { bin, preload } = wrapNode(directory, tool, `${join(logs, 'report')}.'"$run"'`)
   const exclude = Object.keys(tool.leftOut).map((file) => `--exclude=${file}`)
   const tests = ['node_modules/vitest/vitest.mjs', 'run', '--testTimeout=600000', '--hookTimeout=600000', ...exclude]
   let program = [...tests, ...(tool.vitest ?? []), ...(args.length > 0 ? args : (tool.files ?? []))]
