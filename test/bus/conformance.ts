@@ -116,13 +116,16 @@ export const conformance = (scheme: Scheme): void => {
     })
 
     testOf(scheme, 'order')('of a key holds its followers until it is settled, and no other key', async () => {
-      const queue = await make()
+      const bus = await newBus(scheme)
+      const queue = bus.queue('q')
       for (const body of ['a1', 'a2', 'b1', 'free']) await queue.send(body, body === 'free' ? {} : { key: body[0] })
-      const [a1, b1, free] = await gather(queue, 3)
-      expect([a1, b1, free].map((message) => message?.body)).toEqual(['a1', 'b1', 'free'])
+      const messages = await gather(queue, 3)
+      // Partitions are asked one by one, and each answers when it can.
+      if (bus.capabilities.partitions !== undefined) messages.sort((a, b) => (String(a.body) < String(b.body) ? -1 : 1))
+      expect(messages.map(({ body }) => body)).toEqual(['a1', 'b1', 'free'])
       expect(await queue.stats()).toMatchObject({ leased: 3, held: 1, ready: 0 })
       expect(await queue.receive(nothing)).toEqual([])
-      await a1?.ack()
+      await messages[0]?.ack()
       expect((await one(queue)).body).toBe('a2')
     })
 
