@@ -149,7 +149,10 @@ ${settings}exec '${command.join("' '")}' "$@"\n`,
 function reportsIn(directory, { begins }) {
   const reports = []
   for (const file of readdirSync(directory)) {
-    const text = readFileSync(join(directory, file), 'utf8').replaceAll(/^==\d+== ?/gm, '')
+    const text = readFileSync(join(directory, file), 'utf8')
+      .replaceAll(/^==\d+== ?/gm, '')
+      // It ends at that moment, or all of its stack is looked through.
+      .replaceAll(/^Unable to get registers from thread \d+\.\n/gm, '')
     // A process that is being killed, or traced, cannot be looked at.
     if (/^LeakSanitizer has encountered a fatal error/.test(text)) continue
     let report
