@@ -151,7 +151,7 @@ function reportsIn(directory, { begins }) {
   for (const file of readdirSync(directory)) {
     const text = readFileSync(join(directory, file), 'utf8')
       .replaceAll(/^==\d+== ?/gm, '')
-      // It ends at that moment, or all of its stack is looked through.
+      // Such a thread ends at that moment, or its whole stack is looked through.
       .replaceAll(/^Unable to get registers from thread \d+\.\n/gm, '')
     // A process that is being killed, or traced, cannot be looked at.
     if (/^LeakSanitizer has encountered a fatal error/.test(text)) continue
